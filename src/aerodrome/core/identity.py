@@ -1,0 +1,99 @@
+"""Who calls: tenants, principals, and the keys that prove them.
+
+A key's token is shown once; only its hash is kept. The secret half has 256 random bits, so a plain SHA-256 is enough:
+slow hashes guard low-entropy passwords, which these are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+
+from aerodrome import errors
+from aerodrome.core.policy import Policy
+
+_TOKEN = re.compile(r"aero_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.@-]{0,62}[a-z0-9])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A user of a tenant: the unit that owns sessions."""
+
+    tenant: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant and its policy. `source` says where it is defined: `config` or `database`."""
+
+    name: str
+    policy: Policy
+    source: str = "database"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The authenticated caller of a link."""
+
+    owner: Owner
+    policy: Policy
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A stored key: everything but the secret. Times are seconds since the Unix epoch."""
+
+    key_id: str
+    owner: Owner
+    secret_hash: str
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    def proves(self, secret: str, now: float) -> bool:
+        """Say whether `secret` opens this key at `now`; takes the same time for any wrong secret."""
+        matches = hmac.compare_digest(self.secret_hash, hash_secret(secret))
+        expired = self.expires_at is not None and now >= self.expires_at
+        return matches and not expired and self.revoked_at is None
+
+
+#: Compared against when a key id is unknown, so that an unknown id costs what a wrong secret costs.
+NO_KEY = Key("000000000000", Owner("", ""), "0" * 64, 0.0, expires_at=0.0)
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it may name a tenant or user.
+
+    Raises:
+        errors.ConfigError: it is empty, too long, or has characters outside [a-z0-9_.@-].
+    """
+    if not _NAME.match(name):
+        raise errors.ConfigError(
+            f"{kind} name {name!r} is not usable: expected 1 to 64 of a-z, 0-9, '_', '.', '@', '-', "
+            "beginning and ending with a letter or digit"
+        )
+    return name
+
+
+def hash_secret(secret: str) -> str:
+    """Return the stored form of a key's secret, 64 hex digits."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def create_key(owner: Owner, now: float, expires_at: float | None = None) -> tuple[Key, str]:
+    """Make a new key and its token `aero_<key id>_<secret>`; the token cannot be had again."""
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    key = Key(key_id, owner, hash_secret(secret), now, expires_at)
+    return key, f"aero_{key_id}_{secret}"
+
+
+def split_token(token: str) -> tuple[str, str] | None:
+    """Return (key id, secret) of a token, None if it has not the form of one."""
+    match = _TOKEN.match(token)
+    return (match[1], match[2]) if match else None

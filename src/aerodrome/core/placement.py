@@ -1,0 +1,31 @@
+"""Which runtimes may serve a principal: the realm, computed from policy alone.
+
+A realm is a set of runtimes that share one state directory. Two principals share a realm only if policy says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aerodrome.core.identity import Owner
+from aerodrome.core.policy import Isolation, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """`key` is stable across restarts and names the state directory; `isolation` says who shares it."""
+
+    key: str
+    isolation: Isolation
+
+
+def realm_of(owner: Owner, policy: Policy) -> Realm:
+    """Return the realm whose runtimes serve this owner."""
+    match policy.isolation:
+        case Isolation.USER:
+            key = f"user:{owner.tenant}/{owner.user}"
+        case Isolation.TENANT:
+            key = f"tenant:{owner.tenant}"
+        case Isolation.SHARED:
+            key = "shared"
+    return Realm(key, policy.isolation)

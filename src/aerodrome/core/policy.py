@@ -1,0 +1,75 @@
+"""A tenant's policy: where its sessions may run, how far it is trusted, whom it may call.
+
+Pure values and rules. What a method or parameter may do under a policy is decided in `protocol`; nothing else branches on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import urlsplit
+
+
+class Isolation(Enum):
+    """Who shares a runtime with whom (design section 2)."""
+
+    USER = "user"
+    TENANT = "tenant"
+    SHARED = "shared"
+
+
+class Trust(Enum):
+    """How far the operator trusts a tenant: `FULL` opens the host to it, in so many words."""
+
+    LIMITED = "limited"
+    FULL = "full"
+
+
+class Access(Enum):
+    """Which column of the method table applies: `OPEN` = the runtime is the caller's alone and trusted."""
+
+    GUARDED = "guarded"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one tenant may do. `provider_urls` are allowed model endpoints, matched by origin and path prefix."""
+
+    isolation: Isolation = Isolation.USER
+    trust: Trust = Trust.LIMITED
+    provider_urls: tuple[str, ...] = ()
+
+    @property
+    def access(self) -> Access:
+        """Return OPEN only where a runtime serves one user and the tenant is fully trusted."""
+        alone = self.isolation is Isolation.USER
+        return Access.OPEN if alone and self.trust is Trust.FULL else Access.GUARDED
+
+    def allows_provider(self, url: str) -> bool:
+        """Say whether sessions may send model calls to `url`."""
+        return any(_covers(allowed, url) for allowed in self.provider_urls)
+
+
+def _covers(allowed: str, url: str) -> bool:
+    if allowed == "*":
+        return True
+    want, have = _parts(allowed), _parts(url)
+    if want is None or have is None or want[:3] != have[:3]:
+        return False
+    base = want[3].rstrip("/")
+    return have[3] == base or have[3].startswith(base + "/")
+
+
+def _parts(url: str) -> tuple[str, str, int, str] | None:
+    """Split into scheme, host, port, path; None for anything that parsers could read in two ways."""
+    if any(ord(char) <= 0x20 or char in "\\@#?%" for char in url) or not url.isascii():
+        return None
+    try:
+        split = urlsplit(url)
+        port = split.port or {"http": 80, "https": 443}.get(split.scheme, 0)
+    except ValueError:
+        return None
+    if split.scheme not in ("http", "https") or not split.hostname or ".." in split.path:
+        return None
+    return split.scheme, split.hostname, port, split.path.rstrip("/")
