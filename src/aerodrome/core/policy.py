@@ -5,9 +5,18 @@ Pure values and rules. What a method or parameter may do under a policy is decid
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import urlsplit
+
+#: The URLs that every parser reads alike: a name, IPv4 or bracketed IPv6 host; no user part, query, fragment, escape or
+#: backslash. A general parser is too kind here: it takes the host of "http://evil[::1]/" to be "::1".
+_PROVIDER_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>(?:/[a-z0-9._~!$&'()*+,;=:-]*)*)\Z",
+    re.ASCII | re.IGNORECASE,
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Isolation(Enum):
@@ -63,13 +72,10 @@ def _covers(allowed: str, url: str) -> bool:
 
 def _parts(url: str) -> tuple[str, str, int, str] | None:
     """Split into scheme, host, port, path; None for anything that parsers could read in two ways."""
-    if any(ord(char) <= 0x20 or char in "\\@#?%" for char in url) or not url.isascii():
+    match = _PROVIDER_URL.match(url)
+    # Any "..": some servers drop what follows a ';' in a segment first, so that "..;x" climbs too.
+    if match is None or ".." in match["path"]:
         return None
-    try:
-        split = urlsplit(url)
-        port = split.port or {"http": 80, "https": 443}.get(split.scheme, 0)
-    except ValueError:
-        return None
-    if split.scheme not in ("http", "https") or not split.hostname or ".." in split.path:
-        return None
-    return split.scheme, split.hostname, port, split.path.rstrip("/")
+    scheme = match["scheme"].lower()
+    port = int(match["port"] or _DEFAULT_PORTS[scheme])
+    return (scheme, match["host"].lower(), port, match["path"].rstrip("/")) if 0 < port < 65536 else None

@@ -1,0 +1,231 @@
+"""Runtimes as child processes of a guardian (see guardian.py), on this machine.
+
+Deliberately knows nothing of protocol or policy: it starts, watches and stops processes. fleet.supervisor drives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from aerodrome import errors
+from aerodrome.ports.host import RuntimeProcess, SpawnSpec
+
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+#: What the runtime prints when it listens (measured; the line has not changed since the first headless release).
+_READY_LINE = re.compile(rb"listening on port (\d+)")
+_LAST_LINES = 20
+
+
+class ProcessRuntime:
+    """A runtime process under the guardian."""
+
+    def __init__(self, host: ProcessHost, runtime_id: str, output: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.runtime_id = runtime_id
+        self.started: asyncio.Future[int] = loop.create_future()
+        self._exited: asyncio.Future[int] = loop.create_future()
+        self._port: asyncio.Future[int] = loop.create_future()
+        self._host = host
+        self._last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
+        self._reading = loop.create_task(self._read_output(output), name=f"runtime {runtime_id} output")
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self.started.result()
+
+    @property
+    def exited(self) -> asyncio.Future[int]:
+        """Return the future of the exit code."""
+        return self._exited
+
+    async def address(self) -> tuple[str, int]:
+        """Wait for the line that names the port."""
+        await asyncio.wait((self._port, self._exited), return_when=asyncio.FIRST_COMPLETED)
+        if self._port.done():
+            return "127.0.0.1", self._port.result()
+        await asyncio.wait((self._reading,), timeout=1)
+        words = b" | ".join(self._last_lines).decode(errors="replace").strip() or "it said nothing"
+        raise errors.SpawnFailed(f"the runtime exited with code {self._exited.result()} before it was ready: {words}")
+
+    async def stop(self, grace_seconds: float) -> None:
+        """TERM, wait, KILL."""
+        for sign, wait_seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
+            if self._exited.done():
+                break
+            # A stopped process acts on no TERM until it is continued.
+            self._host.signal(self.runtime_id, signal.SIGCONT)
+            self._host.signal(self.runtime_id, sign)
+            await asyncio.wait((self._exited,), timeout=wait_seconds)
+
+    def note_exit(self, code: int) -> None:
+        """Take the guardian's word that the process is gone."""
+        if not self._exited.done():
+            self._exited.set_result(code)
+
+    async def _read_output(self, descriptor: int) -> None:
+        """Find the port, keep the last words, and go on reading: a full pipe would block the runtime."""
+        reader = asyncio.StreamReader(limit=64 * 1024)
+        pipe = os.fdopen(descriptor, "rb", 0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            while chunk := await reader.read(16 * 1024):
+                for line in chunk.splitlines():
+                    self._last_lines.append(line[:500])
+                    found = _READY_LINE.search(line)
+                    if found and not self._port.done():
+                        self._port.set_result(int(found[1]))
+        finally:
+            transport.close()
+
+
+class ProcessHost:
+    """Spawns runtimes through one guardian process, started at first use and again if it should die."""
+
+    def __init__(self) -> None:
+        self._runtimes: dict[str, ProcessRuntime] = {}
+        self._control: socket.socket | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._received = b""
+
+    @property
+    def guardian_pid(self) -> int | None:
+        """Return the guardian's process id, None before the first spawn."""
+        return self._guardian.pid if self._guardian else None
+
+    async def spawn(self, spec: SpawnSpec) -> RuntimeProcess:
+        """Ask the guardian for a process."""
+        control = self._control or self._start_guardian()
+        read_end, write_end = os.pipe()
+        runtime = ProcessRuntime(self, spec.runtime_id, read_end)
+        self._runtimes[spec.runtime_id] = runtime
+        order = {
+            "op": "spawn",
+            "id": spec.runtime_id,
+            "argv": list(spec.argv),
+            "env": {**spec.environment, "AERODROME_RUNTIME_ID": spec.runtime_id},
+            "cwd": str(spec.working_directory),
+            "nofile": spec.max_open_files,
+        }
+        try:
+            _send(control, order, write_end)
+        except OSError as error:
+            self._lose_guardian()
+            raise errors.SpawnFailed(
+                f"the guardian process is gone ({error.strerror}); trying again starts another"
+            ) from None
+        finally:
+            os.close(write_end)
+        await asyncio.wait((runtime.started, runtime.exited), return_when=asyncio.FIRST_COMPLETED)
+        if not runtime.started.done():
+            raise errors.SpawnFailed(
+                "the guardian could not fork a process; is the machine out of memory or processes?"
+            )
+        return runtime
+
+    def signal(self, runtime_id: str, sign: int) -> None:
+        """Send a signal to a runtime; does nothing if it is gone."""
+        if self._control is not None and runtime_id in self._runtimes:
+            try:
+                _send(self._control, {"op": "signal", "id": runtime_id, "signal": int(sign)})
+            except OSError:
+                self._lose_guardian()
+
+    async def aclose(self) -> None:
+        """Close the guardian's socket; it kills what is left and exits."""
+        guardian, self._guardian = self._guardian, None
+        self._disconnect()
+        if guardian is not None:
+            await asyncio.to_thread(_collect, guardian)
+        self._note_all_gone()
+        outputs = [runtime._reading for runtime in self._runtimes.values()]
+        self._runtimes.clear()
+        if outputs:
+            await asyncio.wait(outputs, timeout=5)
+
+    def _start_guardian(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARDIAN), str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            env={"PATH": os.defpath},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        asyncio.get_running_loop().add_reader(ours, self._read_control)
+        self._control = ours
+        return ours
+
+    def _read_control(self) -> None:
+        assert self._control is not None
+        try:
+            data = self._control.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._lose_guardian()
+            return
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            self._note(json.loads(line))
+
+    def _note(self, message: dict[str, Any]) -> None:
+        runtime = self._runtimes.get(message["id"])
+        if runtime is None:
+            return
+        if "pid" in message:
+            runtime.started.set_result(message["pid"])
+        else:
+            runtime.note_exit(message.get("exited", -signal.SIGKILL))
+            del self._runtimes[message["id"]]
+
+    def _lose_guardian(self) -> None:
+        """Every runtime has the guardian's death as its own (PDEATHSIG): take note of it."""
+        guardian, self._guardian = self._guardian, None
+        self._disconnect()
+        if guardian is not None:
+            guardian.kill()
+            guardian.wait()
+        self._note_all_gone()
+        self._runtimes.clear()
+
+    def _disconnect(self) -> None:
+        control, self._control = self._control, None
+        self._received = b""
+        if control is not None:
+            asyncio.get_running_loop().remove_reader(control)
+            control.close()
+
+    def _note_all_gone(self) -> None:
+        for runtime in self._runtimes.values():
+            runtime.note_exit(-signal.SIGKILL)
+
+
+def _send(control: socket.socket, order: dict[str, Any], descriptor: int | None = None) -> None:
+    data = json.dumps(order).encode() + b"\n"
+    if descriptor is None:
+        control.sendall(data)
+        return
+    sent = socket.send_fds(control, [data], [descriptor])
+    control.sendall(data[sent:])
+
+
+def _collect(guardian: subprocess.Popen[bytes]) -> None:
+    try:
+        guardian.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        guardian.kill()
+        guardian.wait()

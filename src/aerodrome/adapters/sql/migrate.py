@@ -1,0 +1,67 @@
+"""Bring a database's schema up to this code's: Alembic, driven from code and shipped with it, no alembic.ini.
+
+Runs in one transaction that holds the write lock, so of two processes that start at once one migrates and the other finds
+it done. Not able to go back: a database newer than the code is refused. Neighbours: tables.py (REVISION), `migrations`.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from aerodrome import errors
+from aerodrome.adapters.sql import engine, tables
+
+# Alembic hands the migration its connection through module globals.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+async def migrate(database: engine.Database) -> None:
+    """Create or upgrade the tables; does nothing when they are up to date.
+
+    Raises:
+        errors.ConfigError: the database is newer than this code, or holds tables of the same names that are not ours.
+        errors.StoreUnavailable: the database did not answer; nothing was changed.
+    """
+    await database.write(lambda connection: _upgrade(connection, database.name))
+
+
+def _upgrade(connection: sa.Connection, name: str) -> None:
+    present = _revision(connection)
+    if present == tables.REVISION:
+        return
+    if present is None:
+        _check_ours(connection, name)
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", "aerodrome.adapters.sql:migrations")
+    with _ONE_AT_A_TIME:
+        _check_known(config, present, name)
+        command.upgrade(config, "head")
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _check_ours(connection: sa.Connection, name: str) -> None:
+    taken = set(sa.inspect(connection).get_table_names()) & set(tables.METADATA.tables)
+    if taken:
+        raise errors.ConfigError(
+            f"database {name} has tables {sorted(taken)} that are not Aerodrome's: give Aerodrome a database of its own"
+        )
+
+
+def _check_known(config: Config, present: str | None, name: str) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if present is not None and present not in known:
+        raise errors.ConfigError(
+            f"database {name} is at revision {present!r}, this Aerodrome knows up to {tables.REVISION!r}: "
+            "run the newer Aerodrome that upgraded it, or restore a backup from before"
+        )

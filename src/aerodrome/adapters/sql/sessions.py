@@ -1,0 +1,88 @@
+"""Who owns which session, in SQL (port: ports.registry.SessionRegistry).
+
+Not a store of session state, which the runtimes keep. Neighbours: tables.py (columns), engine.py (transactions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from aerodrome.adapters.sql import engine, tables
+from aerodrome.core.identity import Owner
+from aerodrome.core.session import Claim, SessionRecord
+
+_T = tables.SESSIONS.c
+_OWNED = (_T.tenant_name == sa.bindparam("tenant"), _T.user_name == sa.bindparam("user"))
+_FIND = sa.select(tables.SESSIONS).where(_T.session_id == sa.bindparam("id"))
+_LIST = sa.select(tables.SESSIONS).where(*_OWNED).order_by(_T.used_at.desc(), _T.session_id)
+_TOUCH = (
+    sa.update(tables.SESSIONS)
+    .where(_T.session_id == sa.bindparam("id"), _T.used_at < sa.bindparam("at"))
+    .values(used_at=sa.bindparam("at"))
+)
+_FORGET = sa.delete(tables.SESSIONS).where(_T.session_id == sa.bindparam("id"), *_OWNED)
+
+
+class SqlSessionRegistry:
+    """Who owns which session, in a table."""
+
+    def __init__(self, database: engine.Database) -> None:
+        self._database: engine.Database | engine.Closed = database
+
+    async def claim(self, record: SessionRecord) -> Claim:
+        """Record the owner of an id, once; return the record that holds."""
+        return await self._database.write(lambda connection: _claim(connection, record))
+
+    async def find(self, session_id: str) -> SessionRecord | None:
+        """Return the record of an id, None if there is none."""
+        return await self._database.read(lambda connection: _find(connection, session_id))
+
+    async def list_owned(self, owner: Owner) -> Sequence[SessionRecord]:
+        """Return the owner's sessions, the most recently used first, equals by id."""
+        values = {"tenant": owner.tenant, "user": owner.user}
+        return await self._database.read(lambda connection: [_record(row) for row in connection.execute(_LIST, values)])
+
+    async def touch(self, session_id: str, used_at: float) -> None:
+        """Move the time of last use forward, never back."""
+        await self._database.write(lambda connection: connection.execute(_TOUCH, {"id": session_id, "at": used_at}))
+
+    async def forget(self, session_id: str, owner: Owner) -> bool:
+        """Remove the record if `owner` owns it; say whether there was one."""
+        values = {"id": session_id, "tenant": owner.tenant, "user": owner.user}
+        return await self._database.write(lambda connection: connection.execute(_FORGET, values).rowcount == 1)
+
+    async def aclose(self) -> None:
+        """Refuse further calls; the database is closed by whoever opened it. Idempotent."""
+        self._database = engine.Closed()
+
+
+def _claim(connection: sa.Connection, record: SessionRecord) -> Claim:
+    # Turns more than once only where another transaction can forget the row between the two statements (not in SQLite).
+    while True:
+        if engine.insert_once(connection, tables.SESSIONS, _row(record)):
+            return Claim(record, created=True)
+        if held := _find(connection, record.session_id):
+            return Claim(held, created=False)
+
+
+def _find(connection: sa.Connection, session_id: str) -> SessionRecord | None:
+    row = connection.execute(_FIND, {"id": session_id}).first()
+    return None if row is None else _record(row)
+
+
+def _row(record: SessionRecord) -> dict[str, object]:
+    return {
+        "session_id": record.session_id,
+        "tenant_name": record.owner.tenant,
+        "user_name": record.owner.user,
+        "realm": record.realm,
+        "created_at": record.created_at,
+        "used_at": record.used_at,
+    }
+
+
+def _record(row: sa.Row[*tuple[str, str, str, str, float, float]]) -> SessionRecord:
+    session_id, tenant, user, realm, created_at, used_at = row
+    return SessionRecord(session_id, Owner(tenant, user), realm, created_at, used_at)

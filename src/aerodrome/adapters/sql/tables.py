@@ -1,0 +1,55 @@
+"""The tables of the registry, as SQLAlchemy Core data: the one place that names columns.
+
+Not a model layer: rows become core values in sessions.py, tenants.py and keys.py. A change here needs a migration in
+`migrations/versions` and a new REVISION; a test compares the two. Times are seconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+#: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
+REVISION = "0001"
+
+# Constraint names are fixed, because a later migration can only change what it can name.
+METADATA = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+SESSIONS = sa.Table(
+    "sessions",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("realm", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("used_at", sa.Double, nullable=False),
+    # Without used_at, so that a touch rewrites one row and no index entry: touches outnumber lists by far.
+    sa.Index(None, "tenant_name", "user_name"),
+)
+
+#: `policy` is a JSON object with the fields of core.policy.Policy.
+TENANTS = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("policy", sa.Text, nullable=False),
+)
+
+#: No foreign key to tenants: tenants defined in the configuration have keys and no row.
+KEYS = sa.Table(
+    "keys",
+    METADATA,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+    sa.Index(None, "tenant_name"),
+)

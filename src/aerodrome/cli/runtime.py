@@ -1,0 +1,109 @@
+"""`aerodrome runtime install | path | doctor`: the Copilot runtime on this machine.
+
+Prints and picks exit codes; everything else is `adapters.distribution`. Mounted by `cli.main`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import rich.console
+import rich.markup
+import rich.table
+import typer
+
+from aerodrome import errors
+from aerodrome.adapters.distribution import cache, check, doctor, install, locate, release, surroundings
+
+app = typer.Typer(name="runtime", help="Find, install and check the Copilot runtime.", no_args_is_help=True)
+
+CliPath = Annotated[
+    Path | None, typer.Option("--cli-path", help="The Copilot CLI to use: binary or package; before COPILOT_CLI_PATH.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Hash every file instead of comparing sizes and times.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+_COLOURS = {check.Status.OK: "green", check.Status.WARN: "yellow", check.Status.FAIL: "red"}
+
+
+@app.command("install")
+def install_command(cli_path: CliPath = None, verify: Verify = False, as_json: AsJson = False) -> None:
+    """Find the runtime, or fetch the pinned one with npm; print the path of its entry point."""
+    try:
+        found = install.install(cli_path, verify=verify, report=_say)
+    except errors.AerodromeError as error:
+        raise _stop(error) from error
+    _print(found, as_json)
+
+
+@app.command("path")
+def path_command(cli_path: CliPath = None, verify: Verify = False, as_json: AsJson = False) -> None:
+    """Print the path of the entry point that would be started; never use the network."""
+    try:
+        found = locate.locate(cli_path, verify=verify, report=_say)
+    except errors.AerodromeError as error:
+        raise _stop(error) from error
+    _print(found, as_json)
+
+
+@app.command("doctor")
+def doctor_command(
+    cli_path: CliPath = None,
+    listen: Annotated[str, typer.Option(help="The address the gateway will listen on.")] = "127.0.0.1:4321",
+    state_directory: Annotated[Path | None, typer.Option(help="Where the gateway will keep its state.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything a new user trips over; exit with 1 if something fails."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise _stop(errors.ConfigError(f"expected --listen HOST:PORT, found {listen}"))
+    try:
+        pin = release.pinned()
+    except errors.RuntimeMissing as error:
+        raise _stop(error) from error
+    state = state_directory or surroundings.default_state_directory(os.environ)
+    machine = check.Machine(os.environ, cache.directory(), state, host.strip("[]"), int(port), cli_path, pin)
+    findings = doctor.examine(machine)
+    if as_json:
+        typer.echo(msgspec.json.encode(findings).decode())
+    else:
+        _table(findings)
+    if not doctor.healthy(findings):
+        raise typer.Exit(1)
+
+
+def _table(findings: list[check.Check]) -> None:
+    table = rich.table.Table("check", "", "found", "what to do", box=None, pad_edge=False)
+    for finding in findings:
+        status = f"[{_COLOURS[finding.status]}]{finding.status}[/]"
+        table.add_row(finding.name, status, rich.markup.escape(finding.found), rich.markup.escape(finding.advice))
+    rich.console.Console().print(table)
+
+
+def _print(found: release.RuntimeRelease, as_json: bool) -> None:
+    if found.warning:
+        _say(found.warning)
+    typer.echo(msgspec.json.encode(_facts(found)).decode() if as_json else str(found.entry))
+
+
+def _facts(found: release.RuntimeRelease) -> dict[str, Any]:
+    return {
+        "entry": str(found.entry),
+        "kind": found.kind,
+        "version": found.version,
+        "package_dir": str(found.package_dir),
+        "schema": str(found.schema) if found.schema else None,
+        "source": found.source,
+    }
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _stop(error: errors.AerodromeError) -> typer.Exit:
+    """Print an error on one line; return what ends the command."""
+    typer.echo(f"error: {' '.join(error.message.split())}", err=True)
+    return typer.Exit(1)

@@ -1,0 +1,102 @@
+"""The first messages of a client link: nothing but `connect` is heard until a token is proved.
+
+Answers exactly as the runtime does (measured): -32001 before, -32002 for a wrong or missing token, and the link stays open for
+another try. What a runtime leaves unbounded is bounded here: the time, the size of a frame, the number of tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+
+from aerodrome import errors
+from aerodrome.core.identity import Principal
+from aerodrome.gateway.admission import Admission
+from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.protocol import messages
+from aerodrome.protocol.messages import Envelope, RequestId
+from aerodrome.transport.link import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a finished handshake leaves: who calls, its `connect` (still unanswered), and what came after it."""
+
+    principal: Principal
+    request_id: RequestId | None
+    params: dict[str, Any]
+    rest: list[bytes]
+
+
+def answer_error(request_id: RequestId | None, error: errors.AerodromeError) -> bytes:
+    """Return the wire form of an error: the one place where domain errors become JSON-RPC ones."""
+    data = (
+        UNSET if isinstance(error, (errors.AuthenticationFailed, errors.AuthenticationRequired)) else errors.data(error)
+    )
+    return messages.failure(request_id, errors.wire(error).jsonrpc, error.message, data)
+
+
+async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> Greeting | None:
+    """Hear the client until it has proved who it is; None if it leaves, stalls, or guesses too often.
+
+    Raises:
+        errors.InvalidRequest: it broke the framing (the caller answers and closes).
+    """
+    failures = 0
+    deadline = None if admission.is_open else settings.handshake_seconds
+    try:
+        async with asyncio.timeout(deadline):
+            while batch := await link.receive():
+                for at, body in enumerate(batch):
+                    greeting = await _hear(link, body, admission)
+                    if greeting is not None:
+                        link.limit_frames(settings.max_frame_bytes)
+                        rest = batch[at + 1 :] if greeting.request_id is not None else batch[at:]
+                        return Greeting(greeting.principal, greeting.request_id, greeting.params, rest)
+                    failures += 1
+                link.flush()
+                if failures >= settings.failed_tokens:
+                    return None
+    except TimeoutError:
+        return None
+    return None
+
+
+async def _hear(link: Link, body: bytes, admission: Admission) -> Greeting | None:
+    """Handle one message before authentication; a refusal is answered here."""
+    try:
+        envelope = messages.decode(body)
+    except errors.InvalidRequest as error:
+        link.send(answer_error(None, error))
+        return None
+    request_id = envelope.id if isinstance(envelope.id, (str, int)) else None
+    try:
+        if envelope.method == "connect" and request_id is not None:
+            params = messages.params_object(envelope.params)
+            return Greeting(await admission.authenticate(_token_of(params)), request_id, params, [])
+        if admission.is_open:
+            return Greeting(await admission.authenticate(None), None, {}, [])
+        raise errors.AuthenticationRequired
+    except errors.AerodromeError as error:
+        if _expects_answer(envelope):
+            link.send(answer_error(request_id, error))
+        return None
+
+
+def _expects_answer(envelope: Envelope) -> bool:
+    return envelope.method is not UNSET and envelope.id is not UNSET
+
+
+def _token_of(params: dict[str, Any]) -> str | None:
+    token = params.pop("token", None)
+    return token if isinstance(token, str) else None
+
+
+def connect_result(params: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return the runtime's answer to `connect`: task kinds are its own plus `client` where the client can take it."""
+    wanted = params.get("supportedTaskKinds")
+    kinds = ["agent", "shell", *(["client"] if isinstance(wanted, list) and "client" in wanted else [])]
+    return {"ok": True, "protocolVersion": 3, "version": version, "taskKinds": kinds}

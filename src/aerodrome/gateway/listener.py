@@ -1,0 +1,96 @@
+"""The TCP listener: accept, admit, drain, close. What a link says is for the relay it is given to.
+
+Reads top to bottom: `start`, one task per link, `aclose`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from aerodrome import errors
+from aerodrome.gateway import handshake
+from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.transport.link import Link
+
+_log = structlog.get_logger()
+
+Serve = Callable[[Link], Awaitable[None]]
+_CLOSE_SECONDS = 5.0
+
+
+class Listener:
+    """Accepts client links and runs `serve` for each, until closed."""
+
+    def __init__(self, serve: Serve, settings: GatewaySettings) -> None:
+        self._serve = serve
+        self._settings = settings
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def links(self) -> int:
+        """Return how many links are open."""
+        return len(self._tasks)
+
+    async def start(self) -> tuple[str, int]:
+        """Listen; return the host and port (a port of 0 takes a free one).
+
+        Raises:
+            errors.ConfigError: the address cannot be listened on.
+        """
+        host, port = self._settings.listen_host, self._settings.listen_port
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Link(self._settings.handshake_frame_bytes, self._accept), host, port, backlog=1024
+            )
+        except OSError as error:
+            raise errors.ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --listen or server.listen"
+            ) from None
+        name = self._server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    async def aclose(self) -> None:
+        """Stop accepting, end every link, wait until all tasks are done."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _accept(self, link: Link) -> None:
+        if len(self._tasks) >= self._settings.max_links:
+            _log.warning("link.rejected", reason="max_links", limit=self._settings.max_links)
+            link.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._run(link), name=f"link {link.peer}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, link: Link) -> None:
+        try:
+            await self._serve(link)
+        except errors.InvalidRequest as error:
+            # Where the next frame begins is not known any more: say what was wrong, then close.
+            link.send(handshake.answer_error(None, error))
+        except Exception:
+            _log.exception("link.failed", peer=link.peer)
+        finally:
+            await close_politely(link)
+
+
+async def close_politely(link: Link, seconds: float = _CLOSE_SECONDS) -> None:
+    """Close after sending what is queued; a peer that does not read it in time is cut off."""
+    link.close()
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.shield(link.closed)
+    except TimeoutError:
+        link.abort()
+    except asyncio.CancelledError:
+        link.abort()
+        raise

@@ -1,0 +1,25 @@
+"""The gateway's own limits, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Sizes in bytes, times in seconds. The defaults suit one machine and a few thousand links."""
+
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 4321
+    max_links: int = 10_000
+    #: Before a link is authenticated it may cost no more than this, and last no longer than `handshake_seconds`.
+    handshake_frame_bytes: int = 64 * 1024
+    handshake_seconds: float = 10.0
+    failed_tokens: int = 16
+    max_frame_bytes: int = 64 * 1024 * 1024
+    max_requests_in_flight: int = 10_000
+    #: A client that leaves its events unread this long loses its link: the runtime would buffer them without limit.
+    stall_seconds: float = 60.0
+    connect_seconds: float = 10.0
+    ownership_cache_seconds: float = 30.0
+    touch_seconds: float = 5.0

@@ -1,0 +1,71 @@
+"""What the gateway asks of the fleet: a ready runtime for a realm, and word when it is lost.
+
+Implemented by fleet.pool (spawned runtimes) and fleet.given (one upstream given by address).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from aerodrome.core.placement import Realm
+
+#: Called with (realm, runtime id, message body) for each notification on a runtime's control link.
+Broadcast = Callable[[Realm, str, bytes], None]
+
+
+@dataclass(slots=True, eq=False)
+class RuntimeHandle:
+    """A ready runtime as the gateway sees it. `lost` is done, with the reason, once it is gone.
+
+    `work_directory` is where sessions of this realm may work; None for a runtime that we did not spawn.
+    """
+
+    runtime_id: str
+    realm: Realm
+    host: str
+    port: int
+    token: str | None = field(repr=False)
+    lost: asyncio.Future[str]
+    work_directory: Path | None = None
+    links: int = 0
+
+
+class Fleet(Protocol):
+    """Runtimes by realm."""
+
+    @property
+    def version(self) -> str:
+        """Return the release of the runtimes, e.g. 1.0.102."""
+        ...
+
+    async def acquire(self, realm: Realm, runtime_id: str | None = None) -> RuntimeHandle:
+        """Return a ready runtime of the realm with room for one more link, spawning one if need be, and count that link.
+
+        With `runtime_id`, that one or none other. Concurrent callers of one realm share one spawn. Cancelling a caller does
+        not stop the spawn for the others.
+
+        Raises:
+            errors.RuntimeUnavailable: none became ready, or that one is gone.
+            errors.OverCapacity: all are full and no more may be spawned.
+        """
+        ...
+
+    def release(self, handle: RuntimeHandle) -> None:
+        """Give a counted link back."""
+        ...
+
+    def retire(self, handle: RuntimeHandle, reason: str) -> None:
+        """Take a runtime that cannot serve any more out of placement and stop it; `lost` tells its users. Idempotent."""
+        ...
+
+    def subscribe(self, broadcast: Broadcast) -> None:
+        """Have notifications of the control links delivered."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop all runtimes and wait until they are gone."""
+        ...

@@ -1,0 +1,57 @@
+"""Where runtime processes come from: a machine's process table today, a sandbox or a cluster later.
+
+Implemented by adapters.process (child processes) and testing.scripted_host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnSpec:
+    """What a runtime is started with. `environment` is complete: nothing of the gateway's own is added."""
+
+    runtime_id: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    working_directory: Path
+    max_open_files: int
+
+
+class RuntimeProcess(Protocol):
+    """One spawned runtime process."""
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        ...
+
+    @property
+    def exited(self) -> asyncio.Future[int]:
+        """Return a future of its exit code (negative: killed by that signal)."""
+        ...
+
+    async def address(self) -> tuple[str, int]:
+        """Wait until it listens; return host and port. Raises errors.SpawnFailed if it exits before, with its last words."""
+        ...
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Climb the stop ladder: TERM, wait, KILL; return when it and all it started are gone. Idempotent."""
+        ...
+
+
+class RuntimeHost(Protocol):
+    """Starts runtime processes."""
+
+    async def spawn(self, spec: SpawnSpec) -> RuntimeProcess:
+        """Start a process; it is not ready yet. Raises errors.SpawnFailed if it cannot be started at all."""
+        ...
+
+    async def aclose(self) -> None:
+        """Kill every process of this host and all they started."""
+        ...

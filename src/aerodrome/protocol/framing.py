@@ -1,0 +1,129 @@
+"""Content-Length framing (the LSP base protocol): bytes to message bodies and back.
+
+Sans-IO: no sockets, no clocks, no JSON. What a body means is `messages`; which request it answers is `correlation`.
+Emits exactly `Content-Length: N\\r\\n\\r\\n`, the only header the Python SDK takes (`copilot/_jsonrpc.py`, case-sensitive);
+accepts any letter case, further headers, and bare newlines, as the runtime does.
+"""
+
+from __future__ import annotations
+
+from aerodrome import errors
+
+#: A header block longer than this is not one of ours: stop reading before it costs memory.
+MAX_HEADER_BYTES = 4096
+
+_PREFIX = b"Content-Length: "
+_END = b"\r\n\r\n"
+
+
+def encode(body: bytes) -> bytes:
+    """Return the frame of one message body."""
+    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def header(length_bytes: int) -> bytes:
+    """Return the header of a body of that many bytes, for writers that send the parts without joining them."""
+    return b"Content-Length: %d\r\n\r\n" % length_bytes
+
+
+class FrameDecoder:
+    """Cut a byte stream into message bodies.
+
+    Holds at most one incomplete frame: `max_frame_bytes` plus one header. After an error the stream cannot be read on,
+    because where the next frame begins is not known.
+    """
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+        self._body_at = 0  # where the body of the frame in the buffer begins; 0 while its header is not complete
+        self._frame_end = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Return how many bytes of an incomplete frame are held."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take received bytes; return the bodies completed by them, in order.
+
+        Raises:
+            errors.ParseFailed: the header is not one; bodies completed by earlier calls stay valid.
+            errors.FrameTooLarge: the header announces more than the limit; nothing of that body is buffered.
+        """
+        bodies: list[bytes] = []
+        if not self._buffer:
+            taken = self._cut(data, bodies)
+            if taken < len(data):
+                self._buffer += data[taken:]
+            return bodies
+        self._buffer += data
+        if self._frame_end > len(self._buffer):
+            return bodies
+        whole = bytes(self._buffer)
+        self._buffer.clear()
+        taken = self._cut(whole, bodies)
+        if taken < len(whole):
+            self._buffer += whole[taken:]
+        return bodies
+
+    def _cut(self, data: bytes, bodies: list[bytes]) -> int:
+        """Append whole bodies found in `data`, return where the incomplete rest begins."""
+        at, size = 0, len(data)
+        self._body_at = self._frame_end = 0
+        while at < size:
+            end = data.find(_END, at, at + MAX_HEADER_BYTES)
+            if end >= 0 and data.startswith(_PREFIX, at) and data[at + 16 : end].isdigit():
+                length, body_at = self._check_size(int(data[at + 16 : end])), end + 4
+            else:
+                found = self._slow_header(data, at)
+                if found is None:
+                    return at
+                length, body_at = found
+            if body_at + length > size:
+                self._body_at, self._frame_end = body_at - at, body_at - at + length
+                return at
+            bodies.append(data[body_at : body_at + length])
+            at = body_at + length
+        return at
+
+    def _slow_header(self, data: bytes, at: int) -> tuple[int, int] | None:
+        """Read a header block line by line; None while it is incomplete."""
+        length: int | None = None
+        line_at, limit = at, at + MAX_HEADER_BYTES
+        while True:
+            newline = data.find(b"\n", line_at, limit)
+            if newline < 0:
+                if len(data) >= limit:
+                    raise errors.ParseFailed(f"expected a frame header, found {MAX_HEADER_BYTES} bytes without its end")
+                return None
+            line = data[line_at:newline].removesuffix(b"\r")
+            line_at = newline + 1
+            if line:
+                length = self._read_line(line, length)
+            elif length is None:
+                raise errors.ParseFailed("expected a Content-Length header, found none")
+            else:
+                return length, line_at
+
+    def _read_line(self, line: bytes, length: int | None) -> int | None:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise errors.ParseFailed("expected 'Content-Length: N', found a header line without ':'")
+        if name.strip().lower() != b"content-length":
+            return length
+        digits = value.strip()
+        if not digits.isdigit() or len(digits) > 20:
+            raise errors.ParseFailed("expected digits after Content-Length, found something else")
+        found = self._check_size(int(digits))
+        if length is not None and length != found:
+            raise errors.ParseFailed("expected one Content-Length, found two that differ")
+        return found
+
+    def _check_size(self, length: int) -> int:
+        if length > self.max_frame_bytes:
+            raise errors.FrameTooLarge(
+                f"a frame of {length} bytes is over the limit of {self.max_frame_bytes}; send less at once",
+                limit_bytes=self.max_frame_bytes,
+            )
+        return length

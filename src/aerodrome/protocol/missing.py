@@ -1,0 +1,44 @@
+"""How the runtime answers for a session that does not exist, method by method, so that a foreign session answers the same.
+
+Measured on release 1.0.102. Pure data and one function; who is foreign is decided by gateway.ownership.
+"""
+
+from __future__ import annotations
+
+from aerodrome.protocol import messages
+from aerodrome.protocol.messages import RequestId
+
+_INTERNAL = -32603
+
+#: Methods that answer a missing session with a result.
+_RESULTS: dict[str, str] = {
+    "session.detach": '{"success":true}',
+    "session.destroy": '{"success":false}',
+    "session.delete": '{"success":false,"error":"Session file not found for %s"}',
+    "session.getMetadata": "{}",
+    "session.setForeground": (
+        '{"success":false,"error":"Not running in TUI+server mode - cannot set foreground session %s"}'
+    ),
+    "sessions.close": "{}",
+    "sessions.getMetadata": "{}",
+}
+
+#: Methods whose error differs from the common one.
+_ERRORS: dict[str, str] = {
+    "session.resume": "Failed to load session events: Session not found: %s",
+    "session.getMessages": "Session not found: %s",
+    "sessions.fork": "Cannot fork session %s: no persisted or in-memory events found",
+    "sessions.delete": "Session file not found for %s",
+}
+
+_COMMON = "Session not found for sessionId: %s"
+
+
+def answer(request_id: RequestId, method: str, session_id: str) -> bytes:
+    """Return the body of the runtime's answer for a session it does not have."""
+    if method in _RESULTS:
+        template = _RESULTS[method]
+        text = template % messages.encode(session_id).decode()[1:-1] if "%s" in template else template
+        return messages.raw_result(request_id, text.encode())
+    reason = _ERRORS.get(method, _COMMON) % session_id
+    return messages.failure(request_id, _INTERNAL, f"Request {method} failed with message: {reason}")
