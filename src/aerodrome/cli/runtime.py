@@ -56,15 +56,13 @@ def doctor_command(
     as_json: AsJson = False,
 ) -> None:
     """Check everything a new user trips over; exit with 1 if something fails."""
-    host, _, port = listen.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise _stop(errors.ConfigError(f"expected --listen HOST:PORT, found {listen}"))
     try:
+        host, port = check.address(listen)
         pin = release.pinned()
-    except errors.RuntimeMissing as error:
+    except errors.AerodromeError as error:
         raise _stop(error) from error
     state = state_directory or surroundings.default_state_directory(os.environ)
-    machine = check.Machine(os.environ, cache.directory(), state, host.strip("[]"), int(port), cli_path, pin)
+    machine = check.Machine(os.environ, cache.directory(), state, host, port, cli_path, pin)
     findings = doctor.examine(machine)
     if as_json:
         typer.echo(msgspec.json.encode(findings).decode())
@@ -75,7 +73,9 @@ def doctor_command(
 
 
 def _table(findings: list[check.Check]) -> None:
-    table = rich.table.Table("check", "", "found", "what to do", box=None, pad_edge=False)
+    table = rich.table.Table("check", "", box=None, pad_edge=False)
+    for heading in ("found", "what to do"):
+        table.add_column(heading, overflow="fold")
     for finding in findings:
         status = f"[{_COLOURS[finding.status]}]{finding.status}[/]"
         table.add_row(finding.name, status, rich.markup.escape(finding.found), rich.markup.escape(finding.advice))

@@ -13,7 +13,7 @@ from enum import Enum
 #: backslash. A general parser is too kind here: it takes the host of "http://evil[::1]/" to be "::1".
 _PROVIDER_URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
-    r"(?P<path>(?:/[a-z0-9._~!$&'()*+,;=:-]*)*)\Z",
+    r"(?P<path>(?:/[a-z0-9._~!$&'()*+,;=:/-]*)?)\Z",
     re.ASCII | re.IGNORECASE,
 )
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -43,11 +43,12 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one tenant may do. `provider_urls` are allowed model endpoints, matched by origin and path prefix."""
+    """What one tenant may do. Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix."""
 
     isolation: Isolation = Isolation.USER
     trust: Trust = Trust.LIMITED
     provider_urls: tuple[str, ...] = ()
+    mcp_urls: tuple[str, ...] = ()
 
     @property
     def access(self) -> Access:
@@ -59,6 +60,10 @@ class Policy:
         """Say whether sessions may send model calls to `url`."""
         return any(_covers(allowed, url) for allowed in self.provider_urls)
 
+    def allows_mcp(self, url: str) -> bool:
+        """Say whether sessions may have the runtime call the remote MCP server at `url`."""
+        return any(_covers(allowed, url) for allowed in self.mcp_urls)
+
 
 def _covers(allowed: str, url: str) -> bool:
     if allowed == "*":
@@ -66,8 +71,7 @@ def _covers(allowed: str, url: str) -> bool:
     want, have = _parts(allowed), _parts(url)
     if want is None or have is None or want[:3] != have[:3]:
         return False
-    base = want[3].rstrip("/")
-    return have[3] == base or have[3].startswith(base + "/")
+    return f"{have[3]}/".startswith(f"{want[3]}/")
 
 
 def _parts(url: str) -> tuple[str, str, int, str] | None:

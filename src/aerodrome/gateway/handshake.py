@@ -7,12 +7,13 @@ another try. What a runtime leaves unbounded is bounded here: the time, the size
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import UNSET
 
 from aerodrome import errors
+from aerodrome.core import identity
 from aerodrome.core.identity import Principal
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.settings import GatewaySettings
@@ -29,6 +30,8 @@ class Greeting:
     request_id: RequestId | None
     params: dict[str, Any]
     rest: list[bytes]
+    #: Digest of the token that was proved: a later `connect` on the same link must bring the same.
+    proof: str = ""
 
 
 def answer_error(request_id: RequestId | None, error: errors.AerodromeError) -> bytes:
@@ -55,7 +58,7 @@ async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> 
                     if greeting is not None:
                         link.limit_frames(settings.max_frame_bytes)
                         rest = batch[at + 1 :] if greeting.request_id is not None else batch[at:]
-                        return Greeting(greeting.principal, greeting.request_id, greeting.params, rest)
+                        return replace(greeting, rest=rest)
                     failures += 1
                 link.flush()
                 if failures >= settings.failed_tokens:
@@ -76,7 +79,9 @@ async def _hear(link: Link, body: bytes, admission: Admission) -> Greeting | Non
     try:
         if envelope.method == "connect" and request_id is not None:
             params = messages.params_object(envelope.params)
-            return Greeting(await admission.authenticate(_token_of(params)), request_id, params, [])
+            token = take_token(params)
+            principal = await admission.authenticate(token)
+            return Greeting(principal, request_id, params, [], identity.hash_secret(token or ""))
         if admission.is_open:
             return Greeting(await admission.authenticate(None), None, {}, [])
         raise errors.AuthenticationRequired
@@ -90,7 +95,8 @@ def _expects_answer(envelope: Envelope) -> bool:
     return envelope.method is not UNSET and envelope.id is not UNSET
 
 
-def _token_of(params: dict[str, Any]) -> str | None:
+def take_token(params: dict[str, Any]) -> str | None:
+    """Take the token out of `connect` params; anything but a string counts as none."""
     token = params.pop("token", None)
     return token if isinstance(token, str) else None
 

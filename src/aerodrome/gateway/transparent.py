@@ -135,8 +135,7 @@ class TransparentRelay:
             return
         try:
             params = messages.params_object(envelope.params)
-            token = params.pop("token", None)
-            principal = await self._admission.authenticate(token if isinstance(token, str) else None)
+            principal = await self._admission.authenticate(handshake.take_token(params))
         except errors.AerodromeError as error:
             client.send(handshake.answer_error(request_id, error))
             client.flush()

@@ -37,7 +37,9 @@ on time, `demo_chat` and `demo_responses` are the wire forms.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import logging
 import os
 import secrets
 import signal
@@ -91,12 +93,13 @@ class Server(uvicorn.Server):
     """A uvicorn server of the demo model that prints one JSON line when it accepts connections."""
 
     def __init__(self, settings: DemoModel, listener: socket.socket) -> None:
-        # No grace at shutdown: an open stream is cut. No access log, no date: benchmarks pay for every request.
+        # No grace at shutdown: an open stream is cut. No access log, no date: benchmarks pay for every request. The logging
+        # of the process stays as it is: this server may be a guest in it.
         config = uvicorn.Config(
             create_app(settings),
             lifespan="off",
             ws="none",
-            log_level="critical",
+            log_config=None,
             access_log=False,
             server_header=False,
             date_header=False,
@@ -144,6 +147,12 @@ def _stop_at_end_of_input(server: Server) -> None:
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Say whether uvicorn has something to tell: dropped answers and streams cut at the end are meant to be so."""
+    cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut and not record.msg.startswith(("ASGI callable returned without completing", "Cancel %s running"))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the demo model until a signal, or the parent's end, stops it."""
     parser = argparse.ArgumentParser(prog="python -m aerodrome.testing.demo_model", description="Serve the demo model.")
@@ -154,11 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--exit-with-parent", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(arguments)
     settings = DemoModel(api_key=os.environ.get(KEY_VARIABLE) or secrets.token_urlsafe(24))
-    # uvicorn raises the signal again once it has stopped; that must not kill the process, which ends well.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     with _listen(options.host, options.port) as listener:
         server = Server(settings, listener)
+        # For a signal before uvicorn takes them over, and for the one it raises again once it has stopped: the process ends well.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
         if options.exit_with_parent:
             _stop_at_end_of_input(server)
         server.run(sockets=[listener])

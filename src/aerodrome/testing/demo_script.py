@@ -207,12 +207,12 @@ def _reply(step: Step, conversation: Conversation, otherwise: str) -> Reply:
         if directive.name == "tool":
             calls.append(ToolCall(*directive.arguments))
         elif source := _TEXTS.get(directive.name):
-            if room > 0:
-                texts.append(source(directive.arguments, conversation)[:room])
+            if room > 0:  # else a short prompt could ask for more memory than there is
+                texts.append(source(directive.arguments, conversation))
                 room -= len(texts[-1])
         else:
             reply = replace(reply, **_manner(directive))
-    text = "\n".join(texts)
+    text = "\n".join(texts)[:MAX_ANSWER_BYTES]
     if not texts and not calls:
         numbered = any(directive.name == "stream" for directive in step)
         text = " ".join(map(str, range(1, reply.deltas + 1))) if numbered else otherwise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from aerodrome import errors
 from aerodrome.adapters.distribution.release import Pin
 
 
@@ -57,3 +58,15 @@ def warn(name: str, found: str, advice: str) -> Check:
 def fail(name: str, found: str, advice: str) -> Check:
     """Return a finding that keeps Aerodrome from working."""
     return Check(name, Status.FAIL, found, advice)
+
+
+def address(text: str) -> tuple[str, int]:
+    """Split HOST:PORT; an IPv6 host stands in square brackets.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise errors.ConfigError(f"expected --listen HOST:PORT, found {text}")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -63,7 +63,7 @@ def install(
 
 
 def _next_step(env: Mapping[str, str]) -> str:
-    remedy = "check npm's registry and proxy settings" if _npm(env) else "install npm, which comes with Node.js"
+    remedy = "run `aerodrome runtime doctor`" if _npm(env) else "install npm, which comes with Node.js"
     return f"{remedy}, or set {locate.ENV_NAME} to a Copilot CLI"
 
 
@@ -103,7 +103,9 @@ def _download(npm: str, env: Mapping[str, str], project: Path, pin: Pin, report:
     outcome = child.run(argv, env, project, NPM_TIMEOUT_SECONDS)
     if outcome.code != 0:
         ended = "did not end in time" if outcome.code is None else f"ended with {outcome.code}"
-        raise errors.RuntimeMissing(f"npm install {wanted} {ended}: {_tail(outcome.output)}")
+        raise errors.RuntimeMissing(
+            f"npm install {wanted} {ended} (check npm's registry and proxy settings): {_tail(outcome.output)}"
+        )
     binary = project / "node_modules" / pin.package / package.BINARY_NAME
     if not binary.is_file():
         raise errors.RuntimeMissing(f"expected `{package.BINARY_NAME}` in {wanted}, found none")

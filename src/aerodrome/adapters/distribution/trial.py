@@ -29,6 +29,7 @@ START_TIMEOUT_SECONDS = 10.0
 #: No sign-in, no update and no log file of its own; a free port.
 FLAGS = ("--headless", "--port", "0", "--no-auto-update", "--no-auto-login", "--log-level", "none")
 _REPLY_LIMIT_BYTES = 1 << 20
+_POLL_SECONDS = 0.1
 _TAIL_CHARACTERS = 300
 
 
@@ -148,12 +149,14 @@ def _ready_port(process: subprocess.Popen[bytes], deadline: float) -> int:
         raise errors.SpawnFailed("the runtime has no output to read")
     output = b""
     while (left := deadline - time.monotonic()) > 0:
-        readable, _, _ = select.select([process.stdout], [], [], left)
+        # A descendant may hold the pipe open, so the end of the process is looked for too, not only the end of output.
+        ended = process.poll() is not None
+        readable, _, _ = select.select([process.stdout], [], [], 0 if ended else min(left, _POLL_SECONDS))
         chunk = os.read(process.stdout.fileno(), 65536) if readable else b""
         output = (output + chunk)[-65536:]
         if match := READY_LINE.search(output):
             return int(match[1])
-        if readable and not chunk:
+        if not chunk and (ended or readable):
             raise errors.SpawnFailed(f"the runtime ended before it was ready: {_tail(output)}")
     raise errors.SpawnFailed(f"the runtime was not ready in time: {_tail(output)}")
 

@@ -31,15 +31,18 @@ BUSY_SECONDS = 5.0
 #: Readers never wait for the writer in WAL mode; a few are enough, since each call takes a fraction of a millisecond.
 READERS = 4
 
+#: Any driver may be named; the work runs on Python's own.
+_SQLITE = ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite")
+
 
 class Database:
     """An open database: one writer, several readers. Whoever opens it closes it, after the stores that use it."""
 
-    def __init__(self, name: str, writer: sa.Engine, readers: sa.Engine) -> None:
+    def __init__(self, name: str, writer: sa.Engine, readers: sa.Engine, busy_seconds: float) -> None:
         self.name = name
         self._closed = False
-        self._writer = _Lane(writer, 1)
-        self._readers = _Lane(readers, READERS)
+        self._writer = _Lane(writer, 1, busy_seconds)
+        self._readers = _Lane(readers, READERS, busy_seconds)
 
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only reads.
@@ -88,12 +91,13 @@ class Closed:
 class _Lane:
     """An engine and the threads that use it, one connection each."""
 
-    def __init__(self, engine: sa.Engine, threads: int) -> None:
+    def __init__(self, engine: sa.Engine, threads: int, busy_seconds: float) -> None:
         self._engine = engine
+        self._busy_seconds = busy_seconds
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="aerodrome-sql")
 
     async def run(self, work: Work[T]) -> T:
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + self._busy_seconds
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._attempt, work, deadline)
 
     def _attempt(self, work: Work[T], deadline: float) -> T:
@@ -111,16 +115,17 @@ class _Lane:
         self._engine.dispose()
 
 
-async def open_database(url: str) -> Database:
+async def open_database(url: str, busy_seconds: float = BUSY_SECONDS) -> Database:
     """Open the database at `sqlite:///PATH`, creating the file if there is none; the schema is migrate.py's.
 
-    The file is made for this user alone (mode 0600, and 0700 for a directory that has to be made).
+    A call waits up to `busy_seconds` for other processes' writes. The file is made for this user alone: mode 0600, and 0700
+    for a directory that has to be made.
 
     Raises:
         errors.ConfigError: the URL is not of a known form, or the file cannot be used.
         errors.StoreUnavailable: other processes held the file for too long.
     """
-    return await asyncio.to_thread(_open_sqlite, _sqlite_path(url))
+    return await asyncio.to_thread(_open_sqlite, _sqlite_path(url), busy_seconds)
 
 
 def insert_once(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
@@ -150,23 +155,22 @@ def _sqlite_path(url: str) -> Path:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
         parsed = None
-    # The URL itself is never repeated: one with a password may have been put here.
-    if parsed is None or parsed.drivername not in ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite"):
-        raise errors.ConfigError("database URL is not usable: expected sqlite:///PATH")
-    path = parsed.database or ""
-    if path in ("", ":memory:") or path.startswith("file:") or parsed.query or parsed.host:
-        raise errors.ConfigError(
-            f"database URL {url!r} is not usable: expected sqlite:///PATH, naming one file on disk"
-        )
+    path = (parsed and parsed.database) or ""
+    named = path not in ("", ":memory:") and not path.startswith("file:")
+    plain = parsed and parsed.drivername in _SQLITE and not parsed.host and not parsed.query
+    if not (named and plain):
+        # What was found is not repeated: it may be a URL with a password.
+        raise errors.ConfigError("database URL is not usable: expected sqlite:///PATH, naming one file on disk")
     return Path(path)
 
 
-def _open_sqlite(path: Path) -> Database:
+def _open_sqlite(path: Path, busy_seconds: float) -> Database:
     _make_private(path)
-    writer, readers = _sqlite_engine(path, 1, "OFF"), _sqlite_engine(path, READERS, "ON")
+    writer, readers = _sqlite_engine(path, 1, busy_seconds), _sqlite_engine(path, READERS, busy_seconds)
     sa.event.listen(writer, "begin", _begin_immediate)
+    sa.event.listen(readers, "connect", _forbid_writes)
     try:
-        writer.raw_connection().close()
+        writer.connect().close()
     except sa.exc.DBAPIError as error:
         writer.dispose()
         if _is_busy(error.orig):
@@ -174,7 +178,7 @@ def _open_sqlite(path: Path) -> Database:
         raise errors.ConfigError(
             f"database {path} cannot be used ({error.orig}): expected an SQLite file this user may write, on a local disk"
         ) from error
-    return Database(str(path), writer, readers)
+    return Database(str(path), writer, readers, busy_seconds)
 
 
 def _make_private(path: Path) -> None:
@@ -193,7 +197,7 @@ def _make_private(path: Path) -> None:
 
 def _tighten(path: Path) -> None:
     try:
-        if path.stat().st_mode & 0o077:
+        if path.is_file() and path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as error:
         raise errors.ConfigError(
@@ -201,7 +205,7 @@ def _tighten(path: Path) -> None:
         ) from error
 
 
-def _sqlite_engine(path: Path, connections: int, query_only: str) -> sa.Engine:
+def _sqlite_engine(path: Path, connections: int, busy_seconds: float) -> sa.Engine:
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         poolclass=sa.QueuePool,
@@ -209,24 +213,23 @@ def _sqlite_engine(path: Path, connections: int, query_only: str) -> sa.Engine:
         max_overflow=0,
         hide_parameters=True,
         # Each connection is used by one thread at a time, but made and closed on different ones.
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": busy_seconds, "check_same_thread": False},
     )
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own implicit BEGIN would start with a read and fail when it has to become a write.
         connection.isolation_level = None
-        _enter_wal(connection)
+        _enter_wal(connection, busy_seconds)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute(f"PRAGMA query_only={query_only}")
 
     sa.event.listen(engine, "connect", prepare)
     return engine
 
 
-def _enter_wal(connection: sqlite3.Connection) -> None:
-    """Switch to write-ahead logging. SQLite does not apply its busy timeout to this switch, so it is tried again here."""
-    deadline = time.monotonic() + BUSY_SECONDS
+def _enter_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Switch to write-ahead logging; tried again here, because SQLite does not wait for another's write at this switch."""
+    deadline = time.monotonic() + busy_seconds
     while True:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
@@ -243,6 +246,10 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 def _is_busy(error: BaseException | None) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _forbid_writes(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA query_only=ON")
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -1,0 +1,212 @@
+"""The composition root: the only file that names concrete adapters.
+
+`open_application` builds everything from settings; `run` serves until a signal; closing goes backwards through the same list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from aerodrome import errors
+from aerodrome import settings as settings_module
+from aerodrome.adapters.distribution import install, release
+from aerodrome.adapters.process.host import ProcessHost
+from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.sessions import SqlSessionRegistry
+from aerodrome.adapters.sql.tenants import SqlTenantStore
+from aerodrome.clock import SystemClock
+from aerodrome.core.backoff import Backoff
+from aerodrome.fleet.given import GivenUpstream
+from aerodrome.fleet.pool import RuntimePool
+from aerodrome.fleet.spec import FleetSettings
+from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
+from aerodrome.gateway.client import Services
+from aerodrome.gateway.listener import Listener, Serve
+from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.router import Router
+from aerodrome.gateway.service import TenantGateway
+from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.ports.fleet import Fleet
+from aerodrome.settings import Settings
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The registry's stores over one database."""
+
+    sessions: SqlSessionRegistry
+    tenants: SqlTenantStore
+    keys: SqlKeyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A gateway that listens. `stores` is None under the transparent policy, which remembers nothing."""
+
+    host: str
+    port: int
+    listener: Listener
+    fleet: Fleet
+    stores: Stores | None
+    runtime_path: str | None
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Open the registry's database, made or brought up to date first.
+
+    Raises:
+        errors.ConfigError: it is newer than this code. errors.StoreUnavailable: it cannot be opened.
+    """
+    database = await engine.open_database(settings.database_url)
+    try:
+        await migrate.migrate(database)
+        yield Stores(SqlSessionRegistry(database), SqlTenantStore(database, SystemClock()), SqlKeyStore(database))
+    finally:
+        await database.aclose()
+
+
+@asynccontextmanager
+async def open_application(settings: Settings) -> AsyncIterator[Application]:
+    """Build and start everything; stop it in the opposite order."""
+    _raise_file_limit()
+    async with AsyncExitStack() as stack:
+        fleet, found = await _open_fleet(settings)
+        stack.push_async_callback(fleet.aclose)
+        gateway_settings = _gateway_settings(settings)
+        stores: Stores | None = None
+        if settings.policy == "transparent":
+            serve = _transparent(settings, fleet, gateway_settings)
+        else:
+            stores = await stack.enter_async_context(open_stores(settings))
+            serve = await _for_tenants(settings, fleet, stores, stack)
+        listener = Listener(serve, gateway_settings)
+        # Pushed last, closed first: links end while runtimes and stores still answer.
+        stack.push_async_callback(listener.aclose)
+        host, port = await listener.start()
+        _log.info("gateway.started", host=host, port=port, policy=settings.policy)
+        yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None)
+        _log.info("gateway.stopping", links=listener.links)
+    _log.info("gateway.stopped")
+
+
+async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called once links are accepted."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with open_application(settings) as application:
+        await ready(application)
+        await stopped.wait()
+
+
+def run_loop(work: Awaitable[None]) -> None:
+    """Run the event loop, on uvloop where it is installed."""
+
+    async def main() -> None:
+        await work
+
+    factory = asyncio.new_event_loop
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415  optional
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+
+
+async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack) -> Serve:
+    clock = SystemClock()
+    gateway_settings = _gateway_settings(settings)
+    ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
+    flushing = asyncio.create_task(
+        ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
+    )
+    stack.push_async_callback(_end_task, flushing)
+    admission = KeyAdmission(stores.keys, stores.tenants, settings.configured_tenants(), clock)
+    return TenantGateway(Services(fleet, ownership, Router(), gateway_settings), admission).serve
+
+
+def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
+    token = settings.client_token.get_secret_value() if settings.client_token else None
+    return TransparentRelay(fleet, FixedAdmission(token), gateway_settings).serve
+
+
+async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease | None]:
+    if settings.upstream is not None:
+        host, port = settings_module.split_address("upstream", settings.upstream)
+        token = settings.upstream_token.get_secret_value() if settings.upstream_token else None
+        return GivenUpstream(host, port, token), None
+    found = await asyncio.to_thread(install.install, settings.runtime.path)
+    if found.warning is not None:
+        _log.warning("runtime.release_differs", reason=found.warning)
+    return RuntimePool(ProcessHost(), fleet_settings(settings, found)), found
+
+
+def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSettings:
+    """Return how runtimes of a release are spawned."""
+    section = settings.runtime
+    environment = dict(section.environment)
+    if found.kind == "node":
+        # Without this, the single executable unpacks 235 MB into every fresh home.
+        environment.setdefault("COPILOT_CLI_DIST_DIR", str(found.package_dir))
+    return FleetSettings(
+        entry=found.entry,
+        is_native=found.kind == "native",
+        version=found.version,
+        state_directory=settings.state_directory.absolute(),
+        environment=environment,
+        ready_seconds=section.ready_seconds,
+        stop_grace_seconds=section.stop_grace_seconds,
+        idle_seconds=section.idle_seconds,
+        links_per_runtime=section.links_per_runtime,
+        shared_runtimes=section.shared_runtimes,
+        spawns_at_once=section.spawns_at_once,
+        max_open_files=section.max_open_files,
+        backoff=Backoff(attempts=section.spawn_attempts),
+    )
+
+
+def _gateway_settings(settings: Settings) -> GatewaySettings:
+    host, port = settings_module.split_address("listen", settings.listen)
+    limits = settings.limits
+    return GatewaySettings(
+        listen_host=host,
+        listen_port=port,
+        max_links=limits.max_links,
+        handshake_frame_bytes=limits.handshake_frame_bytes,
+        handshake_seconds=limits.handshake_seconds,
+        failed_tokens=limits.failed_tokens,
+        max_frame_bytes=limits.max_frame_bytes,
+        max_requests_in_flight=limits.max_requests_in_flight,
+        stall_seconds=limits.stall_seconds,
+    )
+
+
+def _note_flush_failure(error: errors.StoreUnavailable) -> None:
+    _log.warning("registry.flush_failed", reason=error.message)
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def _raise_file_limit() -> None:
+    """Use all the file descriptors the system grants: a link costs two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

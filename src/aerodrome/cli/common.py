@@ -1,0 +1,42 @@
+"""What the administration commands share: options, the store, and how rows are printed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import rich.console
+import rich.table
+import typer
+
+from aerodrome import app, settings
+from aerodrome.settings import Settings
+
+T = TypeVar("T")
+
+Config = Annotated[Path | None, typer.Option(help="A TOML file; see docs/configuration.md.")]
+StateDirectory = Annotated[Path | None, typer.Option(help="Where sessions, tenants and keys are kept.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def with_stores(
+    config: Path | None, state_directory: Path | None, work: Callable[[app.Stores, Settings], Awaitable[T]]
+) -> T:
+    """Run `work` on the registry of these settings; it may be in use by a running gateway."""
+    loaded = settings.load(config, state_directory=state_directory)
+
+    async def run() -> T:
+        async with app.open_stores(loaded) as stores:
+            return await work(stores, loaded)
+
+    return asyncio.run(run())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their columns."""
+    table = rich.table.Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    rich.console.Console().print(table)

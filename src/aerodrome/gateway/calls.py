@@ -1,0 +1,257 @@
+"""The calls that begin and end a client's hold on a session: create, resume, detach, delete, and those that make new ones.
+
+Ownership is recorded before the runtime hears of a new session, so that no event about it can come before its owner is known;
+a create that fails gives the id back. Each function here forwards one request and says how its answer is finished.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from aerodrome import errors
+from aerodrome.core import session as sessions
+from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.policy import Access
+from aerodrome.gateway import reattach
+from aerodrome.gateway.client import Attachment, Client, Request
+from aerodrome.gateway.upstream import Finish, Pending, Upstream
+from aerodrome.protocol import hardening, id_paths, messages, missing
+from aerodrome.protocol.messages import Envelope
+from aerodrome.protocol.methods import Method
+
+
+async def create(client: Client, request: Request) -> None:
+    """Forward `session.create` under a claimed id.
+
+    Raises:
+        errors.AlreadyExists: the id is someone else's. errors.PolicyRejected: a parameter is refused.
+    """
+    params = request.object()
+    session_id = params.get("sessionId")
+    if not session_id and "cloud" in params and client.access is Access.OPEN:
+        await _create_in_cloud(client, request, params)
+        return
+    if not session_id:
+        session_id = params["sessionId"] = str(uuid.uuid4())
+    if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
+        raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
+    hardened = client.access is Access.GUARDED
+    if hardened:
+        params = hardening.harden_create(params, client.principal.policy)
+    claim = await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+    try:
+        upstream = await client.upstream_for(session_id)
+        if hardened:
+            _work_in_own_directory(params, upstream)
+    except BaseException:
+        if claim.created:
+            await client.services.ownership.forget(session_id, client.owner)
+        raise
+    held = _hold(client, session_id, upstream)
+    held.create, held.resume, held.options = params, None, {}
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is not UNSET:
+            _let_go(client, session_id)
+            if claim.created:
+                await client.services.ownership.forget(session_id, client.owner)
+            return messages.response(request.id, answer)
+        return await _opened(client, held, upstream, answer, request)
+
+    _forward(upstream, request, session_id, params, finish)
+
+
+async def _create_in_cloud(client: Client, request: Request, params: dict[str, Any]) -> None:
+    """Forward a create whose id the service will choose; it is recorded when it is known."""
+    upstream = await client.upstream_for(None)
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is UNSET:
+            session_id = messages.params_object(answer.result).get("sessionId")
+            if isinstance(session_id, str):
+                await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+                held = _hold(client, session_id, upstream)
+                held.create = params
+                held.move(AttachmentState.IDLE)
+        return messages.response(request.id, answer)
+
+    _forward(upstream, request, None, params, finish)
+
+
+async def resume(client: Client, request: Request) -> None:
+    """Forward `session.resume` of an owned session, with every restriction sent again."""
+    params = request.object()
+    session_id = params.get("sessionId")
+    if not isinstance(session_id, str):
+        raise errors.InvalidParams("expected sessionId to be a string; name the session to resume")
+    owner = await client.services.ownership.find_owner(session_id)
+    if not sessions.is_valid_id(session_id) or not may_name(client, owner):
+        client.link.send(missing.answer(request.id, "session.resume", session_id))
+        return
+    hardened = client.access is Access.GUARDED
+    if hardened:
+        params = hardening.harden_resume(params, client.principal.policy)
+    upstream = await client.upstream_for(session_id)
+    if hardened:
+        _work_in_own_directory(params, upstream)
+    before = client.attachments.get(session_id)
+    was_live = before is not None and before.is_live
+    held = _hold(client, session_id, upstream)
+    recipe = (held.create, held.resume, held.options)
+    held.create, held.resume, held.options = None, params, {}
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is not UNSET:
+            held.create, held.resume, held.options = recipe
+            if was_live:
+                held.move(AttachmentState.IDLE)
+            else:
+                _let_go(client, session_id)
+            return messages.response(request.id, answer)
+        if owner is None:
+            await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+        return await _opened(client, held, upstream, answer, request)
+
+    _forward(upstream, request, session_id, params, finish)
+
+
+async def _opened(
+    client: Client, held: Attachment, upstream: Upstream, answer: Envelope, request: Request
+) -> bytes:
+    """Finish a successful create or resume: lock down what only `session.options.update` can, then let the client know."""
+    client.services.ownership.touch(held.session_id)
+    if client.access is Access.GUARDED:
+        patch = {**hardening.OPTIONS_AFTER_OPEN, "sessionId": held.session_id}
+        locked = await upstream.call("session.options.update", patch)
+        if locked.error is not UNSET:
+            # A session that could not be locked down must not be used at all.
+            await upstream.call("session.detach", {"sessionId": held.session_id})
+            _let_go(client, held.session_id)
+            raise errors.RuntimeUnavailable(f"the session could not be restricted: {reattach.message_of(locked)}")
+        held.options = {**hardening.OPTIONS_AFTER_OPEN}
+    if held.upstream is not upstream:
+        raise errors.RuntimeLost("the runtime was lost while the session was opening; try again")
+    if held.state is AttachmentState.OPENING:
+        held.move(AttachmentState.IDLE)
+    return messages.response(request.id, answer)
+
+
+def detach_finish(client: Client, request: Request) -> Finish:
+    """Finish `session.detach` and `session.destroy`: this link lets go of the session."""
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is UNSET:
+            for session_id in request.session_ids:
+                _let_go(client, session_id)
+        return messages.response(request.id, answer)
+
+    return finish
+
+
+def delete_finish(client: Client, request: Request) -> Finish:
+    """Finish the calls that delete sessions: free their ids."""
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is UNSET and not _says_failure(answer):
+            for session_id in request.session_ids:
+                _let_go(client, session_id)
+                client.services.router.forget(session_id)
+                await client.services.ownership.forget(session_id, client.owner)
+        return messages.response(request.id, answer)
+
+    return finish
+
+
+def close_finish(client: Client, request: Request) -> Finish:
+    """Finish `sessions.close`: the session is unloaded for everyone, its record stays."""
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is UNSET:
+            for session_id in request.session_ids:
+                _let_go(client, session_id)
+                client.services.router.forget(session_id)
+        return messages.response(request.id, answer)
+
+    return finish
+
+
+def birth_finish(client: Client, request: Request, row: Method) -> Finish:
+    """Finish the calls that make a new session by another name (fork): it belongs to the caller."""
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is UNSET and answer.result is not UNSET:
+            for session_id in id_paths.find_ids(msgspec.json.decode(answer.result), row.born_ids):
+                await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+        return messages.response(request.id, answer)
+
+    return finish
+
+
+def filter_finish(client: Client, request: Request, row: Method) -> Finish:
+    """Finish the calls that list sessions: only the caller's stay."""
+
+    async def finish(answer: Envelope) -> bytes:
+        if answer.error is not UNSET or answer.result is UNSET:
+            return messages.response(request.id, answer)
+        owned = set(await client.services.ownership.list_ids(client.owner))
+        listed = id_paths.filter_result(msgspec.json.decode(answer.result), row.result_ids, owned.__contains__)
+        return messages.result(request.id, listed)
+
+    return finish
+
+
+def may_name(client: Client, owner: object) -> bool:
+    """Say whether the caller may name a session with this owner.
+
+    A session that nobody has claimed can only be the caller's where the runtime is: sessions may come to be in other ways
+    than through us (a fork, a task of the runtime, an imported home).
+    """
+    return owner == client.owner or (owner is None and client.access is Access.OPEN)
+
+
+def _hold(client: Client, session_id: str, upstream: Upstream) -> Attachment:
+    held = client.attachments.get(session_id)
+    if held is None:
+        held = client.attachments[session_id] = Attachment(session_id, upstream)
+    else:
+        held.move(AttachmentState.OPENING)
+        held.upstream = upstream
+    client.services.router.attach(session_id, upstream.handle.runtime_id, client.number)
+    return held
+
+
+def _let_go(client: Client, session_id: str) -> None:
+    held = client.attachments.pop(session_id, None)
+    if held is not None:
+        held.move(AttachmentState.CLOSED)
+        held.upstream = None
+    client.services.router.detach(session_id, client.number)
+
+
+def _forward(
+    upstream: Upstream, request: Request, session_id: str | None, params: dict[str, Any], finish: Finish
+) -> None:
+    upstream.forward(Pending(request.method, request.id, session_id, finish), messages.encode(params))
+    upstream.link.flush()
+
+
+def _work_in_own_directory(params: dict[str, Any], upstream: Upstream) -> None:
+    """Give a guarded session a working directory of its own below the realm's."""
+    base = upstream.handle.work_directory
+    if base is None:
+        raise errors.PolicyRejected("guarded sessions need a runtime that this gateway spawned; the upstream was given")
+    directory = base / params["sessionId"]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    params["workingDirectory"] = str(directory)
+
+
+def _says_failure(answer: Envelope) -> bool:
+    """Say whether a deletion answered `success: false`: it never answers with an error (measured)."""
+    if answer.result is UNSET:
+        return False
+    result = msgspec.json.decode(answer.result)
+    return isinstance(result, dict) and result.get("success") is False

@@ -1,0 +1,208 @@
+"""One client link's state, and the few things everything round it needs: send, refuse, find the upstream for a session.
+
+Shared by relay (client to runtime), downward (runtime to client), calls (create, resume, delete ...) and reattach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from msgspec import UNSET, Raw, UnsetType
+
+from aerodrome import errors
+from aerodrome.core import attachment as attachment_states
+from aerodrome.core import placement
+from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.identity import Owner
+from aerodrome.core.placement import Realm
+from aerodrome.core.policy import Access, Isolation
+from aerodrome.gateway import handshake
+from aerodrome.gateway.handshake import Greeting
+from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.router import Router
+from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.upstream import Upstream, open_upstream
+from aerodrome.ports.fleet import Fleet, RuntimeHandle
+from aerodrome.protocol import messages
+from aerodrome.protocol.correlation import Correlation
+from aerodrome.protocol.messages import RequestId
+from aerodrome.protocol.methods import Method
+from aerodrome.transport.link import Link
+
+_log = structlog.get_logger()
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all client links share."""
+
+    fleet: Fleet
+    ownership: Ownership
+    router: Router
+    settings: GatewaySettings
+
+
+@dataclass(slots=True)
+class Attachment:
+    """This link's hold on one session, with what a fresh runtime must be told to have it again."""
+
+    session_id: str
+    upstream: Upstream | None
+    state: AttachmentState = AttachmentState.OPENING
+    create: dict[str, Any] | None = None
+    resume: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def move(self, following: AttachmentState) -> None:
+        """Pass to another state of the table."""
+        self.state = attachment_states.move(self.state, following)
+
+    @property
+    def is_live(self) -> bool:
+        """Say whether calls can go to its upstream as they are."""
+        return self.upstream is not None and self.state in (AttachmentState.IDLE, AttachmentState.TURN)
+
+
+@dataclass(slots=True)
+class Request:
+    """A client's request on its way: as it came, with what the method table and the params say of it."""
+
+    id: RequestId
+    method: str
+    params: Raw | UnsetType
+    row: Method | None
+    session_ids: list[str] = field(default_factory=list)
+
+    def object(self) -> dict[str, Any]:
+        """Return the decoded params. Raises errors.InvalidParams if they are no object."""
+        return messages.params_object(self.params)
+
+    @property
+    def session_id(self) -> str | None:
+        """Return the first session it names."""
+        return self.session_ids[0] if self.session_ids else None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a runtime that waits for the client's answer."""
+
+    upstream: Upstream
+    request_id: RequestId
+
+
+class Client:
+    """The state of one authenticated client link."""
+
+    def __init__(self, link: Link, greeting: Greeting, introduction: dict[str, Any], services: Services) -> None:
+        self.link = link
+        principal = greeting.principal
+        self.principal = principal
+        self.proof = greeting.proof
+        self.introduction = introduction
+        self.services = services
+        self.number = next(_numbers)
+        self.realm: Realm = placement.realm_of(principal.owner, principal.policy)
+        self.upstreams: dict[str, Upstream] = {}
+        self.attachments: dict[str, Attachment] = {}
+        self.asked: Correlation[Asked] = Correlation(services.settings.max_requests_in_flight)
+        #: Provider roles and the like, in order: a fresh runtime is told them again before any session.
+        self.registrations: dict[str, Raw | UnsetType] = {}
+        self.pump: Callable[[Upstream], Coroutine[Any, Any, None]] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._opening = asyncio.Lock()
+        self.log = _log.bind(link=self.number, tenant=principal.owner.tenant, peer=link.peer)
+
+    @property
+    def owner(self) -> Owner:
+        """Return who calls."""
+        return self.principal.owner
+
+    @property
+    def access(self) -> Access:
+        """Return which column of the method table applies."""
+        return self.principal.policy.access
+
+    @property
+    def is_alone(self) -> bool:
+        """Say whether the runtimes of this realm serve this owner only."""
+        return self.realm.isolation is Isolation.USER
+
+    def refuse(self, request_id: RequestId | None, error: errors.AerodromeError) -> None:
+        """Answer with an error; it leaves with the next flush."""
+        self.link.send(handshake.answer_error(request_id, error))
+
+    def live_upstream(self, session_id: str) -> Upstream | None:
+        """Return the upstream of an attached session, None if a call must look further."""
+        held = self.attachments.get(session_id)
+        return held.upstream if held is not None and held.is_live else None
+
+    async def upstream_for(self, session_id: str | None) -> Upstream:
+        """Return the link to the runtime that holds the session, or to any of the realm for one that is not live.
+
+        Raises:
+            errors.RuntimeUnavailable, errors.OverCapacity, errors.Draining: there is none to be had.
+        """
+        async with self._opening:
+            for _ in range(3):
+                runtime_id = self.services.router.find(session_id) if session_id is not None else None
+                if runtime_id is None and self.upstreams:
+                    return next(iter(self.upstreams.values()))
+                if runtime_id is not None and runtime_id in self.upstreams:
+                    return self.upstreams[runtime_id]
+                handle = await self.services.fleet.acquire(self.realm, runtime_id)
+                try:
+                    return await self._open(handle)
+                except errors.RuntimeUnavailable as error:
+                    # It died since it was last heard of, before its supervisor noticed: have it noticed, take another.
+                    self.services.fleet.retire(handle, error.message)
+                    self.services.router.lose_runtime(handle.runtime_id)
+            raise errors.RuntimeUnavailable("no runtime could be reached in three attempts; try again")
+
+    async def _open(self, handle: RuntimeHandle) -> Upstream:
+        try:
+            upstream = await open_upstream(handle, self.services.settings)
+        except BaseException:
+            self.services.fleet.release(handle)
+            raise
+        assert self.pump is not None
+        self.upstreams[handle.runtime_id] = upstream
+        handle.lost.add_done_callback(lambda _: self.services.router.lose_runtime(handle.runtime_id))
+        self.spawn(self.pump(upstream), f"upstream {handle.runtime_id} of link {self.number}")
+        introduction = self.introduction if handle.token is None else {**self.introduction, "token": handle.token}
+        answer = await upstream.call("connect", introduction)
+        if answer.error is not UNSET:
+            upstream.link.abort()
+            raise errors.RuntimeUnavailable("the runtime refuses our token; check the upstream's token")
+        for method, params in list(self.registrations.items()):
+            await upstream.call(method, messages.params_object(params))
+        return upstream
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a task of this link; it ends with the link at the latest."""
+        task = asyncio.create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def answer_later(self, request_id: RequestId, body: Awaitable[bytes]) -> None:
+        """Send a body when it is ready, or the error that came instead."""
+
+        async def answer() -> None:
+            try:
+                self.link.send(await body)
+            except errors.AerodromeError as error:
+                self.refuse(request_id, error)
+            except Exception:
+                self.log.exception("answer.failed")
+                self.refuse(
+                    request_id, errors.AerodromeError("the gateway failed to finish this answer; its log says why")
+                )
+            self.link.flush()
+
+        self.spawn(answer(), f"answer of link {self.number}")

@@ -1,0 +1,140 @@
+"""Runtime to client: events, lifecycle, requests and answers, in order, and only what its owner may see.
+
+A runtime tells every connection of every session's lifecycle, and may go on calling hooks of a connection that has detached
+(protocol facts 1.5): the check here is ownership, not attachment. In a realm of one user everything is theirs.
+"""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+
+from aerodrome import errors
+from aerodrome.core.attachment import AttachmentState
+from aerodrome.gateway import reattach
+from aerodrome.gateway.client import Asked, Client
+from aerodrome.gateway.upstream import Upstream
+from aerodrome.protocol import messages, methods
+from aerodrome.protocol.messages import Envelope, Peek, PeekParams
+from aerodrome.protocol.methods import Direction, Verdict
+
+_CANCEL = "$/cancelRequest"
+
+
+class Downward:
+    """What one client's upstreams say to it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._stall_seconds = client.services.settings.stall_seconds
+
+    async def pump(self, upstream: Upstream) -> None:
+        """Carry messages until the upstream ends; then settle what it leaves open."""
+        client = self._client
+        try:
+            while batch := await upstream.link.receive():
+                for body in batch:
+                    self.take(upstream, body)
+                client.link.flush()
+                if client.link.is_stalled:
+                    await client.link.drain(self._stall_seconds)
+        except errors.InvalidRequest as error:
+            client.log.error("upstream.broke_framing", reason=error.message)
+        finally:
+            upstream.link.abort()
+            reattach.settle(client, upstream)
+            client.link.flush()
+
+    def take(self, upstream: Upstream, body: bytes) -> None:
+        """Handle one message of a runtime."""
+        peek = messages.peek(body)
+        if peek is None or peek.method is UNSET:
+            self._take_answer(upstream, body, peek)
+        elif peek.id is UNSET:
+            self._take_notification(upstream, body, peek)
+        else:
+            self._take_request(upstream, body, peek)
+
+    def _take_answer(self, upstream: Upstream, body: bytes, peek: Peek | None) -> None:
+        envelope = messages.decode(body)
+        pending = upstream.owed.close(envelope.id if envelope.id is not UNSET else None)
+        if pending is None:
+            return  # late, after its caller gave up
+        if pending.waiter is not None:
+            if not pending.waiter.done():
+                pending.waiter.set_result(envelope)
+        elif pending.client_id is not None:
+            if envelope.error is not UNSET and pending.session_id is not None:
+                self._note_failure(pending.method, pending.session_id)
+            if pending.finish is None:
+                self._client.link.send(messages.response(pending.client_id, envelope))
+            else:
+                self._client.answer_later(pending.client_id, pending.finish(envelope))
+
+    def _note_failure(self, method: str, session_id: str) -> None:
+        held = self._client.attachments.get(session_id)
+        if method == "session.send" and held is not None and held.state is AttachmentState.TURN:
+            held.move(AttachmentState.IDLE)
+
+    def _take_notification(self, upstream: Upstream, body: bytes, peek: Peek) -> None:
+        session_id = _session_of(peek)
+        if peek.method == "session.event" and session_id is not None:
+            if self._may_see(session_id):
+                self._note_turn(session_id, peek)
+                self._client.link.send(body)
+        elif peek.method == "session.lifecycle":
+            if session_id is not None and self._may_see(session_id):
+                self._client.link.send(body)
+        elif peek.method == _CANCEL:
+            self._cancel(upstream, messages.decode(body))
+        elif self._is_forwarded(peek, session_id):
+            self._client.link.send(body)
+
+    def _take_request(self, upstream: Upstream, body: bytes, peek: Peek) -> None:
+        """Pass a runtime's request on under an id of ours: runtimes count theirs per connection, so two would collide."""
+        envelope = messages.decode(body)
+        assert isinstance(envelope.method, str)
+        assert isinstance(envelope.id, (str, int))
+        if not self._is_forwarded(peek, _session_of(peek)):
+            upstream.link.send(messages.failure(envelope.id, -32601, f"Unhandled method {envelope.method}"))
+            upstream.link.flush()
+            return
+        try:
+            request_id = self._client.asked.open(Asked(upstream, envelope.id))
+        except errors.OverCapacity as error:
+            upstream.link.send(messages.failure(envelope.id, -32603, error.message))
+            upstream.link.flush()
+            return
+        self._client.link.send(messages.request(request_id, envelope.method, envelope.params))
+
+    def _cancel(self, upstream: Upstream, envelope: Envelope) -> None:
+        wanted = messages.params_object(envelope.params).get("id")
+        for request_id, asked in self._client.asked.items():
+            if asked == Asked(upstream, wanted):  # type: ignore[arg-type]  # any JSON compares
+                self._client.link.send(messages.notification(_CANCEL, messages.encode({"id": request_id})))
+
+    def _is_forwarded(self, peek: Peek, session_id: str | None) -> bool:
+        assert isinstance(peek.method, str)
+        verdict = methods.judge(peek.method, self._client.access, session_id is not None, Direction.S2C)
+        if verdict is Verdict.DENY:
+            return False
+        return session_id is None or self._may_see(session_id)
+
+    def _may_see(self, session_id: str) -> bool:
+        client = self._client
+        return client.is_alone or client.services.ownership.may_see(session_id, client.owner)
+
+    def _note_turn(self, session_id: str, peek: Peek) -> None:
+        assert isinstance(peek.params, PeekParams)
+        event = peek.params.event
+        held = self._client.attachments.get(session_id)
+        if event is UNSET or held is None or not held.is_live or event.agentId is not None:
+            return
+        if event.type == "session.idle":
+            held.move(AttachmentState.IDLE)
+        elif event.type == "assistant.turn_start":
+            held.move(AttachmentState.TURN)
+
+
+def _session_of(peek: Peek) -> str | None:
+    params = peek.params
+    return params.sessionId if isinstance(params, PeekParams) and isinstance(params.sessionId, str) else None

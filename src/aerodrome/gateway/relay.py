@@ -1,0 +1,265 @@
+"""Client to runtime: every message of a client, judged, checked for ownership, and passed on in order.
+
+The order within a link is kept: a call that has to wait (a runtime to be spawned, a record to be written) holds back the
+requests behind it, but never the client's answers to the runtime, which the waiting may depend on. What comes back is
+`downward`; what is refused never reaches a runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+
+import msgspec
+from msgspec import UNSET
+
+from aerodrome import errors
+from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.policy import Access
+from aerodrome.gateway import calls, reattach, virtual
+from aerodrome.gateway.client import Client, Request
+from aerodrome.gateway.upstream import Finish, Pending, Upstream
+from aerodrome.protocol import hardening, id_paths, messages, methods, missing
+from aerodrome.protocol.messages import Envelope
+from aerodrome.protocol.methods import Verdict
+
+_CANCEL = "$/cancelRequest"
+_MAX_WAITING = 10_000
+_PROVIDER_ROLES = ("sessionFs.setProvider", "llmInference.setProvider")
+_REGISTRATIONS = (*_PROVIDER_ROLES, "registerExtensionLaunchProvider", "plugins.builtin.set")
+Params = msgspec.Raw | bytes | msgspec.UnsetType
+_SENDS = ("session.send", "session.sendMessages")
+_DELETIONS = ("session.delete", "sessions.delete", "sessions.bulkDelete")
+
+
+class _OneSession(msgspec.Struct, gc=False):
+    """Params of nearly every call; strict, so that an id of another type is an error and not a missing id."""
+
+    sessionId: str
+
+
+_decode_one = msgspec.json.Decoder(_OneSession).decode
+
+
+class Relay:
+    """Carries one client's messages to its runtimes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._waiting: deque[Request] = deque()
+        self._working: asyncio.Task[None] | None = None
+
+    async def run(self, rest: list[bytes]) -> None:
+        """Carry messages until the client leaves.
+
+        Raises:
+            errors.InvalidRequest: it broke the framing (the listener answers and closes).
+        """
+        client = self._client
+        batch = rest
+        while True:
+            for body in batch:
+                self._take(body)
+            client.link.flush()
+            for upstream in list(client.upstreams.values()):
+                upstream.link.flush()
+                if upstream.link.is_stalled:
+                    await upstream.link.drain(client.services.settings.stall_seconds)
+            if client.link.is_stalled:
+                await client.link.drain(client.services.settings.stall_seconds)
+            batch = await client.link.receive()
+            if not batch:
+                return
+
+    def _take(self, body: bytes) -> None:
+        try:
+            envelope = messages.decode(body)
+        except errors.InvalidRequest as error:
+            self._client.refuse(None, error)
+            return
+        method, request_id = envelope.method, envelope.id
+        if method is UNSET:
+            self._take_answer(envelope)
+        elif request_id is UNSET or request_id is None:
+            if method == _CANCEL:
+                self._cancel(envelope)
+        else:
+            self._take_request(Request(request_id, method, envelope.params, methods.lookup(method)))
+
+    def _take_request(self, request: Request) -> None:
+        client = self._client
+        if self._working is None:
+            step = self._start(request)
+            if step is not None:
+                self._working = asyncio.create_task(self._work(step), name=f"relay of link {client.number}")
+                client.tasks.add(self._working)
+                self._working.add_done_callback(client.tasks.discard)
+        elif len(self._waiting) >= _MAX_WAITING:
+            client.refuse(
+                request.id, errors.OverCapacity("too many requests wait on this link; wait for answers first")
+            )
+        else:
+            self._waiting.append(request)
+
+    async def _work(self, step: Awaitable[None]) -> None:
+        """Finish a step that waits, then whatever came behind it."""
+        try:
+            await step
+            while self._waiting:
+                following = self._start(self._waiting.popleft())
+                if following is not None:
+                    await following
+        finally:
+            self._working = None
+            self._client.link.flush()
+            for upstream in self._client.upstreams.values():
+                upstream.link.flush()
+
+    def _start(self, request: Request) -> Awaitable[None] | None:
+        """Handle a request now, or return what has to be waited for; errors become its answer either way."""
+        try:
+            step = self._dispatch(request)
+        except errors.AerodromeError as error:
+            self._client.refuse(request.id, error)
+            return None
+        return None if step is None else self._guard(request, step)
+
+    async def _guard(self, request: Request, step: Awaitable[None]) -> None:
+        try:
+            await step
+        except errors.AerodromeError as error:
+            self._client.refuse(request.id, error)
+        except Exception:
+            self._client.log.exception("request.failed", method=request.method)
+            self._client.refuse(
+                request.id, errors.AerodromeError("the gateway failed at this request; its log says why")
+            )
+
+    def _dispatch(self, request: Request) -> Awaitable[None] | None:
+        client = self._client
+        session_id = _named_session(request)
+        verdict = methods.judge(request.method, client.access, session_id is not None)
+        if verdict is Verdict.DENY:
+            raise _denied(request)
+        if request.method == "session.create":
+            return calls.create(client, request)
+        if request.method == "session.resume":
+            return calls.resume(client, request)
+        if verdict is Verdict.VIRTUAL:
+            return virtual.answer(client, request)
+        if session_id is not None and client.access is Access.OPEN:
+            upstream = client.live_upstream(session_id)
+            if upstream is not None and client.services.ownership.is_known_to_be(session_id, client.owner):
+                request.session_ids = [session_id]
+                self._forward(upstream, request, request.params)
+                return None
+        return self._forward_checked(request, verdict)
+
+    async def _forward_checked(self, request: Request, verdict: Verdict) -> None:
+        """Check every session a request names, apply the parameter policy, find the runtime, and forward."""
+        client = self._client
+        params = request.object()
+        row = request.row
+        request.session_ids = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
+        for session_id in request.session_ids:
+            if not calls.may_name(client, await client.services.ownership.find_owner(session_id)):
+                client.link.send(missing.answer(request.id, request.method, session_id))
+                return
+        if verdict is Verdict.POLICY:
+            params = hardening.harden_call(request.method, params, client.principal.policy)
+        upstream = await self._upstream_of(request)
+        # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
+        raw = request.params if client.access is Access.OPEN else messages.encode(params)
+        self._forward(upstream, request, raw)
+
+    async def _upstream_of(self, request: Request) -> Upstream:
+        client, session_id = self._client, request.session_id
+        if session_id is None:
+            return await client.upstream_for(None)
+        held = client.attachments.get(session_id)
+        if held is not None and held.state is AttachmentState.LOST and request.method not in _DELETIONS:
+            return await reattach.bring_back(client, held)
+        return client.live_upstream(session_id) or await client.upstream_for(session_id)
+
+    def _forward(self, upstream: Upstream, request: Request, params: Params) -> None:
+        first = request.session_id
+        upstream.forward(Pending(request.method, request.id, first, self._finish_of(upstream, request, params)), params)
+        held = self._client.attachments.get(first) if first is not None else None
+        if first is not None and request.method in _SENDS:
+            self._client.services.ownership.touch(first)
+            if held is not None and held.is_live:
+                held.move(AttachmentState.TURN)
+        elif held is not None and request.method == "session.options.update":
+            held.options |= messages.params_object(msgspec.Raw(bytes(params or b"{}")))
+
+    def _finish_of(self, upstream: Upstream, request: Request, params: Params) -> Finish | None:
+        """Return what must happen when the answer comes, None for nearly every call."""
+        client, row = self._client, request.row
+        if request.method in ("session.detach", "session.destroy"):
+            return calls.detach_finish(client, request)
+        if request.method in _DELETIONS:
+            return calls.delete_finish(client, request)
+        if request.method == "sessions.close":
+            return calls.close_finish(client, request)
+        if request.method in _REGISTRATIONS:
+            return self._registration_finish(upstream, request, params)
+        if row is not None and row.born_ids:
+            return calls.birth_finish(client, request, row)
+        if row is not None and row.verdict(client.access) is Verdict.FILTER:
+            return calls.filter_finish(client, request, row)
+        return None
+
+    def _registration_finish(self, upstream: Upstream, request: Request, params: Params) -> Finish:
+        async def finish(answer: Envelope) -> bytes:
+            if answer.error is UNSET:
+                self._client.registrations[request.method] = msgspec.Raw(bytes(params or b"{}"))
+                if request.method in _PROVIDER_ROLES:
+                    upstream.provider_roles.add(request.method)
+            return messages.response(request.id, answer)
+
+        return finish
+
+    def _take_answer(self, envelope: Envelope) -> None:
+        """Give a runtime the client's answer under the id the runtime knows; unasked answers go nowhere."""
+        asked = self._client.asked.close(envelope.id if envelope.id is not UNSET else None)
+        if asked is not None:
+            asked.upstream.link.send(messages.response(asked.request_id, envelope))
+
+    def _cancel(self, envelope: Envelope) -> None:
+        try:
+            wanted = messages.params_object(envelope.params).get("id")
+        except errors.InvalidParams:
+            return
+        for upstream in self._client.upstreams.values():
+            for request_id, pending in upstream.owed.items():
+                if wanted is not None and pending.client_id == wanted and type(pending.client_id) is type(wanted):
+                    upstream.link.send(messages.notification(_CANCEL, messages.encode({"id": request_id})))
+
+
+def _named_session(request: Request) -> str | None:
+    """Return the session of a call that names one plainly; None for those that name none, several, or elsewhere.
+
+    Raises:
+        errors.InvalidParams: a session-scoped call without a usable id.
+    """
+    row = request.row
+    plain = row is None or (len(row.session_ids) == 1 and row.session_ids[0].steps == ("sessionId",))
+    if not plain or request.params is UNSET:
+        return None
+    try:
+        return _decode_one(request.params).sessionId
+    except (msgspec.DecodeError, RecursionError):
+        if row is None or row.session_ids[0].optional:
+            return None
+        raise errors.InvalidParams("expected sessionId to be a string; name the session") from None
+
+
+def _denied(request: Request) -> errors.AerodromeError:
+    if request.row is None:
+        return errors.MethodUnknown(f"Unhandled method {request.method}")
+    reason = request.row.reason
+    why = f": {reason}" if reason not in ("", "-") else ""
+    return errors.PolicyRejected(
+        f"{request.method} is refused by the policy of this tenant{why}", method=request.method
+    )

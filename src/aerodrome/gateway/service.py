@@ -1,0 +1,90 @@
+"""The gateway for tenants: handshake, then a relay for each client link; and who of an owner's links hears what.
+
+`serve` is what the listener runs for each link. Closing a link closes its upstream links at once (client loss policy `close`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import UNSET
+
+from aerodrome.core.placement import Realm
+from aerodrome.core.policy import Access
+from aerodrome.gateway import handshake
+from aerodrome.gateway.admission import Admission
+from aerodrome.gateway.client import Client, Services
+from aerodrome.gateway.downward import Downward
+from aerodrome.gateway.relay import Relay
+from aerodrome.protocol import messages
+from aerodrome.protocol.messages import PeekParams
+from aerodrome.transport.link import Link
+
+#: Members of `connect` that would have one tenant told about, or act for, a whole runtime.
+_GUARDED_CONNECT = ("entra", "enableGitHubTelemetryForwarding")
+
+
+class TenantGateway:
+    """Serves the client links of many tenants."""
+
+    def __init__(self, services: Services, admission: Admission) -> None:
+        self._services = services
+        self._admission = admission
+        self._clients: dict[str, set[Client]] = {}
+        services.fleet.subscribe(self._broadcast)
+
+    async def serve(self, link: Link) -> None:
+        """Serve one client link until it ends."""
+        greeting = await handshake.greet(link, self._admission, self._services.settings)
+        if greeting is None:
+            return
+        introduction = dict(greeting.params)
+        if greeting.principal.policy.access is Access.GUARDED:
+            for member in _GUARDED_CONNECT:
+                introduction.pop(member, None)
+        client = Client(link, greeting, introduction, self._services)
+        client.pump = Downward(client).pump
+        if greeting.request_id is not None:
+            result = handshake.connect_result(greeting.params, self._services.fleet.version)
+            link.send(messages.result(greeting.request_id, result))
+        self._clients.setdefault(client.realm.key, set()).add(client)
+        try:
+            await Relay(client).run(greeting.rest)
+        finally:
+            self._forget(client)
+            await _release(client)
+
+    def _forget(self, client: Client) -> None:
+        peers = self._clients.get(client.realm.key)
+        if peers is not None:
+            peers.discard(client)
+            if not peers:
+                del self._clients[client.realm.key]
+
+    def _broadcast(self, realm: Realm, runtime_id: str, body: bytes) -> None:
+        """Tell links without an upstream to that runtime what its lifecycle broadcast says of their owner's sessions."""
+        clients = self._clients.get(realm.key)
+        if not clients:
+            return
+        peek = messages.peek(body)
+        params = peek.params if peek is not None else UNSET
+        if not isinstance(params, PeekParams) or not isinstance(params.sessionId, str):
+            return
+        for client in clients:
+            hears = client.is_alone or self._services.ownership.may_see(params.sessionId, client.owner)
+            # A stalled client misses it: lifecycle is a hint, and memory for it would have no bound.
+            if hears and runtime_id not in client.upstreams and not client.link.is_stalled:
+                client.link.send(body)
+                client.link.flush()
+
+
+async def _release(client: Client) -> None:
+    """Close what a client link leaves: its upstream links at once, then the tasks that served it."""
+    for upstream in list(client.upstreams.values()):
+        upstream.link.abort()
+    for task in list(client.tasks):
+        task.cancel()
+    if client.tasks:
+        await asyncio.wait(list(client.tasks))
+    for session_id in list(client.attachments):
+        client.services.router.detach(session_id, client.number)

@@ -1,0 +1,48 @@
+"""The stores that the contract suites run over: one fixture per port family, one parameter per adapter."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
+from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.sessions import SqlSessionRegistry
+from aerodrome.adapters.sql.tenants import SqlTenantStore
+
+from .registry_suite import FixedClock, Stores
+
+
+@contextlib.asynccontextmanager
+async def open_sqlite(path) -> AsyncIterator[Stores]:
+    database = await engine.open_database(f"sqlite:///{path}")
+    try:
+        await migrate.migrate(database)
+        yield Stores(SqlSessionRegistry(database), SqlTenantStore(database, FixedClock()), SqlKeyStore(database))
+    finally:
+        await database.aclose()
+
+
+def memory() -> Stores:
+    keys = MemoryKeyStore()
+    return Stores(MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def twins(request, tmp_path):
+    """Two ways to the same stores: for SQLite two engines on one file, as two processes have."""
+    if request.param == "memory":
+        stores = memory()
+        yield stores, stores
+        return
+    path = tmp_path / "registry.db"
+    async with open_sqlite(path) as one, open_sqlite(path) as other:
+        yield one, other
+
+
+@pytest.fixture
+def stores(twins):
+    return twins[0]
