@@ -1,0 +1,49 @@
+# Two commands: `make demo` (run it) and `make test` (test it). Each does all of its own set-up; nothing is installed outside
+# this directory but the Copilot runtime, which goes into the user's cache once.
+PYTHON ?= python3
+BIN := .venv/bin
+NODE_TESTS := tests/e2e/node
+
+.PHONY: help demo test lint check bench setup clean
+help:
+	@echo "make demo   run a gateway with a demo model and two programs to try"
+	@echo "make test   run the whole test suite on the real runtime"
+	@echo "make lint   formatting, lint, types, layers"
+	@echo "make bench  measure the gateway's overhead"
+
+demo: $(BIN)/.runtime
+	@$(BIN)/aerodrome demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+bench: setup
+	$(BIN)/python bench/overhead.py
+
+setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed
+
+$(BIN)/.installed: requirements/dev.lock requirements/uv.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/dev.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+$(BIN)/.runtime: $(BIN)/.installed
+	$(BIN)/aerodrome runtime install
+	touch $@
+
+$(NODE_TESTS)/node_modules/.installed: $(NODE_TESTS)/package-lock.json
+	cd $(NODE_TESTS) && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error
+	touch $@
+
+clean:
+	rm -rf .venv $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
