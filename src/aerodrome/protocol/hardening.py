@@ -47,10 +47,10 @@ _FORCED: Params = {
 }
 
 #: Sent with `session.options.update` after every create and resume: the half of `mode: "empty"` that create cannot carry.
+#: Without `includedBuiltinSkills`, which costs 9 ms of each create (measured) and adds nothing where `enableSkills` is false.
 OPTIONS_AFTER_OPEN: Params = {
     "coauthorEnabled": False,
     "customAgentsLocalOnly": True,
-    "includedBuiltinSkills": [],
     "installedPlugins": [],
     "manageScheduleEnabled": False,
     "skipCustomInstructions": True,
