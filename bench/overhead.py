@@ -2,9 +2,10 @@
 
     python bench/overhead.py [--sessions 25] [--turns 4] [--rounds 3]
 
-Part one: the real runtime, with a raw client, the Python SDK and the Node SDK; rounds alternate between direct and through, so
-that a drift of the machine meets both. Part two: a null runtime, for frames per second and added latency, with a plain TCP proxy
-(HAProxy or nginx, whichever is installed) beside the gateway. Ratios are what to compare; milliseconds are this machine's.
+Part one: the real runtime, with a raw client, the Python SDK and the Node SDK: direct, through the transparent gateway
+before that same runtime, and through the tenant gateway in both isolations. Rounds alternate, so that a drift of the machine
+meets all. Part two: a null runtime, for frames per second and added latency, with a plain TCP proxy (HAProxy or nginx,
+whichever is installed) beside the gateway. Ratios are what to compare; milliseconds are this machine's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from dataclasses import replace
 
 import clients
 import proxies
-from aerodrome import demo
 from aerodrome.transport import control
 from clients import Target, Times
 
@@ -40,36 +40,40 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e3
 
 
-async def compare(name: str, direct: Target, through: Target, options: argparse.Namespace) -> None:
-    """Measure one client both ways and print its rows."""
-    merged: dict[str, Times] = {"direct": defaultdict(list), "gateway": defaultdict(list)}
+async def compare(name: str, ways: dict[str, Target], options: argparse.Namespace) -> None:
+    """Measure one client every way, in alternating rounds, and print its rows."""
+    merged: dict[str, Times] = {way: defaultdict(list) for way in ways}
     measure = CLIENTS[name]
-    for target in (direct, through):
+    for target in ways.values():
         await measure(target, 2, 1)
     for _ in range(options.rounds):
-        for way, target in (("direct", direct), ("gateway", through)):
+        for way, target in ways.items():
             for call, values in (await measure(target, options.sessions, options.turns)).items():
                 merged[way][call] += values
     for call in ("create", "turn", "ping"):
-        rows = {way: merged[way][call] for way in merged}
-        ratio = statistics.median(rows["gateway"]) / statistics.median(rows["direct"])
-        for way, values in rows.items():
-            figures = "".join(f"{percentile(values, share):9.2f}" for share in (0.5, 0.95, 0.99))
-            tail = ""
-            if way == "gateway":
-                bound = f" (bound {BOUNDS[name]:.2f})" if call != "ping" else ""
-                tail = f"   {ratio:5.2f} of direct{bound}"
-            print(f"{name:<11} {call:<7} {way:<8}{len(values):5} {figures}{tail}")
+        direct = statistics.median(merged["direct"][call])
+        for way, times in merged.items():
+            figures = "".join(f"{percentile(times[call], share):9.2f}" for share in (0.5, 0.95, 0.99))
+            bound = "" if call == "ping" else f" (bound {BOUNDS[name]:.2f})"
+            tail = "" if way == "direct" else f"   {statistics.median(times[call]) / direct:5.2f} of direct{bound}"
+            print(f"{name:<11} {call:<7} {way:<12}{len(times[call]):5} {figures}{tail}", flush=True)
 
 
 async def real_runtime(options: argparse.Namespace) -> None:
     """Print part one."""
     print("real runtime, p50 / p95 / p99 in ms")
-    async with demo.open_model() as model, proxies.runtime() as port, proxies.gateway(port) as gateway_port:
-        direct = Target(port, proxies.UPSTREAM_TOKEN, model)
-        through = replace(direct, port=gateway_port, token=proxies.TOKEN)
+    async with proxies.demo() as running, proxies.runtime() as port, proxies.gateway(port) as gateway_port:
+        direct = Target(port, proxies.UPSTREAM_TOKEN, running["model"])
+        demo_port = int(running["sdk"].rpartition(":")[2])
+        tokens = {principal["isolation"]: principal["token"] for principal in running["principals"]}
+        ways = {
+            "direct": direct,
+            "transparent": replace(direct, port=gateway_port, token=proxies.TOKEN),
+            "user": replace(direct, port=demo_port, token=tokens["user"]),
+            "shared": replace(direct, port=demo_port, token=tokens["shared"]),
+        }
         for name in CLIENTS:
-            await compare(name, direct, through, options)
+            await compare(name, ways, options)
 
 
 async def flood(port: int, token: str) -> tuple[float, list[float]]:

@@ -12,6 +12,9 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from aerodrome.adapters.distribution import install
 
@@ -79,6 +82,16 @@ async def gateway(upstream_port: int) -> AsyncIterator[int]:
     environment = {"AERODROME_CLIENT_TOKEN": TOKEN, "AERODROME_UPSTREAM_TOKEN": UPSTREAM_TOKEN}
     async with process(sys.executable, *argv, "--policy", "transparent", environment=environment) as started:
         yield await port_of(started)
+
+
+@asynccontextmanager
+async def demo() -> AsyncIterator[dict[str, Any]]:
+    """Run the demo (tenant gateway, model, users); yield what it says of itself."""
+    async with process(sys.executable, "-m", "aerodrome", "demo", "--json", "--sdk-port", "0") as started:
+        assert started.stdout is not None
+        async with asyncio.timeout(60):
+            described: dict[str, Any] = msgspec.json.decode(await started.stdout.readline())
+        yield described
 
 
 @asynccontextmanager

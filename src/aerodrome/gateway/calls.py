@@ -6,6 +6,7 @@ a create that fails gives the id back. Each function here forwards one request a
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -16,6 +17,7 @@ from aerodrome import errors
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
+from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
@@ -42,14 +44,16 @@ async def create(client: Client, request: Request) -> None:
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_create(params, client.principal.policy)
-    claim = await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+    claiming = asyncio.ensure_future(client.services.ownership.claim(session_id, client.owner, client.realm.key))
     try:
+        if not client.is_alone:
+            # A runtime that others use must not hear of an id before it is known not to be theirs: create would join it.
+            await claiming
         upstream = await client.upstream_for(session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
     except BaseException:
-        if claim.created:
-            await client.services.ownership.forget(session_id, client.owner)
+        await _unclaim(client, claiming)
         raise
     held = _hold(client, session_id, upstream)
     held.create, held.resume, held.options = params, None, {}
@@ -57,12 +61,25 @@ async def create(client: Client, request: Request) -> None:
     async def finish(answer: Envelope) -> bytes:
         if answer.error is not UNSET:
             _let_go(client, session_id)
-            if claim.created:
-                await client.services.ownership.forget(session_id, client.owner)
+            await _unclaim(client, claiming)
             return messages.response(request.id, answer)
+        try:
+            await claiming
+        except errors.AerodromeError:
+            # Only where the runtime is the caller's alone: the session is its own, but the id is another's elsewhere.
+            await upstream.call("session.detach", {"sessionId": session_id})
+            _let_go(client, session_id)
+            raise
         return await _opened(client, held, upstream, answer, request)
 
     _forward(upstream, request, session_id, params, finish)
+
+
+async def _unclaim(client: Client, claiming: asyncio.Future[Claim]) -> None:
+    """Give back an id that this create claimed and did not come to use."""
+    await asyncio.wait((claiming,))
+    if not claiming.cancelled() and claiming.exception() is None and claiming.result().created:
+        await client.services.ownership.forget(claiming.result().record.session_id, client.owner)
 
 
 async def _create_in_cloud(client: Client, request: Request, params: dict[str, Any]) -> None:
@@ -119,9 +136,7 @@ async def resume(client: Client, request: Request) -> None:
     _forward(upstream, request, session_id, params, finish)
 
 
-async def _opened(
-    client: Client, held: Attachment, upstream: Upstream, answer: Envelope, request: Request
-) -> bytes:
+async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: Envelope, request: Request) -> bytes:
     """Finish a successful create or resume: lock down what only `session.options.update` can, then let the client know."""
     client.services.ownership.touch(held.session_id)
     if client.access is Access.GUARDED:

@@ -44,6 +44,13 @@ class FrameDecoder:
         """Return how many bytes of an incomplete frame are held."""
         return len(self._buffer)
 
+    def take_rest(self) -> bytes:
+        """Return the bytes of an incomplete frame and forget them."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._body_at = self._frame_end = 0
+        return rest
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take received bytes; return the bodies completed by them, in order.
 
@@ -72,14 +79,10 @@ class FrameDecoder:
         at, size = 0, len(data)
         self._body_at = self._frame_end = 0
         while at < size:
-            end = data.find(_END, at, at + MAX_HEADER_BYTES)
-            if end >= 0 and data.startswith(_PREFIX, at) and data[at + 16 : end].isdigit():
-                length, body_at = self._check_size(int(data[at + 16 : end])), end + 4
-            else:
-                found = self._slow_header(data, at)
-                if found is None:
-                    return at
-                length, body_at = found
+            found = read_header(data, at, self.max_frame_bytes)
+            if found is None:
+                return at
+            length, body_at = found
             if body_at + length > size:
                 self._body_at, self._frame_end = body_at - at, body_at - at + length
                 return at
@@ -87,43 +90,58 @@ class FrameDecoder:
             at = body_at + length
         return at
 
-    def _slow_header(self, data: bytes, at: int) -> tuple[int, int] | None:
-        """Read a header block line by line; None while it is incomplete."""
-        length: int | None = None
-        line_at, limit = at, at + MAX_HEADER_BYTES
-        while True:
-            newline = data.find(b"\n", line_at, limit)
-            if newline < 0:
-                if len(data) >= limit:
-                    raise errors.ParseFailed(f"expected a frame header, found {MAX_HEADER_BYTES} bytes without its end")
-                return None
-            line = data[line_at:newline].removesuffix(b"\r")
-            line_at = newline + 1
-            if line:
-                length = self._read_line(line, length)
-            elif length is None:
-                raise errors.ParseFailed("expected a Content-Length header, found none")
-            else:
-                return length, line_at
 
-    def _read_line(self, line: bytes, length: int | None) -> int | None:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            raise errors.ParseFailed("expected 'Content-Length: N', found a header line without ':'")
-        if name.strip().lower() != b"content-length":
-            return length
-        digits = value.strip()
-        if not digits.isdigit() or len(digits) > 20:
-            raise errors.ParseFailed("expected digits after Content-Length, found something else")
-        found = self._check_size(int(digits))
-        if length is not None and length != found:
-            raise errors.ParseFailed("expected one Content-Length, found two that differ")
-        return found
+def read_header(data: bytes, at: int, max_frame_bytes: int) -> tuple[int, int] | None:
+    """Read the frame header at `at`; return its body's length and where that begins, None while it is incomplete.
 
-    def _check_size(self, length: int) -> int:
-        if length > self.max_frame_bytes:
-            raise errors.FrameTooLarge(
-                f"a frame of {length} bytes is over the limit of {self.max_frame_bytes}; send less at once",
-                limit_bytes=self.max_frame_bytes,
-            )
+    Raises:
+        errors.ParseFailed: it is no header. errors.FrameTooLarge: it announces more than the limit.
+    """
+    end = data.find(_END, at, at + MAX_HEADER_BYTES)
+    if end >= 0 and data.startswith(_PREFIX, at) and data[at + 16 : end].isdigit():
+        return _check_size(int(data[at + 16 : end]), max_frame_bytes), end + 4
+    return _slow_header(data, at, max_frame_bytes)
+
+
+def _slow_header(data: bytes, at: int, max_frame_bytes: int) -> tuple[int, int] | None:
+    """Read a header block line by line; None while it is incomplete."""
+    length: int | None = None
+    line_at, limit = at, at + MAX_HEADER_BYTES
+    while True:
+        newline = data.find(b"\n", line_at, limit)
+        if newline < 0:
+            if len(data) >= limit:
+                raise errors.ParseFailed(f"expected a frame header, found {MAX_HEADER_BYTES} bytes without its end")
+            return None
+        line = data[line_at:newline].removesuffix(b"\r")
+        line_at = newline + 1
+        if line:
+            length = _read_line(line, length, max_frame_bytes)
+        elif length is None:
+            raise errors.ParseFailed("expected a Content-Length header, found none")
+        else:
+            return length, line_at
+
+
+def _read_line(line: bytes, length: int | None, max_frame_bytes: int) -> int | None:
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise errors.ParseFailed("expected 'Content-Length: N', found a header line without ':'")
+    if name.strip().lower() != b"content-length":
         return length
+    digits = value.strip()
+    if not digits.isdigit() or len(digits) > 20:
+        raise errors.ParseFailed("expected digits after Content-Length, found something else")
+    found = _check_size(int(digits), max_frame_bytes)
+    if length is not None and length != found:
+        raise errors.ParseFailed("expected one Content-Length, found two that differ")
+    return found
+
+
+def _check_size(length: int, max_frame_bytes: int) -> int:
+    if length > max_frame_bytes:
+        raise errors.FrameTooLarge(
+            f"a frame of {length} bytes is over the limit of {max_frame_bytes}; send less at once",
+            limit_bytes=max_frame_bytes,
+        )
+    return length

@@ -137,6 +137,14 @@ _SEND_MEMBERS = _names(
     """
 )
 _ATTACHMENTS = ("blob", "selection")
+#: Answers to a permission request that end with the session, in the old and the new words of the runtime's schema.
+_DECISIONS = _names(
+    """
+    approve-once approve-for-session reject user-not-available approved approved-for-session cancelled
+    denied-by-rules denied-no-approval-rule-and-could-not-request-from-user denied-interactively-by-user
+    denied-by-content-exclusion-policy denied-by-permission-request-hook
+    """
+)
 _CREDENTIAL_HEADERS = ("authorization", "api-key", "x-api-key", "host", "cookie", "proxy-authorization")
 
 
@@ -389,6 +397,23 @@ def _add_providers(params: Params, policy: Policy) -> Params:
     return _rebuild(params, policy, frozenset({"sessionId", "models"}), {"providers": _providers})
 
 
+def _decision(name: str, value: Any, policy: Policy) -> Any:
+    decision = _object(name, value)
+    kind = decision.get("kind")
+    if kind not in _DECISIONS:
+        raise errors.PolicyRejected(
+            f"parameter {name}.kind is refused: {kind!r} is not a decision for this request or this session alone; "
+            "use approve-once, approve-for-session or reject",
+            parameter=f"{name}.kind",
+        )
+    return decision
+
+
+def _decide_permission(params: Params, policy: Policy) -> Params:
+    """Let a client decide for its session; what is kept beyond it, or opens host directories, is refused."""
+    return _rebuild(params, policy, frozenset({"sessionId", "requestId", "decisionContext"}), {"result": _decision})
+
+
 def _approve_all(params: Params, policy: Policy) -> Params:
     """Let a client approve everything: all that is left to approve are its own tools and allowed MCP servers."""
     return _rebuild(params, policy, frozenset({"sessionId", "enabled"}), {})
@@ -401,5 +426,6 @@ _CALLS: dict[str, Callable[[Params, Policy], Params]] = {
     "session.options.update": _update_options,
     "session.model.switchTo": _switch_model,
     "session.provider.add": _add_providers,
+    "session.permissions.handlePendingPermissionRequest": _decide_permission,
     "session.permissions.setApproveAll": _approve_all,
 }

@@ -29,7 +29,7 @@ class Link(asyncio.Protocol):
     """A connection that sends and receives message bodies. One task reads; any may send."""
 
     def __init__(self, max_frame_bytes: int, on_open: Callable[[Link], None] | None = None) -> None:
-        self._decoder: framing.FrameDecoder | None = framing.FrameDecoder(max_frame_bytes)
+        self._decoder = framing.FrameDecoder(max_frame_bytes)
         self._on_open = on_open
         self._frames: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -38,6 +38,10 @@ class Link(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._ended = False
+        self._stays_half_open = False
+        self._has_eof = False
+        self._take_bytes: Callable[[bytes], None] | None = None
+        self._take_end: Callable[[], None] = _nothing
         self._fault: errors.InvalidRequest | None = None
         self._transport: asyncio.Transport | None = None
         self._quickack: Callable[[], None] = _nothing
@@ -54,24 +58,29 @@ class Link(asyncio.Protocol):
             self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
-        """Cut frames, acknowledge, wake the reader."""
+        """Acknowledge, then cut frames and wake the reader, or hand the bytes over."""
         self._quickack()
+        if self._take_bytes is not None:
+            self._take_bytes(data)
+            return
         if self._fault is not None:
             return  # whatever follows a broken header has no frame boundaries
-        if self._decoder is None:
-            self._take(data)
-        else:
-            try:
-                for body in self._decoder.feed(data):
-                    self._take(body)
-            except errors.InvalidRequest as fault:
-                self._fault = fault
-                self._pause_reading()
+        try:
+            for body in self._decoder.feed(data):
+                self._take(body)
+        except errors.InvalidRequest as fault:
+            self._fault = fault
+            self.pause_reading()
         self._wake()
 
     def eof_received(self) -> bool:
-        """Treat a half-closed peer as gone, as the runtime does."""
-        return False
+        """Treat a half-closed peer as gone, unless the owner asked for more."""
+        if not self._stays_half_open:
+            return False
+        self._has_eof = True
+        self._wake()
+        self._take_end()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake everyone who waits on this link."""
@@ -112,12 +121,32 @@ class Link(asyncio.Protocol):
 
     def limit_frames(self, max_frame_bytes: int) -> None:
         """Change the limit for frames whose header has not come yet."""
-        if self._decoder is not None:
-            self._decoder.max_frame_bytes = max_frame_bytes
+        self._decoder.max_frame_bytes = max_frame_bytes
 
-    def stop_framing(self) -> None:
-        """Hand on bytes as they come from now on; only where nothing is half received."""
-        self._decoder = None
+    def stay_half_open(self) -> None:
+        """Go on sending to a peer that sends no more: its owner closes."""
+        self._stays_half_open = True
+
+    def hand_over(self, take_bytes: Callable[[bytes], None], take_end: Callable[[], None]) -> None:
+        """Give received bytes to `take_bytes` from now on, as they come and framed; `take_end` hears that there are no more.
+
+        Both are called from within the event loop's read, with no task in between. What came before and was not returned by
+        `receive` is given first, before this returns. `take_end` may be called twice, and not at all once `closed` is done.
+
+        Raises:
+            errors.InvalidRequest: the peer broke the framing before.
+        """
+        if self._fault is not None:
+            raise self._fault
+        self._take_bytes, self._take_end = take_bytes, take_end
+        early = b"".join(map(framing.encode, self._frames)) + self._decoder.take_rest()
+        self._frames.clear()
+        self._queued_bytes = 0
+        self.resume_reading()
+        if early:
+            take_bytes(early)
+        if self._has_eof:
+            take_end()
 
     async def receive(self) -> list[bytes]:
         """Return all frames that have come, waiting for the first; an empty list means the link has ended.
@@ -128,7 +157,7 @@ class Link(asyncio.Protocol):
         while not self._frames:
             if self._fault is not None:
                 raise self._fault
-            if self._ended:
+            if self._ended or self._has_eof:
                 return []
             self._wakeup = asyncio.get_running_loop().create_future()
             try:
@@ -138,7 +167,7 @@ class Link(asyncio.Protocol):
         batch = list(self._frames)
         self._frames.clear()
         self._queued_bytes = 0
-        self._resume_reading()
+        self.resume_reading()
         return batch
 
     def send(self, body: bytes) -> None:
@@ -146,9 +175,25 @@ class Link(asyncio.Protocol):
         self._outgoing.append(framing.header(len(body)))
         self._outgoing.append(body)
 
-    def send_raw(self, data: bytes) -> None:
-        """Collect bytes that are framed already."""
-        self._outgoing.append(data)
+    def write(self, data: bytes) -> None:
+        """Write bytes that are framed already, at once, after what was collected; a closing link drops them."""
+        if self._outgoing:
+            self.flush()
+        if not self.is_closing and self._transport is not None:
+            self._transport.write(data)
+
+    def send_end(self) -> None:
+        """Tell the peer that nothing more comes, after what was sent; go on receiving."""
+        self.flush()
+        if not self.is_closing and self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def when_writable(self, call: Callable[[], None]) -> None:
+        """Call back once a stalled peer has read enough, or has gone."""
+        if self._writable is None:
+            asyncio.get_running_loop().call_soon(call)
+        else:
+            self._writable.add_done_callback(lambda _: call())
 
     def flush(self) -> None:
         """Write what was collected, in one call; a closing link drops it."""
@@ -178,21 +223,23 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _take(self, body: bytes) -> None:
-        self._frames.append(body)
-        self._queued_bytes += len(body)
-        if self._queued_bytes > _QUEUE_BYTES:
-            self._pause_reading()
-
-    def _pause_reading(self) -> None:
+    def pause_reading(self) -> None:
+        """Leave what comes to the kernel for now: the peer notices when its window is full."""
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
 
-    def _resume_reading(self) -> None:
+    def resume_reading(self) -> None:
+        """Read again, unless the framing was broken."""
         if self._reading_paused and self._fault is None and not self.is_closing and self._transport is not None:
             self._reading_paused = False
             self._transport.resume_reading()
+
+    def _take(self, body: bytes) -> None:
+        self._frames.append(body)
+        self._queued_bytes += len(body)
+        if self._queued_bytes > _QUEUE_BYTES:
+            self.pause_reading()
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
