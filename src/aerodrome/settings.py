@@ -52,7 +52,7 @@ class LimitsSection(_Section):
 
     max_links: int = Field(default=10_000, ge=1)
     handshake_seconds: float = Field(default=10.0, gt=0)
-    handshake_frame_bytes: int = Field(default=64 * 1024, ge=1024)
+    handshake_frame_bytes: int = Field(default=16 * 1024, ge=1024)
     failed_tokens: int = Field(default=16, ge=1)
     max_frame_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
     max_requests_in_flight: int = Field(default=10_000, ge=1)

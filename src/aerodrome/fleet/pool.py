@@ -131,8 +131,13 @@ class RuntimePool:
             await runtime.stop(handle, "the gateway is stopping")
             raise errors.Draining("this gateway is stopping; connect again to reach another")
         runtimes.ready[handle.runtime_id] = _Placed(runtime, handle)
-        handle.lost.add_done_callback(lambda _: runtimes.ready.pop(handle.runtime_id, None))
+        handle.lost.add_done_callback(lambda _: self._forget(handle))
         return handle
+
+    def _forget(self, handle: RuntimeHandle) -> None:
+        runtimes = self._realms.get(handle.realm.key)
+        if runtimes is not None:
+            runtimes.ready.pop(handle.runtime_id, None)
 
     def _count_link(self, placed: _Placed) -> RuntimeHandle:
         if placed.idle_timer is not None:

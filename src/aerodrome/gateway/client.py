@@ -157,25 +157,33 @@ class Client:
                 if runtime_id is not None and runtime_id in self.upstreams:
                     return self.upstreams[runtime_id]
                 handle = await self.services.fleet.acquire(self.realm, runtime_id)
-                try:
-                    return await self._open(handle)
-                except errors.RuntimeUnavailable as error:
-                    # It died since it was last heard of, before its supervisor noticed: have it noticed, take another.
-                    self.services.fleet.retire(handle, error.message)
-                    self.services.router.lose_runtime(handle.runtime_id)
+                upstream = await self._connect(handle)
+                if upstream is not None:
+                    return await self._introduce(upstream)
             raise errors.RuntimeUnavailable("no runtime could be reached in three attempts; try again")
 
-    async def _open(self, handle: RuntimeHandle) -> Upstream:
+    async def _connect(self, handle: RuntimeHandle) -> Upstream | None:
+        """Open a link to a runtime, or have its death noticed before its supervisor does."""
         try:
             upstream = await open_upstream(handle, self.services.settings)
+        except errors.RuntimeUnavailable as error:
+            self.services.fleet.release(handle)
+            self.services.fleet.retire(handle, error.message)
+            self.services.router.lose_runtime(handle.runtime_id)
+            return None
         except BaseException:
             self.services.fleet.release(handle)
             raise
         assert self.pump is not None
         self.upstreams[handle.runtime_id] = upstream
-        handle.lost.add_done_callback(lambda _: self.services.router.lose_runtime(handle.runtime_id))
+        self.services.router.watch(handle.runtime_id, handle.lost)
         self.spawn(self.pump(upstream), f"upstream {handle.runtime_id} of link {self.number}")
-        introduction = self.introduction if handle.token is None else {**self.introduction, "token": handle.token}
+        return upstream
+
+    async def _introduce(self, upstream: Upstream) -> Upstream:
+        """Say who is calling, and repeat what this link had registered with an earlier runtime."""
+        token = upstream.handle.token
+        introduction = self.introduction if token is None else {**self.introduction, "token": token}
         answer = await upstream.call("connect", introduction)
         if answer.error is not UNSET:
             upstream.link.abort()

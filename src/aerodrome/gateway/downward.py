@@ -18,6 +18,8 @@ from aerodrome.protocol.messages import Envelope, Peek, PeekParams
 from aerodrome.protocol.methods import Direction, Verdict
 
 _CANCEL = "$/cancelRequest"
+#: Events that only a running turn sends; a link that attached in its middle sees no `assistant.turn_start`.
+_TURN_EVENTS = ("assistant.turn_start", "assistant.message", "assistant.streaming", "tool.execution")
 
 
 class Downward:
@@ -121,17 +123,18 @@ class Downward:
 
     def _may_see(self, session_id: str) -> bool:
         client = self._client
-        return client.is_alone or client.services.ownership.may_see(session_id, client.owner)
+        known = client.is_alone or session_id in client.attachments
+        return known or client.services.ownership.may_see(session_id, client.owner)
 
     def _note_turn(self, session_id: str, peek: Peek) -> None:
         assert isinstance(peek.params, PeekParams)
         event = peek.params.event
         held = self._client.attachments.get(session_id)
-        if event is UNSET or held is None or not held.is_live or event.agentId is not None:
+        if event is UNSET or held is None or held.upstream is None or event.agentId is not None:
             return
         if event.type == "session.idle":
             held.move(AttachmentState.IDLE)
-        elif event.type == "assistant.turn_start":
+        elif event.type.startswith(_TURN_EVENTS):
             held.move(AttachmentState.TURN)
 
 

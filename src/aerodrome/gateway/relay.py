@@ -30,6 +30,7 @@ _PROVIDER_ROLES = ("sessionFs.setProvider", "llmInference.setProvider")
 _REGISTRATIONS = (*_PROVIDER_ROLES, "registerExtensionLaunchProvider", "plugins.builtin.set")
 Params = msgspec.Raw | bytes | msgspec.UnsetType
 _SENDS = ("session.send", "session.sendMessages")
+_DETACHES = ("session.detach", "session.destroy")
 _DELETIONS = ("session.delete", "sessions.delete", "sessions.bulkDelete")
 
 
@@ -168,10 +169,21 @@ class Relay:
                 return
         if verdict is Verdict.POLICY:
             params = hardening.harden_call(request.method, params, client.principal.policy)
+        if self._is_detach_of_lost(request):
+            return
         upstream = await self._upstream_of(request)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
         raw = request.params if client.access is Access.OPEN else messages.encode(params)
         self._forward(upstream, request, raw)
+
+    def _is_detach_of_lost(self, request: Request) -> bool:
+        """Answer for a session whose runtime is gone: it is detached already, and needs no runtime to be so."""
+        held = self._client.attachments.get(request.session_id or "")
+        if request.method not in _DETACHES or held is None or held.state is not AttachmentState.LOST:
+            return False
+        del self._client.attachments[held.session_id]
+        self._client.link.send(messages.result(request.id, {"success": True}))
+        return True
 
     async def _upstream_of(self, request: Request) -> Upstream:
         client, session_id = self._client, request.session_id
@@ -196,7 +208,7 @@ class Relay:
     def _finish_of(self, upstream: Upstream, request: Request, params: Params) -> Finish | None:
         """Return what must happen when the answer comes, None for nearly every call."""
         client, row = self._client, request.row
-        if request.method in ("session.detach", "session.destroy"):
+        if request.method in _DETACHES:
             return calls.detach_finish(client, request)
         if request.method in _DELETIONS:
             return calls.delete_finish(client, request)

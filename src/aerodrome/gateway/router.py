@@ -6,6 +6,7 @@ session may then be resumed on any runtime of its realm. Routes die with their r
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 
@@ -20,6 +21,7 @@ class Router:
 
     def __init__(self) -> None:
         self._routes: dict[str, _Route] = {}
+        self._watched: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -48,7 +50,14 @@ class Router:
         """End the route of a deleted or closed session, whoever holds it."""
         self._routes.pop(session_id, None)
 
+    def watch(self, runtime_id: str, lost: asyncio.Future[str]) -> None:
+        """Have the routes into a runtime end with it; however many links it serves, it is watched once."""
+        if runtime_id not in self._watched:
+            self._watched.add(runtime_id)
+            lost.add_done_callback(lambda _: self.lose_runtime(runtime_id))
+
     def lose_runtime(self, runtime_id: str) -> None:
         """End every route into a runtime that is gone."""
         for session_id in [sid for sid, route in self._routes.items() if route.runtime_id == runtime_id]:
             del self._routes[session_id]
+        self._watched.discard(runtime_id)

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access
-from aerodrome.gateway import handshake
+from aerodrome.gateway import handshake, reattach
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
@@ -86,5 +86,7 @@ async def _release(client: Client) -> None:
         task.cancel()
     if client.tasks:
         await asyncio.wait(list(client.tasks))
+    for upstream in list(client.upstreams.values()):
+        reattach.settle(client, upstream)  # its reader was cancelled before it began
     for session_id in list(client.attachments):
         client.services.router.detach(session_id, client.number)

@@ -13,7 +13,7 @@ class GatewaySettings:
     listen_port: int = 4321
     max_links: int = 10_000
     #: Before a link is authenticated it may cost no more than this, and last no longer than `handshake_seconds`.
-    handshake_frame_bytes: int = 64 * 1024
+    handshake_frame_bytes: int = 16 * 1024
     handshake_seconds: float = 10.0
     failed_tokens: int = 16
     max_frame_bytes: int = 64 * 1024 * 1024
