@@ -21,7 +21,7 @@ from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
 from aerodrome.core import identity
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.core.policy import Isolation, Policy, Trust, check_url
 
 _PREFIX = "AERODROME_"
 _SECRETS = ("client_token", "upstream_token")
@@ -163,7 +163,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _tenant(name: str, section: TenantSection) -> Tenant:
-    policy = Policy(section.isolation, section.trust, section.providers, section.mcp_servers)
+    where = f"tenants.{name}"
+    providers = tuple(check_url(f"{where}.providers", url) for url in section.providers)
+    mcp_servers = tuple(check_url(f"{where}.mcp_servers", url) for url in section.mcp_servers)
+    policy = Policy(section.isolation, section.trust, providers, mcp_servers)
     return Tenant(identity.check_name("tenant", name), policy, source="config")
 
 

@@ -36,7 +36,11 @@ def with_stores(
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their columns."""
-    table = rich.table.Table(*columns, box=None, pad_edge=False)
+    table = rich.table.Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    rich.console.Console().print(table)
+    console = rich.console.Console()
+    # Piped output has no width of its own; a cut-off value would be worse than a long line.
+    console.print(table, width=None if console.is_terminal else 200)

@@ -12,7 +12,7 @@ from aerodrome import errors
 from aerodrome.cli import common
 from aerodrome.core import identity
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.core.policy import Isolation, Policy, Trust, check_url
 from aerodrome.settings import Settings
 
 app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_help=True)
@@ -101,7 +101,9 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
 def _tenant(
     name: str, isolation: Isolation, trust: Trust, provider: list[str] | None, mcp_server: list[str] | None
 ) -> Tenant:
-    policy = Policy(isolation, trust, tuple(provider or ()), tuple(mcp_server or ()))
+    providers = tuple(check_url("--provider", url) for url in provider or ())
+    mcp_servers = tuple(check_url("--mcp-server", url) for url in mcp_server or ())
+    policy = Policy(isolation, trust, providers, mcp_servers)
     return Tenant(identity.check_name("tenant", name), policy)
 
 

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from aerodrome import errors
+
 #: The URLs that every parser reads alike: a name, IPv4 or bracketed IPv6 host; no user part, query, fragment, escape or
 #: backslash. A general parser is too kind here: it takes the host of "http://evil[::1]/" to be "::1".
 _PROVIDER_URL = re.compile(
@@ -63,6 +65,19 @@ class Policy:
     def allows_mcp(self, url: str) -> bool:
         """Say whether sessions may have the runtime call the remote MCP server at `url`."""
         return any(_covers(allowed, url) for allowed in self.mcp_urls)
+
+
+def check_url(name: str, url: str) -> str:
+    """Return a URL that an allow-list can hold: one that would match nothing is a mistake, and is said to be one.
+
+    Raises:
+        errors.ConfigError: it is neither `*` nor a plain http or https URL.
+    """
+    if url != "*" and _parts(url) is None:
+        raise errors.ConfigError(
+            f"{name}: expected http(s)://HOST[:PORT][/PATH] without query, escapes or credentials, or '*', found {url!r}"
+        )
+    return url
 
 
 def _covers(allowed: str, url: str) -> bool:
