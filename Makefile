@@ -31,6 +31,7 @@ bench: setup
 setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed
 
 $(BIN)/.installed: requirements/dev.lock requirements/uv.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/dev.lock

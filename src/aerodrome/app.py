@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -82,6 +84,8 @@ async def open_application(settings: Settings) -> AsyncIterator[Application]:
     """Build and start everything; stop it in the opposite order."""
     _raise_file_limit()
     async with AsyncExitStack() as stack:
+        if settings.upstream is None:
+            stack.enter_context(_sole_use(settings.state_directory))
         fleet, found = await _open_fleet(settings)
         stack.push_async_callback(fleet.aclose)
         gateway_settings = _gateway_settings(settings)
@@ -193,6 +197,20 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
     )
+
+
+@contextmanager
+def _sole_use(directory: Path) -> Iterator[None]:
+    """Hold the state directory: two gateways over it would run one session in two runtimes at once."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (directory / "gateway.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise errors.ConfigError(
+                f"state_directory: another gateway uses {directory}; stop it, or name another with --state-directory"
+            ) from None
+        yield
 
 
 def _note_flush_failure(error: errors.StoreUnavailable) -> None:

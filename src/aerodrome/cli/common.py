@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -41,6 +42,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = rich.console.Console()
     # Piped output has no width of its own; a cut-off value would be worse than a long line.
-    console.print(table, width=None if console.is_terminal else 200)
+    rich.console.Console(width=None if sys.stdout.isatty() else 200).print(table)

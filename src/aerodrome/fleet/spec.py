@@ -7,7 +7,6 @@ of the gateway's can reach a runtime by accident.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,9 @@ from pathlib import Path
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
 from aerodrome.ports.host import SpawnSpec
+
+#: Where an agent's shell looks for programs; the operator's own PATH may hold what is not for tenants.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def directories_of(realm: Realm, state_directory: Path) -> RealmDirectories:
 def spawn_spec(runtime_id: str, token: str, directories: RealmDirectories, settings: FleetSettings) -> SpawnSpec:
     """Return the process to start for one runtime. The token goes by environment, never by argument."""
     environment = {
-        "PATH": os.defpath,
+        "PATH": _PATH,
         "LANG": "C.UTF-8",
         "HOME": str(directories.home),
         "TMPDIR": str(directories.temporary),

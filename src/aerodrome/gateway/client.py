@@ -37,6 +37,9 @@ from aerodrome.transport.link import Link
 _log = structlog.get_logger()
 _numbers = itertools.count(1)
 
+#: Requests that begin a turn; `session.idle` ends it.
+TURN_STARTS = ("session.send", "session.sendMessages", "session.sendAndWait")
+
 
 @dataclass(frozen=True, slots=True)
 class Services:

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway import reattach
-from aerodrome.gateway.client import Asked, Client
+from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import messages, methods
 from aerodrome.protocol.messages import Envelope, Peek, PeekParams
@@ -74,7 +74,7 @@ class Downward:
 
     def _note_failure(self, method: str, session_id: str) -> None:
         held = self._client.attachments.get(session_id)
-        if method == "session.send" and held is not None and held.state is AttachmentState.TURN:
+        if method in TURN_STARTS and held is not None and held.state is AttachmentState.TURN:
             held.move(AttachmentState.IDLE)
 
     def _take_notification(self, upstream: Upstream, body: bytes, peek: Peek) -> None:

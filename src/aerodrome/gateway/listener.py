@@ -48,7 +48,7 @@ class Listener:
             )
         except OSError as error:
             raise errors.ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --listen or listen in the configuration"
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another address with --listen"
             ) from None
         name = self._server.sockets[0].getsockname()
         return name[0], name[1]

@@ -18,7 +18,7 @@ from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
 from aerodrome.gateway import calls, reattach, virtual
-from aerodrome.gateway.client import Client, Request
+from aerodrome.gateway.client import TURN_STARTS, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, methods, missing
 from aerodrome.protocol.messages import Envelope
@@ -29,7 +29,6 @@ _MAX_WAITING = 10_000
 _PROVIDER_ROLES = ("sessionFs.setProvider", "llmInference.setProvider")
 _REGISTRATIONS = (*_PROVIDER_ROLES, "registerExtensionLaunchProvider", "plugins.builtin.set")
 Params = msgspec.Raw | bytes | msgspec.UnsetType
-_SENDS = ("session.send", "session.sendMessages")
 _DETACHES = ("session.detach", "session.destroy")
 _DELETIONS = ("session.delete", "sessions.delete", "sessions.bulkDelete")
 
@@ -198,7 +197,7 @@ class Relay:
         first = request.session_id
         upstream.forward(Pending(request.method, request.id, first, self._finish_of(upstream, request, params)), params)
         held = self._client.attachments.get(first) if first is not None else None
-        if first is not None and request.method in _SENDS:
+        if first is not None and request.method in TURN_STARTS:
             self._client.services.ownership.touch(first)
             if held is not None and held.is_live:
                 held.move(AttachmentState.TURN)
