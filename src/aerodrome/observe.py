@@ -37,7 +37,9 @@ LEVELS = ("debug", "info", "warning", "error")
 
 def configure_logs(level: str, as_json: bool) -> None:
     """Write logs to standard error, as JSON lines or for people; standard output stays for answers."""
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
