@@ -69,6 +69,14 @@ class FixedAdmission:
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return the one principal if the token is the given one."""
+        self.check(token)
+        return self._principal
+
+    def check(self, token: str | None) -> None:
+        """Compare a token with the given one.
+
+        Raises:
+            errors.AuthenticationFailed: it is another, or none.
+        """
         if self._token is not None and not hmac.compare_digest(self._token.encode(), (token or "").encode()):
             raise errors.AuthenticationFailed
-        return self._principal

@@ -174,7 +174,7 @@ def delete_finish(client: Client, request: Request) -> Finish:
         if answer.error is UNSET and not _says_failure(answer):
             for session_id in request.session_ids:
                 _let_go(client, session_id)
-                client.services.router.forget(session_id)
+                client.services.router.forget(client.realm.key, session_id)
                 await client.services.ownership.forget(session_id, client.owner)
         return messages.response(request.id, answer)
 
@@ -188,7 +188,7 @@ def close_finish(client: Client, request: Request) -> Finish:
         if answer.error is UNSET:
             for session_id in request.session_ids:
                 _let_go(client, session_id)
-                client.services.router.forget(session_id)
+                client.services.router.forget(client.realm.key, session_id)
         return messages.response(request.id, answer)
 
     return finish
@@ -204,6 +204,18 @@ def birth_finish(client: Client, request: Request, row: Method) -> Finish:
         return messages.response(request.id, answer)
 
     return finish
+
+
+def complete_finish(request: Request, finish: Finish | None) -> Finish:
+    """Finish a call on several sessions of which some are not the caller's: they are told as missing."""
+
+    async def complete(answer: Envelope) -> bytes:
+        if answer.error is UNSET and answer.result is not UNSET:
+            result = missing.complete(request.method, msgspec.json.decode(answer.result), request.missing_ids)
+            answer = msgspec.structs.replace(answer, result=msgspec.Raw(messages.encode(result)))
+        return messages.response(request.id, answer) if finish is None else await finish(answer)
+
+    return complete
 
 
 def filter_finish(client: Client, request: Request, row: Method) -> Finish:
@@ -235,7 +247,7 @@ def _hold(client: Client, session_id: str, upstream: Upstream) -> Attachment:
     else:
         held.move(AttachmentState.OPENING)
         held.upstream = upstream
-    client.services.router.attach(session_id, upstream.handle.runtime_id, client.number)
+    client.services.router.attach(client.realm.key, session_id, upstream.handle.runtime_id, client.number)
     return held
 
 
@@ -244,7 +256,7 @@ def _let_go(client: Client, session_id: str) -> None:
     if held is not None:
         held.move(AttachmentState.CLOSED)
         held.upstream = None
-    client.services.router.detach(session_id, client.number)
+    client.services.router.detach(client.realm.key, session_id, client.number)
 
 
 def _forward(

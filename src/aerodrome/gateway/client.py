@@ -81,6 +81,8 @@ class Request:
     params: Raw | UnsetType
     row: Method | None
     session_ids: list[str] = field(default_factory=list)
+    #: Sessions it names that its caller has not; only where a call may name several (protocol.missing).
+    missing_ids: list[str] = field(default_factory=list)
 
     def object(self) -> dict[str, Any]:
         """Return the decoded params. Raises errors.InvalidParams if they are no object."""
@@ -154,7 +156,7 @@ class Client:
         """
         async with self._opening:
             for _ in range(3):
-                runtime_id = self.services.router.find(session_id) if session_id is not None else None
+                runtime_id = self.services.router.find(self.realm.key, session_id) if session_id is not None else None
                 if runtime_id is None and self.upstreams:
                     return next(iter(self.upstreams.values()))
                 if runtime_id is not None and runtime_id in self.upstreams:

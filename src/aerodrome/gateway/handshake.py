@@ -7,7 +7,7 @@ another try. What a runtime leaves unbounded is bounded here: the time, the size
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msgspec import UNSET
@@ -17,28 +17,34 @@ from aerodrome.core import identity
 from aerodrome.core.identity import Principal
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.settings import GatewaySettings
-from aerodrome.protocol import messages
+from aerodrome.protocol import messages, refusals
 from aerodrome.protocol.messages import Envelope, RequestId
 from aerodrome.transport.link import Link
 
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a finished handshake leaves: who calls, its `connect` (still unanswered), and what came after it."""
+    """What a finished handshake leaves: who calls, its `connect` (still unanswered), and what came after it.
+
+    `first` is the message that ended it: the `connect`, or, where no token is asked for, any other (`request_id` is None then).
+    """
 
     principal: Principal
     request_id: RequestId | None
     params: dict[str, Any]
-    rest: list[bytes]
+    first: bytes
+    rest: list[bytes] = field(default_factory=list)
     #: Digest of the token that was proved: a later `connect` on the same link must bring the same.
     proof: str = ""
 
 
+#: Refusals that a runtime would speak too; it sends no data with them.
+_RUNTIMES_OWN = ("authentication_failed", "authentication_required", "request_invalid", "parse_failed")
+
+
 def answer_error(request_id: RequestId | None, error: errors.AerodromeError) -> bytes:
     """Return the wire form of an error: the one place where domain errors become JSON-RPC ones."""
-    data = (
-        UNSET if isinstance(error, (errors.AuthenticationFailed, errors.AuthenticationRequired)) else errors.data(error)
-    )
+    data = UNSET if error.code in _RUNTIMES_OWN else errors.data(error)
     return messages.failure(request_id, errors.wire(error).jsonrpc, error.message, data)
 
 
@@ -57,8 +63,7 @@ async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> 
                     greeting = await _hear(link, body, admission)
                     if greeting is not None:
                         link.limit_frames(settings.max_frame_bytes)
-                        rest = batch[at + 1 :] if greeting.request_id is not None else batch[at:]
-                        return replace(greeting, rest=rest)
+                        return replace(greeting, rest=batch[at + 1 :])
                     failures += 1
                 link.flush()
                 if failures >= settings.failed_tokens:
@@ -71,19 +76,22 @@ async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> 
 async def _hear(link: Link, body: bytes, admission: Admission) -> Greeting | None:
     """Handle one message before authentication; a refusal is answered here."""
     try:
+        refusals.check(body)
         envelope = messages.decode(body)
     except errors.InvalidRequest as error:
+        if admission.is_open:
+            return Greeting(await admission.authenticate(None), None, {}, body)
         link.send(answer_error(None, error))
         return None
     request_id = envelope.id if isinstance(envelope.id, (str, int)) else None
     try:
         if envelope.method == "connect" and request_id is not None:
-            params = messages.params_object(envelope.params)
+            params = connect_params(envelope)
             token = take_token(params)
             principal = await admission.authenticate(token)
-            return Greeting(principal, request_id, params, [], identity.hash_secret(token or ""))
+            return Greeting(principal, request_id, params, body, proof=identity.hash_secret(token or ""))
         if admission.is_open:
-            return Greeting(await admission.authenticate(None), None, {}, [])
+            return Greeting(await admission.authenticate(None), None, {}, body)
         raise errors.AuthenticationRequired
     except errors.AerodromeError as error:
         if _expects_answer(envelope):
@@ -93,6 +101,14 @@ async def _hear(link: Link, body: bytes, admission: Admission) -> Greeting | Non
 
 def _expects_answer(envelope: Envelope) -> bool:
     return envelope.method is not UNSET and envelope.id is not UNSET
+
+
+def connect_params(envelope: Envelope) -> dict[str, Any]:
+    """Return the params of `connect`; what is no object counts as empty, so that it proves nothing."""
+    try:
+        return messages.params_object(envelope.params)
+    except errors.InvalidParams:
+        return {}
 
 
 def take_token(params: dict[str, Any]) -> str | None:

@@ -56,7 +56,7 @@ def settle(client: Client, upstream: Upstream) -> None:
 
 
 def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
-    client.services.router.detach(held.session_id, client.number)
+    client.services.router.detach(client.realm.key, held.session_id, client.number)
     held.upstream = None
     if held.state is AttachmentState.CLOSED:
         return
@@ -80,7 +80,7 @@ async def bring_back(client: Client, held: Attachment) -> Upstream:
         errors.RuntimeUnavailable: there is no runtime to be had, or it refuses the session.
     """
     upstream = await client.upstream_for(held.session_id)
-    client.services.router.attach(held.session_id, upstream.handle.runtime_id, client.number)
+    client.services.router.attach(client.realm.key, held.session_id, upstream.handle.runtime_id, client.number)
     held.move(AttachmentState.OPENING)
     held.upstream = upstream
     try:
@@ -93,7 +93,7 @@ async def bring_back(client: Client, held: Attachment) -> Upstream:
         if held.options:
             await upstream.call("session.options.update", {**held.options, "sessionId": held.session_id})
     except BaseException:
-        client.services.router.detach(held.session_id, client.number)
+        client.services.router.detach(client.realm.key, held.session_id, client.number)
         if held.state is AttachmentState.OPENING:
             held.upstream = None
             held.move(AttachmentState.LOST)

@@ -161,18 +161,23 @@ class Relay:
         client = self._client
         params = request.object()
         row = request.row
-        request.session_ids = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
-        for session_id in request.session_ids:
-            if not calls.may_name(client, await client.services.ownership.find_owner(session_id)):
-                client.link.send(missing.answer(request.id, request.method, session_id))
+        named = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
+        for session_id in named:
+            is_callers = calls.may_name(client, await client.services.ownership.find_owner(session_id))
+            (request.session_ids if is_callers else request.missing_ids).append(session_id)
+        if request.missing_ids:
+            if request.method not in missing.LISTS:
+                client.link.send(missing.answer(request.id, request.method, request.missing_ids[0]))
                 return
+            params = {**params, "sessionIds": request.session_ids}
         if verdict is Verdict.POLICY:
             params = hardening.harden_call(request.method, params, client.principal.policy)
         if self._is_detach_of_lost(request):
             return
         upstream = await self._upstream_of(request)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
-        raw = request.params if client.access is Access.OPEN else messages.encode(params)
+        is_untouched = client.access is Access.OPEN and not request.missing_ids
+        raw = request.params if is_untouched else messages.encode(params)
         self._forward(upstream, request, raw)
 
     def _is_detach_of_lost(self, request: Request) -> bool:
@@ -195,7 +200,10 @@ class Relay:
 
     def _forward(self, upstream: Upstream, request: Request, params: Params) -> None:
         first = request.session_id
-        upstream.forward(Pending(request.method, request.id, first, self._finish_of(upstream, request, params)), params)
+        finish = self._finish_of(upstream, request, params)
+        if request.missing_ids:
+            finish = calls.complete_finish(request, finish)
+        upstream.forward(Pending(request.method, request.id, first, finish), params)
         held = self._client.attachments.get(first) if first is not None else None
         if first is not None and request.method in TURN_STARTS:
             self._client.services.ownership.touch(first)

@@ -20,35 +20,36 @@ class Router:
     """The routes of the sessions that are live through this gateway."""
 
     def __init__(self) -> None:
-        self._routes: dict[str, _Route] = {}
+        #: By realm and session: an id that another realm holds, or tries to take, must not lead there or lose its own route.
+        self._routes: dict[tuple[str, str], _Route] = {}
         self._watched: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._routes)
 
-    def find(self, session_id: str) -> str | None:
-        """Return the id of the runtime that holds the session, None if none does."""
-        route = self._routes.get(session_id)
+    def find(self, realm: str, session_id: str) -> str | None:
+        """Return the id of the realm's runtime that holds the session, None if none does."""
+        route = self._routes.get((realm, session_id))
         return route.runtime_id if route else None
 
-    def attach(self, session_id: str, runtime_id: str, holder: int) -> None:
+    def attach(self, realm: str, session_id: str, runtime_id: str, holder: int) -> None:
         """Note that a link (by its number) holds the session in that runtime."""
-        route = self._routes.get(session_id)
+        route = self._routes.get((realm, session_id))
         if route is None or route.runtime_id != runtime_id:
-            route = self._routes[session_id] = _Route(runtime_id)
+            route = self._routes[realm, session_id] = _Route(runtime_id)
         route.holders.add(holder)
 
-    def detach(self, session_id: str, holder: int) -> None:
+    def detach(self, realm: str, session_id: str, holder: int) -> None:
         """Note that a link let go; the last one ends the route."""
-        route = self._routes.get(session_id)
+        route = self._routes.get((realm, session_id))
         if route is not None:
             route.holders.discard(holder)
             if not route.holders:
-                del self._routes[session_id]
+                del self._routes[realm, session_id]
 
-    def forget(self, session_id: str) -> None:
+    def forget(self, realm: str, session_id: str) -> None:
         """End the route of a deleted or closed session, whoever holds it."""
-        self._routes.pop(session_id, None)
+        self._routes.pop((realm, session_id), None)
 
     def watch(self, runtime_id: str, lost: asyncio.Future[str]) -> None:
         """Have the routes into a runtime end with it; however many links it serves, it is watched once."""
@@ -58,6 +59,6 @@ class Router:
 
     def lose_runtime(self, runtime_id: str) -> None:
         """End every route into a runtime that is gone."""
-        for session_id in [sid for sid, route in self._routes.items() if route.runtime_id == runtime_id]:
-            del self._routes[session_id]
+        for key in [key for key, route in self._routes.items() if route.runtime_id == runtime_id]:
+            del self._routes[key]
         self._watched.discard(runtime_id)

@@ -89,4 +89,4 @@ async def _release(client: Client) -> None:
     for upstream in list(client.upstreams.values()):
         reattach.settle(client, upstream)  # its reader was cancelled before it began
     for session_id in list(client.attachments):
-        client.services.router.detach(session_id, client.number)
+        client.services.router.detach(client.realm.key, session_id, client.number)

@@ -3,17 +3,21 @@
     connection.receive_data(b"...") -> [Envelope, ...]
     connection.send_request("ping") -> id;  connection.data_to_send() -> bytes
 
-Used by control links, tests and tools. The relay works on framing, messages and correlation directly, because it forwards
-bodies between two peers without decoding them.
+Used by tests and tools. The relay works on framing, messages and correlation directly, because it forwards bodies between two
+peers without decoding them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from aerodrome import errors
 from aerodrome.protocol import framing, messages
 from aerodrome.protocol.correlation import Correlation
 from aerodrome.protocol.messages import Envelope, RequestId
+
+#: A message, or why a body was none: to be answered with an error, after which the connection goes on.
+Received = Envelope | errors.InvalidRequest
 
 
 class Connection:
@@ -24,13 +28,18 @@ class Connection:
         self._outgoing: list[bytes] = []
         self._owed: Correlation[str] = Correlation()
 
-    def receive_data(self, data: bytes) -> list[Envelope]:
-        """Take received bytes; return the messages completed by them.
+    @property
+    def fault(self) -> errors.InvalidRequest | None:
+        """Return what broke the framing; nothing can be received after it."""
+        return self._decoder.fault
+
+    def receive_data(self, data: bytes) -> list[Received]:
+        """Take received bytes; return the messages completed by them, in order, each body that is none as its error.
 
         Raises:
-            errors.InvalidRequest: what `framing` and `messages` refuse.
+            errors.InvalidRequest: the framing is broken and no body came before that; else it is left in `fault`.
         """
-        return [messages.decode(body) for body in self._decoder.feed(data)]
+        return [_decoded(body) for body in self._decoder.feed(data)]
 
     def send_request(self, method: str, params: Any = None) -> int:
         """Queue a request; return the id its answer will carry."""
@@ -63,3 +72,10 @@ class Connection:
 
     def _queue(self, body: bytes) -> None:
         self._outgoing.append(framing.encode(body))
+
+
+def _decoded(body: bytes) -> Received:
+    try:
+        return messages.decode(body)
+    except errors.InvalidRequest as error:
+        return error

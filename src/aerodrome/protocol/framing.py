@@ -14,6 +14,8 @@ MAX_HEADER_BYTES = 4096
 
 _PREFIX = b"Content-Length: "
 _END = b"\r\n\r\n"
+#: More digits than any 64-bit length has are not a length.
+_MAX_DIGITS = 20
 
 
 def encode(body: bytes) -> bytes:
@@ -29,15 +31,17 @@ def header(length_bytes: int) -> bytes:
 class FrameDecoder:
     """Cut a byte stream into message bodies.
 
-    Holds at most one incomplete frame: `max_frame_bytes` plus one header. After an error the stream cannot be read on,
-    because where the next frame begins is not known.
+    Holds at most one incomplete frame: `max_frame_bytes` plus one header. After a fault the stream cannot be read on,
+    because where the next frame begins is not known. However a stream is cut, the same bodies come out of it, and then the same
+    fault.
     """
 
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
+        #: What broke the framing behind the bodies returned last; None while the stream can be read on.
+        self.fault: errors.InvalidRequest | None = None
         self._buffer = bytearray()
-        self._body_at = 0  # where the body of the frame in the buffer begins; 0 while its header is not complete
-        self._frame_end = 0
+        self._frame_end = 0  # where the frame in the buffer ends; 0 while its header is not complete
 
     @property
     def buffered_bytes(self) -> int:
@@ -48,43 +52,49 @@ class FrameDecoder:
         """Return the bytes of an incomplete frame and forget them."""
         rest = bytes(self._buffer)
         self._buffer.clear()
-        self._body_at = self._frame_end = 0
+        self._frame_end = 0
         return rest
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take received bytes; return the bodies completed by them, in order.
 
+        A fault behind completed bodies is left in `fault`, so that they are not lost; a fault with none before it is raised.
+
         Raises:
-            errors.ParseFailed: the header is not one; bodies completed by earlier calls stay valid.
+            errors.ParseFailed: the header is not one.
             errors.FrameTooLarge: the header announces more than the limit; nothing of that body is buffered.
         """
+        if self.fault is not None:
+            raise self.fault
         bodies: list[bytes] = []
-        if not self._buffer:
+        if self._buffer:
+            self._buffer += data
+            if self._frame_end > len(self._buffer):
+                return bodies
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        try:
             taken = self._cut(data, bodies)
-            if taken < len(data):
-                self._buffer += data[taken:]
+        except errors.InvalidRequest as fault:
+            self.fault = fault
+            if not bodies:
+                raise
             return bodies
-        self._buffer += data
-        if self._frame_end > len(self._buffer):
-            return bodies
-        whole = bytes(self._buffer)
-        self._buffer.clear()
-        taken = self._cut(whole, bodies)
-        if taken < len(whole):
-            self._buffer += whole[taken:]
+        if taken < len(data):
+            self._buffer += data[taken:]
         return bodies
 
     def _cut(self, data: bytes, bodies: list[bytes]) -> int:
         """Append whole bodies found in `data`, return where the incomplete rest begins."""
         at, size = 0, len(data)
-        self._body_at = self._frame_end = 0
+        self._frame_end = 0
         while at < size:
             found = read_header(data, at, self.max_frame_bytes)
             if found is None:
                 return at
             length, body_at = found
             if body_at + length > size:
-                self._body_at, self._frame_end = body_at - at, body_at - at + length
+                self._frame_end = body_at - at + length
                 return at
             bodies.append(data[body_at : body_at + length])
             at = body_at + length
@@ -98,7 +108,7 @@ def read_header(data: bytes, at: int, max_frame_bytes: int) -> tuple[int, int] |
         errors.ParseFailed: it is no header. errors.FrameTooLarge: it announces more than the limit.
     """
     end = data.find(_END, at, at + MAX_HEADER_BYTES)
-    if end >= 0 and data.startswith(_PREFIX, at) and data[at + 16 : end].isdigit():
+    if 0 <= end <= at + 16 + _MAX_DIGITS and data.startswith(_PREFIX, at) and data[at + 16 : end].isdigit():
         return _check_size(int(data[at + 16 : end]), max_frame_bytes), end + 4
     return _slow_header(data, at, max_frame_bytes)
 
@@ -130,7 +140,7 @@ def _read_line(line: bytes, length: int | None, max_frame_bytes: int) -> int | N
     if name.strip().lower() != b"content-length":
         return length
     digits = value.strip()
-    if not digits.isdigit() or len(digits) > 20:
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS:
         raise errors.ParseFailed("expected digits after Content-Length, found something else")
     found = _check_size(int(digits), max_frame_bytes)
     if length is not None and length != found:

@@ -144,8 +144,10 @@ def params_object(raw: Raw | UnsetType) -> dict[str, Any]:
         return {}
     try:
         params = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        raise errors.InvalidParams("expected params that are a JSON object no deeper than 1,000 levels") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise errors.InvalidParams(
+            "expected params that are a JSON object in UTF-8, no deeper than 1,000 levels; found something else"
+        ) from None
     if params is None:
         return {}
     if not isinstance(params, dict):

@@ -5,6 +5,8 @@ Measured on release 1.0.102. Pure data and one function; who is foreign is decid
 
 from __future__ import annotations
 
+from typing import Any
+
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import RequestId
 
@@ -20,7 +22,10 @@ _RESULTS: dict[str, str] = {
         '{"success":false,"error":"Not running in TUI+server mode - cannot set foreground session %s"}'
     ),
     "sessions.close": "{}",
+    "sessions.getBoardEntryCount": "{}",
     "sessions.getMetadata": "{}",
+    "sessions.getPersistedRemoteSteerable": "{}",
+    "sessions.save": "{}",
 }
 
 #: Methods whose error differs from the common one.
@@ -29,9 +34,24 @@ _ERRORS: dict[str, str] = {
     "session.getMessages": "Session not found: %s",
     "sessions.fork": "Cannot fork session %s: no persisted or in-memory events found",
     "sessions.delete": "Session file not found for %s",
+    "sessions.readPersistedEvents": "Persisted event journal is unavailable for session %s",
 }
 
+#: Methods that name any number of sessions in `sessionIds` and tell in their result which are missing.
+LISTS = frozenset({"sessions.bulkDelete", "sessions.checkInUse", "sessions.getClientMetadata"})
+
 _COMMON = "Session not found for sessionId: %s"
+
+
+def complete(method: str, result: Any, missing_ids: list[str]) -> Any:
+    """Return the result of a list method with what the runtime says of missing sessions added; it was not asked about these."""
+    match method:
+        case "sessions.bulkDelete" if isinstance(result, dict):
+            freed = {**result.get("freedBytes", {}), **dict.fromkeys(missing_ids, 0)}
+            return {**result, "freedBytes": freed}
+        case "sessions.getClientMetadata" if isinstance(result, list):
+            return [*result, *({"sessionId": session_id, "status": "notFound"} for session_id in missing_ids)]
+    return result
 
 
 def answer(request_id: RequestId, method: str, session_id: str) -> bytes:

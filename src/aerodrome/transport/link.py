@@ -21,6 +21,8 @@ from aerodrome import errors
 from aerodrome.protocol import framing
 
 _QUEUE_BYTES = 256 * 1024
+#: What a queued frame costs beyond its body: frames of nothing would be free otherwise, and have no bound.
+_FRAME_COST_BYTES = 64
 _WRITE_HIGH_BYTES = 512 * 1024
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -68,8 +70,10 @@ class Link(asyncio.Protocol):
         try:
             for body in self._decoder.feed(data):
                 self._take(body)
+            self._fault = self._decoder.fault
         except errors.InvalidRequest as fault:
             self._fault = fault
+        if self._fault is not None:
             self.pause_reading()
         self._wake()
 
@@ -237,7 +241,7 @@ class Link(asyncio.Protocol):
 
     def _take(self, body: bytes) -> None:
         self._frames.append(body)
-        self._queued_bytes += len(body)
+        self._queued_bytes += _FRAME_COST_BYTES + len(body)
         if self._queued_bytes > _QUEUE_BYTES:
             self.pause_reading()
 

@@ -1,0 +1,349 @@
+"""The value rules of the parameter policy: each takes one parameter apart and returns what of it a guarded session may have.
+
+A rule drops members it does not know and raises on a value that reaches the host, the network beyond policy, or other sessions.
+What is said here of the runtime was measured on release 1.0.102. Which parameter has which rule is for `hardening`
+(create and resume) and `hardening_calls` (everything else).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aerodrome import errors
+from aerodrome.core.policy import Policy
+
+Params = dict[str, Any]
+Rule = Callable[[str, Any, Policy], Any]
+
+
+def names(text: str) -> frozenset[str]:
+    """Split a blank-separated list of member names."""
+    return frozenset(text.split())
+
+
+#: Built-in tools without reach beyond the session, which the runtime adds of itself.
+_CONVERSATION_TOOLS = ("ask_user", "exit_plan_mode", "task_complete")
+#: Subagents: the runtime gives them no tool that the session's own filter does not pass (measured, nested ones too).
+_AGENT_TOOLS = ("list_agents", "read_agent", "task", "write_agent")
+SAFE_BUILTIN_TOOLS = (*_CONVERSATION_TOOLS, *_AGENT_TOOLS)
+
+_PROVIDER_TYPES = (None, "openai", "azure", "anthropic")
+_PROVIDER_MEMBERS = names(
+    """
+    name type wireApi transport baseUrl apiKey bearerToken modelId modelCapabilities providerName
+    modelProvider wireModel maxPromptTokens maxContextWindowTokens maxOutputTokens hasBearerTokenProvider
+    """
+)
+_MODEL_MEMBERS = names(
+    "id provider wireModel modelId name maxPromptTokens maxContextWindowTokens maxOutputTokens capabilities"
+)
+_MCP_MEMBERS = names("type url tools excludeTools timeout displayName deferTools filterMapping")
+_AGENT_MEMBERS = names("name prompt displayName description infer model modelPolicy reasoningEffort")
+_TOOL_MEMBERS = names(
+    "name description title parameters overridesBuiltInTool skipPermission defer isTerminal metadata namespace"
+)
+_SYSTEM_MODES = ("append", "customize", "replace")
+_ATTACHMENTS = {
+    "blob": names("type data mimeType displayName"),
+    "selection": names("type filePath displayName text selection"),
+}
+_API_VERSION = re.compile(r"[0-9A-Za-z.-]{1,32}\Z")
+#: What the runtime takes for the beginning of a longer id: 7 to 35 characters of a UUID, in any case (measured).
+_ABBREVIATION = re.compile(
+    r"[0-9a-f]{7,8}|[0-9a-f]{8}-[0-9a-f]{0,4}|[0-9a-f]{8}(-[0-9a-f]{4}){1,2}-[0-9a-f]{0,4}"
+    r"|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{0,11}",
+    re.IGNORECASE,
+)
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
+#: The runtime lets a header replace its own framing and routing (measured): a false length smuggles a second request.
+_ROUTING_HEADERS = names(
+    """
+    connection content-encoding content-length expect forwarded host http2-settings keep-alive te trailer
+    transfer-encoding upgrade via
+    """
+)
+_ROUTING_PREFIXES = ("proxy-", "sec-websocket-", "x-forwarded-", "x-http-method", "x-original-", "x-rewrite-")
+_CREDENTIAL_HEADERS = names("api-key authorization cookie x-api-key x-goog-api-key")
+
+
+def rebuild(params: Params, policy: Policy, plain: frozenset[str], rules: Mapping[str, Rule]) -> Params:
+    """Return the members that are plain or have a rule, the latter as their rule leaves them."""
+    kept = {name: value for name, value in params.items() if name in plain or name in rules}
+    return {name: rules[name](name, value, policy) if name in rules else value for name, value in kept.items()}
+
+
+def refusal(name: str, what: str) -> errors.PolicyRejected:
+    """Return the error for a parameter that reaches further than a guarded session may."""
+    return errors.PolicyRejected(
+        f"parameter {name} is refused: it reaches {what}; leave it out, or ask your operator for another isolation",
+        parameter=name,
+    )
+
+
+def as_object(name: str, value: Any) -> Params:
+    """Return an object; a missing one is empty."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise errors.InvalidParams(f"expected {name} to be an object, found {type(value).__name__}")
+    return value
+
+
+def as_list(name: str, value: Any) -> list[Any]:
+    """Return a list; a missing one is empty."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise errors.InvalidParams(f"expected {name} to be a list, found {type(value).__name__}")
+    return value
+
+
+def as_strings(name: str, value: Any) -> list[str]:
+    """Return a list of strings."""
+    strings = as_list(name, value)
+    if not all(isinstance(element, str) for element in strings):
+        raise errors.InvalidParams(f"expected {name} to be a list of strings")
+    return strings
+
+
+def always(forced: Any) -> Rule:
+    """Make the rule that a parameter has this value, whatever was asked."""
+    return lambda name, value, policy: forced
+
+
+def members(allowed: str) -> Rule:
+    """Make the rule for an object with these plain members."""
+    plain = names(allowed)
+
+    def rule(name: str, value: Any, policy: Policy) -> Any:
+        return None if value is None else rebuild(as_object(name, value), policy, plain, {})
+
+    return rule
+
+
+def each(inner: Rule) -> Rule:
+    """Make the rule for a list whose elements follow `inner`."""
+
+    def rule(name: str, value: Any, policy: Policy) -> Any:
+        elements = as_list(name, value)
+        return None if value is None else [inner(f"{name}[{at}]", entry, policy) for at, entry in enumerate(elements)]
+
+    return rule
+
+
+def one_of(*allowed: str) -> Rule:
+    """Make the rule for a choice."""
+
+    def rule(name: str, value: Any, policy: Policy) -> Any:
+        if value is not None and value not in allowed:
+            raise errors.PolicyRejected(f"parameter {name} is refused: expected one of {', '.join(allowed)}")
+        return value
+
+    return rule
+
+
+def flag(name: str, value: Any, policy: Policy) -> Any:
+    """Let a switch be a switch only: an object in its place might be configuration."""
+    if value is not None and not isinstance(value, bool):
+        raise errors.InvalidParams(f"expected {name} to be true or false, found {type(value).__name__}")
+    return value
+
+
+def only_empty(name: str, value: Any, policy: Policy) -> Any:
+    """Refuse a list of what lies on the host, unless it is empty."""
+    if value:
+        raise refusal(name, "files on the host")
+    return value
+
+
+def is_abbreviation(session_id: str) -> bool:
+    """Say whether the runtime would look for a longer id that begins like this one where it has none of this name.
+
+    `session.resume` and `session.delete` do so (measured): to own such an id would be to reach the sessions of others.
+    """
+    return _ABBREVIATION.fullmatch(session_id) is not None
+
+
+def session_id(name: str, value: Any, policy: Policy) -> Any:
+    """Refuse an id that the runtime would read as an abbreviation of another."""
+    if isinstance(value, str) and is_abbreviation(value):
+        raise errors.InvalidParams(
+            f"{name} {value} could be taken for the beginning of another session's id: choose one that does not read "
+            "like 7 to 35 characters of a UUID"
+        )
+    return value
+
+
+def headers(name: str, value: Any, policy: Policy) -> Any:
+    """Keep HTTP headers that neither frame nor route the request they go with."""
+    for header, content in as_object(name, value).items():
+        plain = header.lower().replace("_", "-")
+        if plain in _ROUTING_HEADERS or plain.startswith(_ROUTING_PREFIXES):
+            raise refusal(f"{name}.{header}", "the framing or routing of requests")
+        is_clean = isinstance(content, str) and _HEADER_VALUE.match(content)
+        if not _HEADER_NAME.match(header) or not is_clean:
+            raise errors.InvalidParams(f"expected {name} to map HTTP header names to strings of printable characters")
+    return value
+
+
+def request_headers(name: str, value: Any, policy: Policy) -> Any:
+    """Keep the headers of one turn's model calls, which would also replace the session's own credential."""
+    for header in as_object(name, value):
+        if header.lower().replace("_", "-") in _CREDENTIAL_HEADERS:
+            raise refusal(f"{name}.{header}", "the credentials of the model call")
+    return headers(name, value, policy)
+
+
+def provider(name: str, value: Any, policy: Policy) -> Any:
+    """Keep a model provider that policy allows."""
+    if value is None:
+        return None
+    wanted = as_object(name, value)
+    if wanted.get("apiKeyCommand"):
+        raise refusal(f"{name}.apiKeyCommand", "commands on the host")
+    if wanted.get("type") not in _PROVIDER_TYPES:
+        raise errors.PolicyRejected(f"parameter {name}.type is refused: expected openai, azure or anthropic")
+    _check_address(name, wanted, policy)
+    rules: dict[str, Rule] = {"headers": headers, "azure": _azure}
+    return rebuild(wanted, policy, _PROVIDER_MEMBERS, rules)
+
+
+def _check_address(name: str, wanted: Params, policy: Policy) -> None:
+    url = wanted.get("baseUrl")
+    is_allowed = isinstance(url, str) and policy.allows_provider(url)
+    if is_allowed and wanted.get("type") == "azure":
+        # The model's name becomes part of the path there, "../" and all (measured); other calls can change it later.
+        is_allowed = policy.allows_provider("/".join(str(url).split("/")[:3]))
+    if not is_allowed:
+        raise errors.PolicyRejected(
+            f"parameter {name}.baseUrl is refused: {url!r} is not among the providers of this tenant's policy (of type "
+            "azure, its whole origin must be); use one that is, or ask your operator to add it",
+            parameter=f"{name}.baseUrl",
+        )
+
+
+def _azure(name: str, value: Any, policy: Policy) -> Any:
+    version = as_object(name, value).get("apiVersion")
+    if version is None:
+        return {}
+    if not isinstance(version, str) or not _API_VERSION.match(version):
+        raise errors.InvalidParams(f"expected {name}.apiVersion to be a version such as 2024-10-21")
+    return {"apiVersion": version}
+
+
+def models(name: str, value: Any, policy: Policy) -> Any:
+    """Keep model definitions; a system message of theirs would replace the session's."""
+    rules: dict[str, Rule] = {"systemMessage": system_message}
+    return each(lambda at, entry, _: rebuild(as_object(at, entry), policy, _MODEL_MEMBERS, rules))(name, value, policy)
+
+
+def mcp_servers(name: str, value: Any, policy: Policy) -> Any:
+    """Keep remote MCP servers that policy allows; the others are commands on the host."""
+    if value is None:
+        return None
+    return {key: _mcp_server(f"{name}.{key}", server, policy) for key, server in as_object(name, value).items()}
+
+
+def _mcp_server(name: str, value: Any, policy: Policy) -> Params:
+    server = as_object(name, value)
+    if server.get("command") or server.get("type") not in ("http", "sse"):
+        raise refusal(name, "commands on the host (only MCP servers of type http or sse may be named)")
+    url = server.get("url")
+    if not isinstance(url, str) or not policy.allows_mcp(url):
+        raise errors.PolicyRejected(
+            f"parameter {name}.url is refused: {url!r} is not among the MCP servers of this tenant's policy; "
+            "use one that is, or ask your operator to add it",
+            parameter=f"{name}.url",
+        )
+    return rebuild(server, policy, _MCP_MEMBERS, {"headers": headers})
+
+
+def default_tools(has_agents: bool) -> list[str]:
+    """Return the tool filter of a session that names none: the client's tools, MCP tools, and what a conversation needs."""
+    built_in = SAFE_BUILTIN_TOOLS if has_agents else _CONVERSATION_TOOLS
+    return ["custom:*", "mcp:*", *(f"builtin:{tool}" for tool in built_in)]
+
+
+def tool_filter(name: str, value: Any, policy: Policy) -> list[str]:
+    """Narrow a tool filter to the client's own tools, MCP tools, and built-in ones that are safe.
+
+    The runtime passes what any pattern names: `source:name`, `source:*`, a bare name for any source; it knows no other
+    wildcards, and an empty list passes nothing (measured).
+    """
+    if value is None:
+        return default_tools(has_agents=False)
+    narrowed: list[str] = []
+    for pattern in as_strings(name, value):
+        source, colon, tool = pattern.partition(":")
+        if not colon:
+            source, tool = "", pattern
+            # A bare name means a tool of any source: say which sources may answer to it.
+            narrowed += [f"custom:{tool}", f"mcp:{tool}"]
+        elif source in ("custom", "mcp"):
+            narrowed.append(pattern)
+        if source in ("", "builtin"):
+            narrowed += [f"builtin:{safe}" for safe in SAFE_BUILTIN_TOOLS if tool in ("*", safe)]
+    return narrowed
+
+
+def tools(name: str, value: Any, policy: Policy) -> Any:
+    """Keep tool definitions: these tools run in the client, also where one takes a built-in tool's name."""
+    return each(lambda at, entry, _: rebuild(as_object(at, entry), policy, _TOOL_MEMBERS, {}))(name, value, policy)
+
+
+def custom_agents(name: str, value: Any, policy: Policy) -> Any:
+    """Keep agents without hooks. Their `tools` stay as they are: the runtime takes only what the session's filter passes."""
+    return each(_custom_agent)(name, value, policy)
+
+
+def _custom_agent(name: str, value: Any, policy: Policy) -> Params:
+    agent = as_object(name, value)
+    if agent.get("hooks"):
+        raise refusal(f"{name}.hooks", "commands on the host")
+    rules: dict[str, Rule] = {
+        "mcpServers": mcp_servers,
+        "tools": lambda at, names, _: None if names is None else as_strings(at, names),
+    }
+    return rebuild(agent, policy, _AGENT_MEMBERS, rules)
+
+
+def system_message(name: str, value: Any, policy: Policy) -> Params:
+    """Take the host's description out of the system prompt, however the client customised the rest."""
+    message = as_object(name, value)
+    mode = message.get("mode") or "append"
+    if mode not in _SYSTEM_MODES:
+        raise errors.InvalidParams(f"expected {name}.mode to be one of {', '.join(_SYSTEM_MODES)}")
+    kept = {member: message[member] for member in ("content", "contentBlocks") if member in message}
+    if mode == "replace":
+        return {"mode": mode, **kept}
+    sections = as_object(f"{name}.sections", message.get("sections")) if mode == "customize" else {}
+    return {"mode": "customize", **kept, "sections": {**sections, "environment_context": {"action": "remove"}}}
+
+
+def large_output(name: str, value: Any, policy: Policy) -> Any:
+    """Keep the limits for large tool output, but not the directory it goes to."""
+    for directory in ("outputDirectory", "outputDir"):
+        if as_object(name, value).get(directory):
+            raise refusal(f"{name}.{directory}", "host directories")
+    return members("enabled maxSizeBytes")(name, value, policy)
+
+
+def attachments(name: str, value: Any, policy: Policy) -> Any:
+    """Keep attachments that carry their own content; the others name files of the host or another service."""
+    return each(_attachment)(name, value, policy)
+
+
+def _attachment(name: str, value: Any, policy: Policy) -> Params:
+    attachment = as_object(name, value)
+    kind = attachment.get("type")
+    if not isinstance(kind, str) or kind not in _ATTACHMENTS:
+        raise errors.PolicyRejected(
+            f"parameter {name} is refused: an attachment of type {kind!r} reaches the host or another service; "
+            "send the content itself, as type 'blob'",
+            parameter=name,
+        )
+    return rebuild(attachment, policy, _ATTACHMENTS[kind], {})

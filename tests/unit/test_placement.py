@@ -1,0 +1,53 @@
+"""Which runtimes may serve whom: two principals share a realm only where policy says so."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aerodrome.core import placement
+from aerodrome.core.identity import Owner
+from aerodrome.core.policy import Isolation, Policy, Trust
+
+ALICE, BOB, EVE = Owner("acme", "alice"), Owner("acme", "bob"), Owner("globex", "alice")
+names = st.from_regex(r"[a-z0-9]([a-z0-9_.@-]{0,10}[a-z0-9])?", fullmatch=True)
+owners = st.builds(Owner, names, names)
+
+
+def realm(owner: Owner, isolation: Isolation) -> placement.Realm:
+    return placement.realm_of(owner, Policy(isolation))
+
+
+@pytest.mark.parametrize(
+    ("isolation", "colleagues_share", "strangers_share"),
+    [(Isolation.USER, False, False), (Isolation.TENANT, True, False), (Isolation.SHARED, True, True)],
+)
+def test_who_shares_a_realm_follows_from_the_isolation(isolation, colleagues_share, strangers_share):
+    assert realm(ALICE, isolation) == realm(ALICE, isolation)
+    assert (realm(ALICE, isolation) == realm(BOB, isolation)) is colleagues_share
+    assert (realm(ALICE, isolation) == realm(EVE, isolation)) is strangers_share
+
+
+def test_no_two_isolations_ever_share_a_realm():
+    for one, other in itertools.combinations(Isolation, 2):
+        for first, second in itertools.product((ALICE, BOB, EVE), repeat=2):
+            assert realm(first, one).key != realm(second, other).key
+
+
+@given(owners, owners)
+def test_different_users_never_share_a_realm_under_user_isolation(one, other):
+    assert (realm(one, Isolation.USER).key == realm(other, Isolation.USER).key) is (one == other)
+
+
+@given(owners, owners)
+def test_different_tenants_never_share_a_realm_under_tenant_isolation(one, other):
+    assert (realm(one, Isolation.TENANT).key == realm(other, Isolation.TENANT).key) is (one.tenant == other.tenant)
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+def test_trust_does_not_move_anyone_to_another_realm(isolation):
+    limited, full = Policy(isolation, Trust.LIMITED), Policy(isolation, Trust.FULL, ("*",))
+    assert placement.realm_of(ALICE, limited) == placement.realm_of(ALICE, full)
