@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -117,9 +118,12 @@ async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]
 
 
 def run_loop(work: Awaitable[None]) -> None:
-    """Run the event loop, on uvloop where it is installed."""
+    """Run the event loop, on uvloop where it is installed. A TERM that comes before `run` listens undoes what was done."""
 
     async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 
     factory = asyncio.new_event_loop
@@ -128,7 +132,10 @@ def run_loop(work: Awaitable[None]) -> None:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main())
+        try:
+            runner.run(main())
+        except asyncio.CancelledError:
+            sys.exit(128 + signal.SIGTERM)
 
 
 async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack) -> Serve:

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
 
+    @pydantic.field_validator("client_token", "upstream_token")
+    @classmethod
+    def _is_given(cls, token: SecretStr | None) -> SecretStr | None:
+        """Take an empty token for none: it is what a shell makes of an unset variable, and would admit everyone."""
+        return token if token is not None and token.get_secret_value() else None
+
     @classmethod
     def settings_customise_sources(
         cls,

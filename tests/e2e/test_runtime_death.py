@@ -39,6 +39,19 @@ def kill_runtimes(demo, principal):
     return set(killed)
 
 
+async def kill_idle_runtimes(demo, *programs):
+    """Kill -9 the runtimes of programs that wait for nothing; return their ids once the gateway has heard of it.
+
+    What is sent before that goes to the dead and comes back as an error: nobody knows what became of it.
+    """
+    serving = demo.runtimes(realm_name(programs[0].principal)).values()
+    killed = kill_runtimes(demo, programs[0].principal)
+    assert demo_process.wait_for(lambda: all(child.is_reaped for child in serving), 5)
+    for program in programs:
+        await program.client.ping()  # the gateway's own answer: its loop has turned since
+    return killed
+
+
 async def begin_long_turn(program, session):
     """Start an answer that would take minutes; return the waiting task once it streams."""
     heard = Recorder()
@@ -58,7 +71,7 @@ async def test_a_turn_fails_at_once_and_the_same_session_works_on_a_fresh_runtim
     killed = kill_runtimes(demo, cast.owner)
 
     async with asyncio.timeout(AT_ONCE_SECONDS):
-        with pytest.raises(Exception, match="interrupted.*killed by signal 9"):
+        with pytest.raises(Exception, match=r"turn was interrupted.*try again"):
             await waiting
     assert (await say(session, "[recall]")).startswith("remember the moon | ")
     assert await say(session, '[tool fact {"topic": "the sun"}]') == "tool said: a fact about the sun"
@@ -67,15 +80,28 @@ async def test_a_turn_fails_at_once_and_the_same_session_works_on_a_fresh_runtim
     assert not fresh & killed
 
 
+async def test_a_program_that_only_listens_hears_the_error_and_then_that_the_session_is_idle(cast, connect, demo):
+    program = await connect(cast.owner)
+    session = await program.create()
+    heard = Recorder()
+    session.on(heard)
+    await session.send("[stream 1000 300]")
+    await heard.first("assistant.message_delta")
+
+    kill_runtimes(demo, cast.owner)
+
+    await heard.first("session.idle")
+    assert [event.data.error_type for event in heard.of("session.error")] == ["runtime_lost"]
+    assert heard.times("session.error") < heard.times("session.idle")
+
+
 async def test_requests_in_flight_fail_at_once_with_an_error_that_says_to_try_again(cast, connect, demo):
     program = await connect(cast.owner)
     session = await program.create()
     await say(session, "so that it is on disk")
     waits = {"sessionId": session.session_id, "waitMs": 60_000}
     cursor = (await program.ask("session.eventLog.tail", {"sessionId": session.session_id}))["cursor"]
-    pending = [
-        asyncio.create_task(program.ask("session.eventLog.read", {**waits, "cursor": cursor})) for _ in range(3)
-    ]
+    pending = [asyncio.create_task(program.ask("session.eventLog.read", {**waits, "cursor": cursor})) for _ in range(3)]
     await program.ask("session.getMessages", {"sessionId": session.session_id})  # answered after they were sent
     assert not any(task.done() for task in pending)
 
@@ -94,7 +120,7 @@ async def test_new_sessions_and_new_programs_are_served_by_a_fresh_runtime(cast,
     old = await program.create()
     await say(old, "remember the moon")
 
-    kill_runtimes(demo, cast.owner)
+    await kill_idle_runtimes(demo, program)
 
     created = await program.create()
     assert await say(created, "hello") == "You said: hello"
@@ -108,7 +134,7 @@ async def test_a_session_that_never_had_a_turn_survives_its_runtime(cast, connec
     fact = FactTool(skip_permission=True)
     session = await program.create(tools=[fact.tool])
 
-    kill_runtimes(demo, cast.owner)
+    await kill_idle_runtimes(demo, program)
 
     assert await say(session, '[tool fact {"topic": "the sun"}]') == "tool said: a fact about the sun"
 
@@ -121,7 +147,7 @@ async def test_two_programs_on_one_session_both_come_back_to_it(cast, connect, d
     heard = Recorder()
     same.on(heard)
 
-    kill_runtimes(demo, cast.owner)
+    await kill_idle_runtimes(demo, one, other)
 
     assert await say(session, "from one") == "You said: from one"
     assert await say(same, "[recall]") == "remember the moon | from one | [recall]"
@@ -133,10 +159,22 @@ async def test_a_runtime_can_die_again_and_again(cast, connect, demo):
     program = await connect(cast.owner)
     session = await program.create()
     for number in range(3):
-        assert await say(session, f"turn {number}") == f"turn {number}".join(["You said: ", ""])
-        kill_runtimes(demo, cast.owner)
+        assert await say(session, f"turn {number}") == f"You said: turn {number}"
+        await kill_idle_runtimes(demo, program)
 
     assert await say(session, "[recall]") == "turn 0 | turn 1 | turn 2 | [recall]"
+
+
+async def test_what_is_sent_to_a_dying_runtime_is_answered_at_once_and_the_next_try_works(cast, connect, demo):
+    program = await connect(cast.owner)
+    session = await program.create()
+    await say(session, "remember the moon")
+    for _ in range(5):
+        kill_runtimes(demo, cast.owner)
+        async with asyncio.timeout(AT_ONCE_SECONDS):
+            (outcome,) = await asyncio.gather(say(session, "too early?"), return_exceptions=True)
+        assert outcome == "You said: too early?" or "try again" in str(outcome)
+        assert (await say(session, "[recall]")).startswith("remember the moon | ")
 
 
 async def test_calls_made_together_after_a_death_are_all_served_by_one_fresh_runtime(cast, connect, demo):
@@ -145,7 +183,7 @@ async def test_calls_made_together_after_a_death_are_all_served_by_one_fresh_run
     for session in sessions:
         await say(session, "remember the moon")
 
-    kill_runtimes(demo, cast.owner)
+    await kill_idle_runtimes(demo, program)
 
     answers = await asyncio.gather(*(say(session, "[recall]") for session in sessions))
     assert answers == ["remember the moon | [recall]"] * 3
@@ -167,7 +205,7 @@ async def test_the_turns_of_everyone_else_go_on(connect, demo):
     assert await asyncio.gather(*waiting) == ["1 2 3 4 5 6 7 8 9 10"] * 3
 
 
-async def test_what_an_agent_started_dies_with_its_runtime(connect, demo):
+async def test_what_an_agent_left_running_dies_with_its_runtime(connect, demo):
     alice = demo.tenants("user")[0][0]
     marker = await start_stray_process(demo, await connect(alice))
 
@@ -176,12 +214,12 @@ async def test_what_an_agent_started_dies_with_its_runtime(connect, demo):
     assert demo_process.wait_for(lambda: not demo.find(marker), 5)
 
 
-async def start_stray_process(demo, program):
+async def start_stray_process(demo, program, prefix="setsid"):
     """Have an agent start a process that leaves its shell and its session; return the words of its command line."""
     marker = f"stray-{uuid.uuid4().hex}"
     session = await program.create(on_permission_request=PermissionHandler.approve_all)
-    # The name of a process is free: no other has this one in its command line. Its own session, its own environment.
-    script = f"setsid env -i bash -c 'exec -a {marker} sleep 300' >/dev/null 2>&1 & echo started"
+    # A process may call itself what it likes: no other has this name in its command line.
+    script = f"{prefix} bash -c 'exec -a {marker} sleep 300' >/dev/null 2>&1 & echo started"
     said = await say(session, f'[tool bash {{"command": "{script}", "description": "start"}}]')
     assert "started" in said
     assert demo_process.wait_for(lambda: [child for child in demo.find(marker) if "bash" not in child.command], 5)
@@ -194,7 +232,8 @@ async def test_nothing_outlives_the_gateway(sign):
         programs = Programs(demo)
         try:
             alice, erin = demo.tenants("user")[0][0], demo.tenants("shared")[0][0]
-            marker = await start_stray_process(demo, await programs.connect(alice))
+            # Even one that has shed every mark: its session, its environment, its parents.
+            marker = await start_stray_process(demo, await programs.connect(alice), "setsid env -i")
             other = await programs.connect(erin)
             waiting = await begin_long_turn(other, await other.create())
             assert len(demo.runtimes()) == 2
@@ -209,5 +248,5 @@ async def test_nothing_outlives_the_gateway(sign):
                 assert list(demo.directory.iterdir()) == []
         finally:
             await programs.aclose()
-        with pytest.raises(Exception, match="Session closed|interrupted"):
+        with pytest.raises(Exception, match=r"Session closed|interrupted"):
             await waiting

@@ -19,6 +19,9 @@ Scenario = Callable[[Endpoint, Model], Awaitable[Any]]
 #: A bound, not a pace: turns take some 30 ms through the gateway, 140 ms directly.
 WAIT_SECONDS = 20.0
 
+#: Members of events and answers that differ between any two runs.
+VARYING = frozenset({"context_current_tokens", "currentTokens", "duration", "systemTokens"})
+
 
 class Notes:
     """Events of a session in the order they came."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from copilot import CommandDefinition
+import pytest
+from copilot import CommandDefinition, PermissionNoResult
 from copilot.generated.rpc import PermissionDecisionApproveOnce, PermissionDecisionReject
 from copilot.tools import Tool, ToolInvocation, ToolResult
 
@@ -82,7 +82,7 @@ async def permissions_refused_then_granted(endpoint: Endpoint, model: Model) -> 
 async def a_permission_nobody_decides_is_answered_by_rpc(endpoint: Endpoint, model: Model) -> Any:
     notes = Notes()
     async with program(endpoint, model) as running:
-        session = await running.create(on_event=notes, on_permission_request=None)
+        session = await running.create(on_event=notes, on_permission_request=lambda *_: PermissionNoResult())
         await session.send('[tool bash {"command": "echo late", "description": "say"}]')
         asked = await notes.first("permission.requested")
         pending = await running.ask("session.permissions.pendingRequests", {"sessionId": session.session_id})
@@ -134,7 +134,7 @@ async def leaving_plan_mode_is_asked_for(endpoint: Endpoint, model: Model) -> An
 
     async def approve(request: Any, invocation: Any) -> Any:
         asked.append((request, invocation))
-        return {"approved": True, "selectedAction": request["actions"][0], "feedback": "go"}
+        return {"approved": True, "selectedAction": "interactive", "feedback": "go"}
 
     notes = Notes()
     async with program(endpoint, model) as running:
@@ -157,6 +157,7 @@ async def commands_of_the_program(endpoint: Endpoint, model: Model) -> Any:
         listed = await running.ask("session.commands.list", {"sessionId": session.session_id, "includeBuiltins": False})
         params = {"sessionId": session.session_id, "commandName": "deploy", "args": "production"}
         executed = await running.ask("session.commands.execute", params)
+        await notes.first("command.completed")
         return listed, executed, ran, sorted(set(notes.kinds()))
 
 
@@ -183,7 +184,9 @@ async def every_hook(endpoint: Endpoint, model: Model) -> Any:
     calls: list[Any] = []
     async with program(endpoint, model) as running:
         session = await running.create(hooks=hooks, tools=[fact_tool("fact", calls)])
-        said = [await say(session, '[tool fact {"topic": "owls"}]'), await say(session, "[error 400]")]
+        said = await say(session, '[tool fact {"topic": "owls"}]')
+        with pytest.raises(Exception, match="asked for this error"):
+            await say(session, "[error 400]")
         await session.disconnect()
         return said, calls, called
 
@@ -222,7 +225,7 @@ async def a_turn_is_aborted(endpoint: Endpoint, model: Model) -> Any:
         await notes.first("assistant.message_delta")
         await session.abort()
         idle = await notes.first("session.idle")
-        kinds = [event["type"] for event in notes.durable()]
+        kinds = sorted(event["type"] for event in notes.durable())
         return idle.to_dict()["data"], kinds, await say(session, "[say after]")
 
 

@@ -22,7 +22,8 @@ def test_a_decision_for_this_session_passes_as_it_is(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["approve-for-location", "approved-for-location", "approve-permanently", "approve-read-only-for-session", "?"]
+    "kind",
+    ["approve-for-location", "approved-for-location", "approve-permanently", "approve-read-only-for-session", "?"],
 )
 def test_a_decision_that_reaches_further_is_refused_by_name(kind):
     with pytest.raises(errors.PolicyRejected, match=r"result\.kind"):

@@ -49,7 +49,12 @@ class SupervisedRuntime:
         Raises:
             errors.SpawnFailed: the last failure, when the backoff's budget is spent; the state is FATAL then.
         """
-        self._directories.create()
+        try:
+            self._directories.create()
+        except OSError as error:
+            raise errors.SpawnFailed(
+                f"cannot make the directories of {self.realm.key} below the state directory: {error.strerror}"
+            ) from None
         failures = 0
         while True:
             try:
@@ -94,6 +99,8 @@ class SupervisedRuntime:
                 await self._control.call("ping")
         except TimeoutError:
             raise errors.SpawnFailed(f"not ready within {self._settings.ready_seconds:g} s") from None
+        except control_module.RemoteError as error:
+            raise errors.SpawnFailed(f"the runtime refuses to be used: {error.message}") from None
         lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         handle = RuntimeHandle(self.runtime_id, self.realm, host, port, self._token, lost, self._directories.work)
         self._move(RuntimeState.READY)

@@ -106,8 +106,8 @@ async def resume(client: Client, request: Request) -> None:
     if not isinstance(session_id, str):
         raise errors.InvalidParams("expected sessionId to be a string; name the session to resume")
     owner = await client.services.ownership.find_owner(session_id)
-    if not sessions.is_valid_id(session_id) or not may_name(client, owner):
-        client.link.send(missing.answer(request.id, "session.resume", session_id))
+    if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
+        await _resume_missing(client, request, session_id)
         return
     hardened = client.access is Access.GUARDED
     if hardened:
@@ -134,6 +134,16 @@ async def resume(client: Client, request: Request) -> None:
         return await _opened(client, held, upstream, answer, request)
 
     _forward(upstream, request, session_id, params, finish)
+
+
+async def _resume_missing(client: Client, request: Request, session_id: str) -> None:
+    """Answer for a session that is not the caller's; where the runtime is theirs alone it has none, and says so itself."""
+    if client.access is Access.GUARDED:
+        client.link.send(missing.answer(request.id, "session.resume", session_id))
+        return
+    upstream = await client.upstream_for(None)
+    upstream.forward(Pending(request.method, request.id), request.params)
+    upstream.link.flush()
 
 
 async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: Envelope, request: Request) -> bytes:
@@ -231,13 +241,16 @@ def filter_finish(client: Client, request: Request, row: Method) -> Finish:
     return finish
 
 
-def may_name(client: Client, owner: object) -> bool:
+def may_name(client: Client, session_id: str, owner: object) -> bool:
     """Say whether the caller may name a session with this owner.
 
     A session that nobody has claimed can only be the caller's where the runtime is: sessions may come to be in other ways
-    than through us (a fork, a task of the runtime, an imported home).
+    than through us (a fork, a task of the runtime, an imported home). Where strangers share a runtime, an id that it would
+    read as the beginning of another one names nothing.
     """
-    return owner == client.owner or (owner is None and client.access is Access.OPEN)
+    if client.access is Access.OPEN:
+        return owner is None or owner == client.owner
+    return owner == client.owner and not hardening.is_abbreviation(session_id)
 
 
 def _hold(client: Client, session_id: str, upstream: Upstream) -> Attachment:

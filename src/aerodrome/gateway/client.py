@@ -61,10 +61,18 @@ class Attachment:
     create: dict[str, Any] | None = None
     resume: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    #: Says that an interrupted turn is over, a moment after its error (gateway.reattach); a new turn makes it needless.
+    ending: asyncio.TimerHandle | None = None
 
     def move(self, following: AttachmentState) -> None:
         """Pass to another state of the table."""
         self.state = attachment_states.move(self.state, following)
+
+    def forget_ending(self) -> None:
+        """Let the interrupted turn be: a new one begins, or nobody listens any more."""
+        if self.ending is not None:
+            self.ending.cancel()
+            self.ending = None
 
     @property
     def is_live(self) -> bool:
@@ -164,7 +172,12 @@ class Client:
                 handle = await self.services.fleet.acquire(self.realm, runtime_id)
                 upstream = await self._connect(handle)
                 if upstream is not None:
-                    return await self._introduce(upstream)
+                    try:
+                        return await self._introduce(upstream)
+                    except errors.RuntimeLost as error:
+                        # It took the connection and died: nothing of the client's was sent yet, another may have it.
+                        self.services.fleet.retire(handle, error.message)
+                        self.services.router.lose_runtime(handle.runtime_id)
             raise errors.RuntimeUnavailable("no runtime could be reached in three attempts; try again")
 
     async def _connect(self, handle: RuntimeHandle) -> Upstream | None:

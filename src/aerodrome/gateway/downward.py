@@ -60,7 +60,10 @@ class Downward:
         envelope = messages.decode(body)
         pending = upstream.owed.close(envelope.id if envelope.id is not UNSET else None)
         if pending is None:
-            return  # late, after its caller gave up
+            if envelope.id is None and envelope.error is not UNSET:
+                # It could not read a request (nested deeper than it goes, a number too large), nor say which one.
+                self._client.link.send(messages.raw_error(None, envelope.error))
+            return  # else late, after its caller gave up
         if pending.waiter is not None:
             if not pending.waiter.done():
                 pending.waiter.set_result(envelope)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aerodrome import errors
 from aerodrome.clock import Clock
@@ -18,6 +19,14 @@ from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.registry import SessionRegistry
 
 _CACHE_ENTRIES = 100_000
+
+
+@dataclass(slots=True)
+class _Read:
+    """The reads of one id that are under way, and how often its owner changed since the first began."""
+
+    readers: int = 0
+    changes: int = 0
 
 
 class Ownership:
@@ -30,6 +39,7 @@ class Ownership:
         self._cache: OrderedDict[str, tuple[Owner, float]] = OrderedDict()
         self._forgotten: OrderedDict[str, tuple[Owner, float]] = OrderedDict()
         self._used: dict[str, float] = {}
+        self._reads: dict[str, _Read] = {}
 
     async def claim(self, session_id: str, owner: Owner, realm: str) -> Claim:
         """Record the owner of a new id, or confirm it.
@@ -39,6 +49,7 @@ class Ownership:
         """
         now = self._clock.now()
         claim = await self._registry.claim(SessionRecord(session_id, owner, realm, now, now))
+        self._overtake(session_id)
         if claim.record.owner != owner:
             raise errors.AlreadyExists(f"session id {session_id} is not available; choose another")
         self._remember(session_id, owner)
@@ -54,12 +65,32 @@ class Ownership:
         entry = self._cache.get(session_id)
         if entry is not None and self._clock.monotonic() < entry[1]:
             return entry[0]
-        record = await self._registry.find(session_id)
+        record = await self._read(session_id)
         if record is None:
             self._cache.pop(session_id, None)
             return None
         self._remember(session_id, record.owner)
         return record.owner
+
+    async def _read(self, session_id: str) -> SessionRecord | None:
+        """Read the record of an id, again if it was claimed or freed meanwhile: an old owner must not be remembered."""
+        read = self._reads.setdefault(session_id, _Read())
+        read.readers += 1
+        try:
+            while True:
+                changes = read.changes
+                record = await self._registry.find(session_id)
+                if read.changes == changes:
+                    return record
+        finally:
+            read.readers -= 1
+            if not read.readers:
+                del self._reads[session_id]
+
+    def _overtake(self, session_id: str) -> None:
+        read = self._reads.get(session_id)
+        if read is not None:
+            read.changes += 1
 
     async def is_owned(self, session_id: str, owner: Owner) -> bool:
         """Say whether this owner owns the session."""
@@ -81,8 +112,11 @@ class Ownership:
         return [record.session_id for record in ordered]
 
     async def forget(self, session_id: str, owner: Owner) -> None:
-        """Free the id of a deleted session."""
-        await self._registry.forget(session_id, owner)
+        """Free the id of a deleted session; does nothing where someone else owns it."""
+        was_theirs = await self._registry.forget(session_id, owner)
+        self._overtake(session_id)
+        if not was_theirs:
+            return
         entry = self._cache.pop(session_id, None)
         self._used.pop(session_id, None)
         if entry is not None:
@@ -95,22 +129,34 @@ class Ownership:
         self._used[session_id] = self._clock.now()
 
     async def flush(self) -> None:
-        """Write the times of use noted since the last flush."""
+        """Write the times of use noted since the last flush; those that cannot be written wait for the next one.
+
+        Raises:
+            errors.StoreUnavailable: the store does not answer.
+        """
         used, self._used = self._used, {}
-        for session_id, at in used.items():
-            await self._registry.touch(session_id, at)
+        try:
+            while used:
+                session_id, at = next(iter(used.items()))
+                await self._registry.touch(session_id, at)
+                del used[session_id]
+        finally:
+            self._used = {**used, **self._used}
 
     async def flush_every(self, seconds: float, failed: Callable[[errors.StoreUnavailable], None]) -> None:
-        """Flush on schedule until cancelled, and once more then."""
+        """Flush on schedule until cancelled, and once more then; `failed` hears of every flush that did not succeed."""
         try:
             while True:
                 await asyncio.sleep(seconds)
-                try:
-                    await self.flush()
-                except errors.StoreUnavailable as error:
-                    failed(error)
+                await self._try_flush(failed)
         finally:
+            await self._try_flush(failed)
+
+    async def _try_flush(self, failed: Callable[[errors.StoreUnavailable], None]) -> None:
+        try:
             await self.flush()
+        except errors.StoreUnavailable as error:
+            failed(error)
 
     def _remember(self, session_id: str, owner: Owner) -> None:
         self._forgotten.pop(session_id, None)

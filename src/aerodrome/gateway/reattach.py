@@ -1,13 +1,15 @@
 """What becomes of sessions whose runtime died under an open client link, and how they come back.
 
-`settle` answers everything that was in flight, at once: requests with a retryable error, a running turn with `session.error` and
-`session.idle` (an SDK waits for that event, not for an answer; measured: without it, it waits until its own timeout).
+`settle` answers everything that was in flight, at once: requests with a retryable error, a running turn with `session.error` (an
+SDK waits for an event, not for an answer; measured: without it, it waits until its own timeout) and, unless a new turn begins
+first, `session.idle`.
 `bring_back` resumes a lost session on a fresh runtime at the next call that names it, with what the client sent when it created
 or resumed it, because a runtime keeps none of that (protocol facts 1.4). A turn is never repeated by itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import uuid
 from typing import Any
@@ -22,6 +24,8 @@ from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import Envelope
 
+#: A program that hears of the error may ask again at once, and the npm SDK takes any idle for the end of what it asked last.
+_IDLE_AFTER_ERROR_SECONDS = 0.5
 _CREATE_ONLY = ("cloud", "name", "refreshCustomInstructions", "trustWorkingDirectory")
 
 
@@ -35,6 +39,10 @@ def settle(client: Client, upstream: Upstream) -> None:
     error = errors.RuntimeLost(
         f"{reason}; what this request did is not known; try again, a fresh runtime will serve it"
     )
+    # Events go first: a client that hears its request fail may send the next one, which they would seem to be about.
+    for held in client.attachments.values():
+        if held.upstream is upstream:
+            _lose(client, held, error)
     for pending in upstream.owed.drain():
         if pending.waiter is not None:
             if not pending.waiter.done():
@@ -44,9 +52,6 @@ def settle(client: Client, upstream: Upstream) -> None:
     for request_id, asked in client.asked.items():
         if asked.upstream is upstream:
             client.asked.close(request_id)
-    for held in client.attachments.values():
-        if held.upstream is upstream:
-            _lose(client, held, error)
     if upstream.provider_roles:
         # A runtime whose provider connection is gone never serves a session again (protocol facts 1.9).
         client.services.fleet.retire(
@@ -63,8 +68,16 @@ def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
     if held.state is AttachmentState.TURN:
         message = f"the turn was interrupted: {error.message}"
         _emit(client, held.session_id, "session.error", {"errorType": "runtime_lost", "message": message})
-        _emit(client, held.session_id, "session.idle", {})
+        loop = asyncio.get_running_loop()
+        held.ending = loop.call_later(_IDLE_AFTER_ERROR_SECONDS, _end_turn, client, held)
     held.move(AttachmentState.LOST)
+
+
+def _end_turn(client: Client, held: Attachment) -> None:
+    held.ending = None
+    if client.attachments.get(held.session_id) is held:
+        _emit(client, held.session_id, "session.idle", {})
+        client.link.flush()
 
 
 def _emit(client: Client, session_id: str, kind: str, data: dict[str, Any]) -> None:

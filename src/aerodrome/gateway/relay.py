@@ -30,6 +30,8 @@ _PROVIDER_ROLES = ("sessionFs.setProvider", "llmInference.setProvider")
 _REGISTRATIONS = (*_PROVIDER_ROLES, "registerExtensionLaunchProvider", "plugins.builtin.set")
 Params = msgspec.Raw | bytes | msgspec.UnsetType
 _DETACHES = ("session.detach", "session.destroy")
+#: Makes a session under the id it is given, where others only look for one.
+_OPENS_BY_ID = "sessions.open"
 _DELETIONS = ("session.delete", "sessions.delete", "sessions.bulkDelete")
 
 
@@ -154,30 +156,32 @@ class Relay:
                 request.session_ids = [session_id]
                 self._forward(upstream, request, request.params)
                 return None
-        return self._forward_checked(request, verdict)
+        return self._forward_checked(request)
 
-    async def _forward_checked(self, request: Request, verdict: Verdict) -> None:
+    async def _forward_checked(self, request: Request) -> None:
         """Check every session a request names, apply the parameter policy, find the runtime, and forward."""
         client = self._client
         params = request.object()
         row = request.row
         named = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
         for session_id in named:
-            is_callers = calls.may_name(client, await client.services.ownership.find_owner(session_id))
+            is_callers = calls.may_name(client, session_id, await client.services.ownership.find_owner(session_id))
             (request.session_ids if is_callers else request.missing_ids).append(session_id)
+        if request.missing_ids and client.access is Access.OPEN and request.method != _OPENS_BY_ID:
+            # A runtime of the caller's alone has no session of anyone else's: it says itself what it says of a missing one.
+            request.missing_ids = []
         if request.missing_ids:
             if request.method not in missing.LISTS:
                 client.link.send(missing.answer(request.id, request.method, request.missing_ids[0]))
                 return
             params = {**params, "sessionIds": request.session_ids}
-        if verdict is Verdict.POLICY:
+        if client.access is Access.GUARDED:
             params = hardening.harden_call(request.method, params, client.principal.policy)
         if self._is_detach_of_lost(request):
             return
         upstream = await self._upstream_of(request)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
-        is_untouched = client.access is Access.OPEN and not request.missing_ids
-        raw = request.params if is_untouched else messages.encode(params)
+        raw = request.params if client.access is Access.OPEN else messages.encode(params)
         self._forward(upstream, request, raw)
 
     def _is_detach_of_lost(self, request: Request) -> bool:
@@ -194,6 +198,8 @@ class Relay:
         if session_id is None:
             return await client.upstream_for(None)
         held = client.attachments.get(session_id)
+        if held is not None and request.method in TURN_STARTS:
+            held.forget_ending()
         if held is not None and held.state is AttachmentState.LOST and request.method not in _DELETIONS:
             return await reattach.bring_back(client, held)
         return client.live_upstream(session_id) or await client.upstream_for(session_id)

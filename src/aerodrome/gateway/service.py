@@ -88,5 +88,6 @@ async def _release(client: Client) -> None:
         await asyncio.wait(list(client.tasks))
     for upstream in list(client.upstreams.values()):
         reattach.settle(client, upstream)  # its reader was cancelled before it began
-    for session_id in list(client.attachments):
-        client.services.router.detach(client.realm.key, session_id, client.number)
+    for held in client.attachments.values():
+        held.forget_ending()
+        client.services.router.detach(client.realm.key, held.session_id, client.number)

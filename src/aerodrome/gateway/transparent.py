@@ -130,9 +130,9 @@ class _Joint:
         first = (
             greeting.first if greeting.request_id is None else self._exchange_token(greeting.first) or greeting.first
         )
-        self._up.take(framing.encode(first))
-        if greeting.rest:
-            self._pass_up(b"".join(map(framing.encode, greeting.rest)))
+        rest = self._watch.feed(b"".join(map(framing.encode, greeting.rest)))
+        # In one write, as the client did: what a runtime answers to calls right behind `connect` depends on it.
+        self._up.take(framing.encode(first) + rest)
         self._client.hand_over(self._pass_up, self._end_up)
 
     def _pass_up(self, data: bytes) -> None:

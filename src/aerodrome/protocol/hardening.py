@@ -14,6 +14,7 @@ from __future__ import annotations
 from aerodrome import errors
 from aerodrome.core.policy import Access, Policy
 from aerodrome.protocol import hardening_calls, methods
+from aerodrome.protocol import hardening_network as network
 from aerodrome.protocol import hardening_rules as rules
 from aerodrome.protocol.hardening_rules import Params, Rule
 from aerodrome.protocol.methods import Verdict
@@ -103,14 +104,14 @@ _RULES: dict[str, Rule] = {
     "autopilot": rules.members("continuationEnabled maxContinues"),
     "availableTools": rules.tool_filter,
     "commands": rules.each(rules.members("name description")),
-    "customAgents": rules.custom_agents,
+    "customAgents": network.custom_agents,
     "defaultAgent": rules.members("excludedTools"),
     "infiniteSessions": rules.members("enabled backgroundCompactionThreshold bufferExhaustionThreshold"),
     "largeOutput": rules.large_output,
-    "mcpServers": rules.mcp_servers,
-    "models": rules.models,
-    "provider": rules.provider,
-    "providers": rules.each(rules.provider),
+    "mcpServers": network.mcp_servers,
+    "models": network.models,
+    "provider": network.provider,
+    "providers": rules.each(network.provider),
     "sessionId": rules.session_id,
     "sessionLimits": rules.members("maxAiCredits"),
     "systemMessage": rules.system_message,

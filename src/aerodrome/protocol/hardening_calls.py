@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from aerodrome import errors
 from aerodrome.core.policy import Policy
+from aerodrome.protocol import hardening_network as network
 from aerodrome.protocol import hardening_rules as rules
 from aerodrome.protocol.hardening_rules import Params, Rule
 
@@ -49,7 +50,7 @@ def _decision(name: str, value: object, policy: Policy) -> Params:
 
 _MESSAGE: dict[str, Rule] = {
     "attachments": rules.attachments,
-    "requestHeaders": rules.request_headers,
+    "requestHeaders": network.request_headers,
     "agentMode": _MODE,
 }
 _MESSAGE_MEMBERS = "prompt displayPrompt mode prepend requiredTool wait"
@@ -57,7 +58,7 @@ _SEND_MEMBERS = f"sessionId {_MESSAGE_MEMBERS} responseFormat traceparent traces
 
 
 def _message(name: str, value: object, policy: Policy) -> Params:
-    return rules.rebuild(rules.as_object(name, value), policy, rules.names(_MESSAGE_MEMBERS), _MESSAGE)
+    return rules.rebuild(rules.as_object(name, value), policy, rules.names(_MESSAGE_MEMBERS), _MESSAGE, name)
 
 
 _SEND = _only(_SEND_MEMBERS, {**_MESSAGE, "messages": rules.each(_message)})
@@ -71,7 +72,7 @@ _OPTION_MEMBERS = """
 _OPTIONS: dict[str, Rule] = {
     "availableTools": rules.tool_filter,
     "autopilot": rules.members("continuationEnabled maxContinues"),
-    "provider": rules.provider,
+    "provider": network.provider,
     "sessionLimits": rules.members("maxAiCredits"),
     "includedBuiltinSkills": rules.only_empty,
     "installedPlugins": rules.only_empty,
@@ -102,7 +103,7 @@ _MODE_MEMBERS = """
     planModelProviderId planReasoningEffort planContextTier compactionDecision restorePlanModel
     planExitAction
 """
-_PROVIDERS: dict[str, Rule] = {"providers": rules.each(rules.provider), "models": rules.models}
+_PROVIDERS: dict[str, Rule] = {"providers": rules.each(network.provider), "models": network.models}
 _COMMANDS = _never("slash commands reach the host (/add-dir, /mcp, /plugin ...); run your own command in your program")
 
 
@@ -111,10 +112,9 @@ def _reset_approvals(params: Params, policy: Policy) -> Params:
 
 
 def _headers_answer(name: str, value: object, policy: Policy) -> Params:
-    return {
-        **rules.as_object(name, value),
-        **_only("", {"headers": rules.headers})(rules.as_object(name, value), policy),
-    }
+    answer = rules.as_object(name, value)
+    network.headers(f"{name}.headers", answer.get("headers"), policy)
+    return answer
 
 
 #: Method -> its rule. Ownership of every session named has been checked before.

@@ -25,23 +25,11 @@ def names(text: str) -> frozenset[str]:
 
 #: Built-in tools without reach beyond the session, which the runtime adds of itself.
 _CONVERSATION_TOOLS = ("ask_user", "exit_plan_mode", "task_complete")
-#: Subagents: the runtime gives them no tool that the session's own filter does not pass (measured, nested ones too).
+#: Subagents: the runtime gives them no tool that the session's own filter does not pass (measured).
 _AGENT_TOOLS = ("list_agents", "read_agent", "task", "write_agent")
 SAFE_BUILTIN_TOOLS = (*_CONVERSATION_TOOLS, *_AGENT_TOOLS)
 
-_PROVIDER_TYPES = (None, "openai", "azure", "anthropic")
-_PROVIDER_MEMBERS = names(
-    """
-    name type wireApi transport baseUrl apiKey bearerToken modelId modelCapabilities providerName
-    modelProvider wireModel maxPromptTokens maxContextWindowTokens maxOutputTokens hasBearerTokenProvider
-    """
-)
-_MODEL_MEMBERS = names(
-    "id provider wireModel modelId name maxPromptTokens maxContextWindowTokens maxOutputTokens capabilities"
-)
-_MCP_MEMBERS = names("type url tools excludeTools timeout displayName deferTools filterMapping")
-_AGENT_MEMBERS = names("name prompt displayName description infer model modelPolicy reasoningEffort")
-_TOOL_MEMBERS = names(
+_TOOL_MEMBERS = (
     "name description title parameters overridesBuiltInTool skipPermission defer isTerminal metadata namespace"
 )
 _SYSTEM_MODES = ("append", "customize", "replace")
@@ -49,7 +37,6 @@ _ATTACHMENTS = {
     "blob": names("type data mimeType displayName"),
     "selection": names("type filePath displayName text selection"),
 }
-_API_VERSION = re.compile(r"[0-9A-Za-z.-]{1,32}\Z")
 #: What the runtime takes for the beginning of a longer id: 7 to 35 characters of a UUID, in any case (measured).
 _ABBREVIATION = re.compile(
     r"[0-9a-f]{7,8}|[0-9a-f]{8}-[0-9a-f]{0,4}|[0-9a-f]{8}(-[0-9a-f]{4}){1,2}-[0-9a-f]{0,4}"
@@ -57,23 +44,17 @@ _ABBREVIATION = re.compile(
     re.IGNORECASE,
 )
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")
-_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
-#: The runtime lets a header replace its own framing and routing (measured): a false length smuggles a second request.
-_ROUTING_HEADERS = names(
-    """
-    connection content-encoding content-length expect forwarded host http2-settings keep-alive te trailer
-    transfer-encoding upgrade via
-    """
-)
-_ROUTING_PREFIXES = ("proxy-", "sec-websocket-", "x-forwarded-", "x-http-method", "x-original-", "x-rewrite-")
-_CREDENTIAL_HEADERS = names("api-key authorization cookie x-api-key x-goog-api-key")
 
-
-def rebuild(params: Params, policy: Policy, plain: frozenset[str], rules: Mapping[str, Rule]) -> Params:
-    """Return the members that are plain or have a rule, the latter as their rule leaves them."""
-    kept = {name: value for name, value in params.items() if name in plain or name in rules}
-    return {name: rules[name](name, value, policy) if name in rules else value for name, value in kept.items()}
+def rebuild(
+    params: Params, policy: Policy, plain: frozenset[str], rules: Mapping[str, Rule], within: str = ""
+) -> Params:
+    """Return the members that are plain or have a rule, the latter as their rule leaves them; `within` is for messages."""
+    place = f"{within}." if within else ""
+    return {
+        name: rules[name](place + name, value, policy) if name in rules else value
+        for name, value in params.items()
+        if name in rules or name in plain
+    }
 
 
 def refusal(name: str, what: str) -> errors.PolicyRejected:
@@ -140,7 +121,9 @@ def one_of(*allowed: str) -> Rule:
 
     def rule(name: str, value: Any, policy: Policy) -> Any:
         if value is not None and value not in allowed:
-            raise errors.PolicyRejected(f"parameter {name} is refused: expected one of {', '.join(allowed)}")
+            raise errors.PolicyRejected(
+                f"parameter {name} is refused: expected {' or '.join(allowed)}, found {value!r}", parameter=name
+            )
         return value
 
     return rule
@@ -178,90 +161,6 @@ def session_id(name: str, value: Any, policy: Policy) -> Any:
     return value
 
 
-def headers(name: str, value: Any, policy: Policy) -> Any:
-    """Keep HTTP headers that neither frame nor route the request they go with."""
-    for header, content in as_object(name, value).items():
-        plain = header.lower().replace("_", "-")
-        if plain in _ROUTING_HEADERS or plain.startswith(_ROUTING_PREFIXES):
-            raise refusal(f"{name}.{header}", "the framing or routing of requests")
-        is_clean = isinstance(content, str) and _HEADER_VALUE.match(content)
-        if not _HEADER_NAME.match(header) or not is_clean:
-            raise errors.InvalidParams(f"expected {name} to map HTTP header names to strings of printable characters")
-    return value
-
-
-def request_headers(name: str, value: Any, policy: Policy) -> Any:
-    """Keep the headers of one turn's model calls, which would also replace the session's own credential."""
-    for header in as_object(name, value):
-        if header.lower().replace("_", "-") in _CREDENTIAL_HEADERS:
-            raise refusal(f"{name}.{header}", "the credentials of the model call")
-    return headers(name, value, policy)
-
-
-def provider(name: str, value: Any, policy: Policy) -> Any:
-    """Keep a model provider that policy allows."""
-    if value is None:
-        return None
-    wanted = as_object(name, value)
-    if wanted.get("apiKeyCommand"):
-        raise refusal(f"{name}.apiKeyCommand", "commands on the host")
-    if wanted.get("type") not in _PROVIDER_TYPES:
-        raise errors.PolicyRejected(f"parameter {name}.type is refused: expected openai, azure or anthropic")
-    _check_address(name, wanted, policy)
-    rules: dict[str, Rule] = {"headers": headers, "azure": _azure}
-    return rebuild(wanted, policy, _PROVIDER_MEMBERS, rules)
-
-
-def _check_address(name: str, wanted: Params, policy: Policy) -> None:
-    url = wanted.get("baseUrl")
-    is_allowed = isinstance(url, str) and policy.allows_provider(url)
-    if is_allowed and wanted.get("type") == "azure":
-        # The model's name becomes part of the path there, "../" and all (measured); other calls can change it later.
-        is_allowed = policy.allows_provider("/".join(str(url).split("/")[:3]))
-    if not is_allowed:
-        raise errors.PolicyRejected(
-            f"parameter {name}.baseUrl is refused: {url!r} is not among the providers of this tenant's policy (of type "
-            "azure, its whole origin must be); use one that is, or ask your operator to add it",
-            parameter=f"{name}.baseUrl",
-        )
-
-
-def _azure(name: str, value: Any, policy: Policy) -> Any:
-    version = as_object(name, value).get("apiVersion")
-    if version is None:
-        return {}
-    if not isinstance(version, str) or not _API_VERSION.match(version):
-        raise errors.InvalidParams(f"expected {name}.apiVersion to be a version such as 2024-10-21")
-    return {"apiVersion": version}
-
-
-def models(name: str, value: Any, policy: Policy) -> Any:
-    """Keep model definitions; a system message of theirs would replace the session's."""
-    rules: dict[str, Rule] = {"systemMessage": system_message}
-    return each(lambda at, entry, _: rebuild(as_object(at, entry), policy, _MODEL_MEMBERS, rules))(name, value, policy)
-
-
-def mcp_servers(name: str, value: Any, policy: Policy) -> Any:
-    """Keep remote MCP servers that policy allows; the others are commands on the host."""
-    if value is None:
-        return None
-    return {key: _mcp_server(f"{name}.{key}", server, policy) for key, server in as_object(name, value).items()}
-
-
-def _mcp_server(name: str, value: Any, policy: Policy) -> Params:
-    server = as_object(name, value)
-    if server.get("command") or server.get("type") not in ("http", "sse"):
-        raise refusal(name, "commands on the host (only MCP servers of type http or sse may be named)")
-    url = server.get("url")
-    if not isinstance(url, str) or not policy.allows_mcp(url):
-        raise errors.PolicyRejected(
-            f"parameter {name}.url is refused: {url!r} is not among the MCP servers of this tenant's policy; "
-            "use one that is, or ask your operator to add it",
-            parameter=f"{name}.url",
-        )
-    return rebuild(server, policy, _MCP_MEMBERS, {"headers": headers})
-
-
 def default_tools(has_agents: bool) -> list[str]:
     """Return the tool filter of a session that names none: the client's tools, MCP tools, and what a conversation needs."""
     built_in = SAFE_BUILTIN_TOOLS if has_agents else _CONVERSATION_TOOLS
@@ -292,23 +191,7 @@ def tool_filter(name: str, value: Any, policy: Policy) -> list[str]:
 
 def tools(name: str, value: Any, policy: Policy) -> Any:
     """Keep tool definitions: these tools run in the client, also where one takes a built-in tool's name."""
-    return each(lambda at, entry, _: rebuild(as_object(at, entry), policy, _TOOL_MEMBERS, {}))(name, value, policy)
-
-
-def custom_agents(name: str, value: Any, policy: Policy) -> Any:
-    """Keep agents without hooks. Their `tools` stay as they are: the runtime takes only what the session's filter passes."""
-    return each(_custom_agent)(name, value, policy)
-
-
-def _custom_agent(name: str, value: Any, policy: Policy) -> Params:
-    agent = as_object(name, value)
-    if agent.get("hooks"):
-        raise refusal(f"{name}.hooks", "commands on the host")
-    rules: dict[str, Rule] = {
-        "mcpServers": mcp_servers,
-        "tools": lambda at, names, _: None if names is None else as_strings(at, names),
-    }
-    return rebuild(agent, policy, _AGENT_MEMBERS, rules)
+    return each(members(_TOOL_MEMBERS))(name, value, policy)
 
 
 def system_message(name: str, value: Any, policy: Policy) -> Params:
@@ -317,7 +200,7 @@ def system_message(name: str, value: Any, policy: Policy) -> Params:
     mode = message.get("mode") or "append"
     if mode not in _SYSTEM_MODES:
         raise errors.InvalidParams(f"expected {name}.mode to be one of {', '.join(_SYSTEM_MODES)}")
-    kept = {member: message[member] for member in ("content", "contentBlocks") if member in message}
+    kept = rebuild(message, policy, names("content contentBlocks"), {})
     if mode == "replace":
         return {"mode": mode, **kept}
     sections = as_object(f"{name}.sections", message.get("sections")) if mode == "customize" else {}

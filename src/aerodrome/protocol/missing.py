@@ -11,6 +11,7 @@ from aerodrome.protocol import messages
 from aerodrome.protocol.messages import RequestId
 
 _INTERNAL = -32603
+_METHOD_UNKNOWN = -32601
 
 #: Methods that answer a missing session with a result.
 _RESULTS: dict[str, str] = {
@@ -25,6 +26,7 @@ _RESULTS: dict[str, str] = {
     "sessions.getBoardEntryCount": "{}",
     "sessions.getMetadata": "{}",
     "sessions.getPersistedRemoteSteerable": "{}",
+    "sessions.open": '{"status":"not_found"}',
     "sessions.save": "{}",
 }
 
@@ -36,6 +38,9 @@ _ERRORS: dict[str, str] = {
     "sessions.delete": "Session file not found for %s",
     "sessions.readPersistedEvents": "Persisted event journal is unavailable for session %s",
 }
+
+#: Methods of newer releases: their callers fall back on another, and learn there that the session is missing.
+_UNHANDLED = frozenset({"session.sendAndWait"})
 
 #: Methods that name any number of sessions in `sessionIds` and tell in their result which are missing.
 LISTS = frozenset({"sessions.bulkDelete", "sessions.checkInUse", "sessions.getClientMetadata"})
@@ -56,6 +61,8 @@ def complete(method: str, result: Any, missing_ids: list[str]) -> Any:
 
 def answer(request_id: RequestId, method: str, session_id: str) -> bytes:
     """Return the body of the runtime's answer for a session it does not have."""
+    if method in _UNHANDLED:
+        return messages.failure(request_id, _METHOD_UNKNOWN, f"Unhandled method {method}")
     if method in _RESULTS:
         template = _RESULTS[method]
         text = template % messages.encode(session_id).decode()[1:-1] if "%s" in template else template

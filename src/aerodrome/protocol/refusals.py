@@ -18,15 +18,15 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def check(body: bytes) -> None:
-    """Refuse a JSON value that the runtime would not take for a message; what is not JSON is left to `messages.decode`.
+    """Refuse what the runtime would not take for a message.
 
     Raises:
-        errors.InvalidRequest: with the runtime's text.
+        errors.ParseFailed: it is not JSON. errors.InvalidRequest: it is, with the runtime's text.
     """
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.ParseFailed(f"expected JSON, found something else: {error}") from None
     text = _find_fault(value)
     if text is not None:
         raise errors.InvalidRequest(text)

@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,10 +22,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 RUNTIME_MARK = "AERODROME_RUNTIME_ID"
 _POLL_SECONDS = 0.01
+_LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ class Child:
         present = _read(self.pid)
         return present is not None and present.started == self.started
 
+    @property
+    def is_reaped(self) -> bool:
+        """Say whether its parent has collected it: only then are all of its threads gone, and its sockets closed."""
+        stat = _stat(self.pid)
+        return stat is None or int(stat[19]) != self.started
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -54,14 +62,26 @@ class Principal:
 
 
 class DemoProcess:
-    """A running demo; use `start` or, better, `with running()`."""
+    """A demo in a process of its own; use it `with running()`, or `with spawn()` to do without waiting for it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: Path, line: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
         self.process = process
         self.directory = directory
-        self.line = line
-        self.described: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+        self.line = ""
+        self.described: dict[str, Any] = {}
         self._seen: set[Child] = set()
+
+    def wait_ready(self, seconds: float = 30.0) -> None:
+        """Wait for its first line: the JSON object, or the first for people.
+
+        Raises:
+            TimeoutError: nothing was said in time. RuntimeError: it ended instead; its words went to standard error.
+        """
+        assert self.process.stdout is not None
+        self.line = _read_line(self.process.stdout, seconds)
+        if not self.line:
+            raise RuntimeError(f"the demo ended with code {self.process.wait(seconds)} before it was ready")
+        self.described = json.loads(self.line) if self.line.startswith("{") else {}
 
     @property
     def sdk(self) -> str:
@@ -99,6 +119,31 @@ class DemoProcess:
             if is_runtime and realm in home:
                 found[names[0]] = child
         return found
+
+    def processes(self) -> list[Child]:
+        """Return the demo's own process and everything that descends from it."""
+        own = _read(self.process.pid)
+        return [*([own] if own else []), *self._descendants()]
+
+    def listening(self) -> set[tuple[str, int]]:
+        """Return the TCP addresses on which its processes listen now; an IPv6 one as the kernel writes it."""
+        sockets = {number for child in self.processes() for number in _sockets(child.pid)}
+        return {address for number, address in _listeners() if number in sockets}
+
+    def read_until(self, words: str, seconds: float = 30.0) -> str:
+        """Return what it prints next, up to and with the line that holds these words.
+
+        Raises:
+            TimeoutError: they did not come in time.
+        """
+        assert self.process.stdout is not None
+        text, deadline = "", time.monotonic() + seconds
+        while words not in text or not text.endswith("\n"):
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"the demo did not print {words!r} within {seconds:g} s")
+            text += os.read(self.process.stdout.fileno(), 65536).decode()
+        return text
 
     def find(self, words: str) -> list[Child]:
         """Return the living processes of the whole machine whose command line holds these words."""
@@ -156,43 +201,40 @@ class DemoProcess:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def start(arguments: Sequence[str] = ("--json",), seconds: float = 30.0) -> DemoProcess:
-    """Start a demo on a free port and wait for its first line.
-
-    Raises:
-        TimeoutError: nothing was said in time. RuntimeError: it ended instead; its words went to standard error.
-    """
+def spawn(arguments: Sequence[str] = ("--json",)) -> DemoProcess:
+    """Spawn a demo on a free port, in a temporary directory of its own; it is not ready yet."""
     directory = Path(tempfile.mkdtemp(prefix="demo-process-"))
     process = subprocess.Popen(
         [sys.executable, "-m", "aerodrome", "demo", "--sdk-port", "0", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        bufsize=0,
         env={**os.environ, "TMPDIR": str(directory)},
         start_new_session=True,
     )
-    assert process.stdout is not None
-    demo = DemoProcess(process, directory, "")
-    try:
-        ready, _, _ = select.select([process.stdout], [], [], seconds)
-        if not ready:
-            raise TimeoutError(f"the demo said nothing within {seconds:g} s")
-        line = process.stdout.readline().decode()
-        if not line:
-            raise RuntimeError(f"the demo ended with code {process.wait(seconds)} before it was ready")
-    except BaseException:
-        demo.stop(signal.SIGKILL)
-        demo.kill_leftovers()
-        process.stdout.close()
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    return DemoProcess(process, directory, line)
+    return DemoProcess(process, directory)
 
 
 @contextmanager
 def running(arguments: Sequence[str] = ("--json",)) -> Iterator[DemoProcess]:
     """Run a demo for the length of a block; at its end nothing of it may be left."""
-    with start(arguments) as demo:
+    with spawn(arguments) as demo:
+        demo.wait_ready()
         yield demo
+
+
+def _read_line(stream: IO[bytes], seconds: float) -> str:
+    """Read one line and not a byte more, so that `select` tells the truth about what follows."""
+    line, deadline = b"", time.monotonic() + seconds
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError(f"the demo said no line within {seconds:g} s")
+        byte = stream.read(1)
+        if not byte:
+            break
+        line += byte
+    return line.decode()
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> bool:
@@ -209,12 +251,20 @@ def _table() -> list[Child]:
     return [child for name in os.listdir("/proc") if name.isdigit() and (child := _read(int(name)))]
 
 
+def _stat(pid: int) -> list[bytes] | None:
+    """Return the fields of a process after its name: state, parent, ... , start time at 19."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split() or None
+    return None
+
+
 def _read(pid: int) -> Child | None:
-    with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        if fields[0] not in (b"Z", b"X"):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            return Child(pid, int(fields[1]), int(fields[19]), command.strip())
+    stat = _stat(pid)
+    if stat is None or stat[0] in (b"Z", b"X"):
+        return None
+    with suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Child(pid, int(stat[1]), int(stat[19]), command.strip())
     return None
 
 
@@ -222,6 +272,30 @@ def _environment(pid: int) -> list[str]:
     with suppress(OSError):
         return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     return []
+
+
+def _sockets(pid: int) -> set[str]:
+    """Return the inode numbers of a process's sockets."""
+    found = set()
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                target = os.readlink(descriptor)
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found
+
+
+def _listeners() -> Iterator[tuple[str, tuple[str, int]]]:
+    """Yield the inode number and address of every listening TCP socket of this network namespace."""
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{name}").read_text("ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING:
+                    host, port = fields[1].split(":")
+                    plain = socket.inet_ntoa(bytes.fromhex(host)[::-1]) if name == "tcp" else host
+                    yield fields[9], (plain, int(port, 16))
 
 
 def _carries(child: Child, place: str) -> bool:

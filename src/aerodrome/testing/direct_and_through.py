@@ -185,8 +185,9 @@ async def wire(endpoint: Endpoint) -> AsyncIterator[Wire]:
         opened.close()
 
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?")
+#: UUIDs, and what the demo model calls its answers and tool calls.
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?:call_|chatcmpl-|resp_)[0-9a-f]{16}", re.IGNORECASE)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?")
 
 
 class Normaliser:
@@ -206,10 +207,10 @@ class Normaliser:
             }
         if isinstance(value, (list, tuple)):
             return [self.apply(member) for member in value]
-        return self._text(value) if isinstance(value, str) else value
+        return value if value is None or isinstance(value, (bool, int, float)) else self._text(str(value))
 
     def _text(self, text: str) -> str:
         for found, name in self._names.items():
             text = text.replace(found, name)
-        text = _UUID.sub(lambda match: self._ids.setdefault(match[0], f"(id {len(self._ids) + 1})"), text)
+        text = _ID.sub(lambda match: self._ids.setdefault(match[0], f"(id {len(self._ids) + 1})"), text)
         return _TIME.sub("(time)", text)

@@ -32,6 +32,11 @@ class RemoteError(errors.AerodromeError):
         self.code_number = code_number
 
 
+class _ErrorObject(msgspec.Struct):
+    code: int = -32603
+    message: str = ""
+
+
 class ControlLink:
     """One authenticated connection to a runtime, for calls of our own."""
 
@@ -53,6 +58,8 @@ class ControlLink:
             RemoteError: the peer answered with an error.
             errors.RuntimeLost: the link ended, or the answer did not come in time.
         """
+        if self._reading.done() or self._link.is_closing:
+            raise errors.RuntimeLost("the connection to the runtime ended")
         answer: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         request_id = self._owed.open(answer)
         self._link.send(messages.request(request_id, method, messages.encode(params if params is not None else {})))
@@ -65,8 +72,7 @@ class ControlLink:
         finally:
             self._owed.close(request_id)
         if envelope.error is not msgspec.UNSET:
-            error = msgspec.json.decode(envelope.error)
-            raise RemoteError(error.get("code", -32603), error.get("message", ""))
+            raise _remote_error(envelope.error)
         return msgspec.json.decode(envelope.result) if envelope.result is not msgspec.UNSET else None
 
     def notify(self, method: str, params: Any = None) -> None:
@@ -86,14 +92,18 @@ class ControlLink:
                 for body in batch:
                     self._take(body)
         except errors.InvalidRequest:
-            self._link.abort()
+            pass  # without frame boundaries nothing more can be heard: the link ends below
         finally:
+            self._link.abort()
             for answer in self._owed.drain():
                 if not answer.done():
                     answer.set_exception(errors.RuntimeLost("the connection to the runtime ended"))
 
     def _take(self, body: bytes) -> None:
-        envelope = messages.decode(body)
+        try:
+            envelope = messages.decode(body)
+        except errors.InvalidRequest:
+            return  # one odd message is no reason to lose a runtime with all its sessions
         if envelope.method is msgspec.UNSET:
             answer = self._owed.close(envelope.id if envelope.id is not msgspec.UNSET else None)
             if answer is not None and not answer.done():
@@ -103,6 +113,14 @@ class ControlLink:
             self._link.flush()
         elif self._on_notification is not None:
             self._on_notification(envelope.method, body)
+
+
+def _remote_error(raw: msgspec.Raw) -> RemoteError:
+    try:
+        error = msgspec.json.decode(raw, type=_ErrorObject)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        error = _ErrorObject()
+    return RemoteError(error.code, error.message)
 
 
 async def open_control(

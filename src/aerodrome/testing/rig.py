@@ -1,0 +1,160 @@
+"""A whole tenant gateway in this process: memory registry, scripted runtimes, real TCP on loopback.
+
+For tests of gateway/ and fleet/: clients are `peer.Peer`s, runtimes are `ScriptedRuntime`s, everything between is the product's.
+`baseline` says what a test must find unchanged when its clients have gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
+from aerodrome.clock import SystemClock
+from aerodrome.core import identity, placement
+from aerodrome.core.backoff import Backoff
+from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.fleet.pool import RuntimePool
+from aerodrome.fleet.spec import FleetSettings
+from aerodrome.gateway.admission import KeyAdmission
+from aerodrome.gateway.client import Services
+from aerodrome.gateway.listener import Listener
+from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.router import Router
+from aerodrome.gateway.service import TenantGateway
+from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.ports.host import RuntimeHost
+from aerodrome.testing import peer
+from aerodrome.testing.peer import Peer
+from aerodrome.testing.scripted_host import ScriptedHost
+
+#: Tenants of every rig: the name says how their sessions are isolated; `other` shares the runtimes of `shared`.
+TENANTS = {
+    "alone": Policy(Isolation.USER, Trust.FULL, ("*",)),
+    "guarded": Policy(Isolation.USER),
+    "team": Policy(Isolation.TENANT),
+    "shared": Policy(Isolation.SHARED),
+    "other": Policy(Isolation.SHARED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What an idle gateway holds."""
+
+    tasks: int
+    descriptors: int
+    routes: int
+    links: int
+
+
+class Rig:
+    """A gateway that listens; see `open_rig`."""
+
+    def __init__(self, host: RuntimeHost, fleet_settings: FleetSettings, settings: GatewaySettings) -> None:
+        self.clock = SystemClock()
+        self.host = host
+        self.pool = RuntimePool(host, fleet_settings)
+        self.registry = MemorySessionRegistry()
+        self.keys = MemoryKeyStore()
+        self.ownership = Ownership(self.registry, self.clock, settings.ownership_cache_seconds)
+        self.router = Router()
+        tenants = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
+        admission = KeyAdmission(self.keys, MemoryTenantStore(self.keys, self.clock), tenants, self.clock)
+        services = Services(self.pool, self.ownership, self.router, settings)
+        self.gateway = TenantGateway(services, admission)
+        self.listener = Listener(self.gateway.serve, settings)
+        self.address = ("127.0.0.1", 0)
+        self._clients: list[Peer] = []
+        self._tokens: dict[Owner, str] = {}
+
+    @property
+    def scripted(self) -> ScriptedHost:
+        """Return the host, where it is the scripted one."""
+        assert isinstance(self.host, ScriptedHost)
+        return self.host
+
+    async def token(self, tenant: str, user: str) -> str:
+        """Return a user's token."""
+        owner = Owner(tenant, user)
+        if owner not in self._tokens:
+            key, self._tokens[owner] = identity.create_key(owner, time.time())
+            await self.keys.add(key)
+        return self._tokens[owner]
+
+    async def client(self, tenant: str, user: str = "user", **introduction: Any) -> Peer:
+        """Connect a user; the rig closes what the test leaves open."""
+        client = await peer.open_client(*self.address, await self.token(tenant, user), **introduction)
+        self._clients.append(client)
+        return client
+
+    async def stranger(self) -> Peer:
+        """Connect without proving anything."""
+        client = await peer.open_peer(*self.address)
+        self._clients.append(client)
+        return client
+
+    def realm(self, tenant: str, user: str = "user") -> str:
+        """Return the key of a user's realm."""
+        return placement.realm_of(Owner(tenant, user), TENANTS[tenant]).key
+
+    def links(self) -> int:
+        """Return how many links the pool counts on its ready runtimes."""
+        return sum(placed.handle.links for realm in self.pool._realms.values() for placed in realm.ready.values())
+
+    def upstreams(self) -> int:
+        """Return how many upstream links all clients hold."""
+        return sum(len(client.upstreams) for clients in self.gateway._clients.values() for client in clients)
+
+    def baseline(self) -> Baseline:
+        """Return what is held now."""
+        descriptors = len(os.listdir("/proc/self/fd"))
+        return Baseline(len(asyncio.all_tasks()), descriptors, len(self.router), self.links())
+
+    async def settled(self, condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+        """Wait until a condition about the gateway's own state holds; return its value. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while not (found := condition()):  # noqa: ASYNC110  the product has no events for tests to wait on
+                await asyncio.sleep(0.002)
+        return found
+
+    async def aclose(self) -> None:
+        """Close clients, gateway, runtimes, in that order."""
+        for client in self._clients:
+            await client.aclose()
+        await self.listener.aclose()
+        await self.pool.aclose()
+
+
+def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
+    """Return settings that fail fast."""
+    settings = FleetSettings(
+        entry=Path("scripted"),
+        is_native=True,
+        version="scripted",
+        state_directory=state_directory,
+        ready_seconds=5.0,
+        stop_grace_seconds=0.2,
+        backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),
+    )
+    return replace(settings, **changes)
+
+
+@asynccontextmanager
+async def open_rig(
+    host: RuntimeHost, fleet: FleetSettings, settings: GatewaySettings | None = None
+) -> AsyncIterator[Rig]:
+    """Run a gateway over a host for the length of a block."""
+    rig = Rig(host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0))
+    try:
+        rig.address = await rig.listener.start()
+        yield rig
+    finally:
+        await rig.aclose()

@@ -1,0 +1,361 @@
+"""A runtime that does as it is told: JSON-RPC over TCP as the Copilot runtime speaks it, no model, and faults on demand.
+
+For tests of the gateway and the fleet: in this process (`ScriptedRuntime`), or as a program that prints `CLI server listening on
+port N` like the real one. Only what the gateway relies on is imitated (protocol facts 1.2 to 1.8): `connect`, sessions that
+are unloaded with their last connection and are on disk only after a turn, events for the attached, lifecycle for everyone.
+
+Prompts say what a turn does: `[hold]` goes on until aborted, `[size N]` answers N bytes, `[flood COUNT SIZE]` sends events first,
+`[ask METHOD]` asks the client something and answers with what it said, `[die]` ends the process. Anything else is echoed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from aerodrome.protocol import framing, messages
+from aerodrome.testing.peer import Heard, Peer, RpcError
+
+_STEP = re.compile(r"\[(hold|size|flood|ask|die)((?: [^\] ]+)*)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How a runtime misbehaves; the last six name the method at whose call they do."""
+
+    never_ready: bool = False
+    exits_at_once: bool = False
+    ignores_term: bool = False
+    #: Sends events to every connection without end, from its `connect` on.
+    floods: bool = False
+    refuses: str = ""
+    unanswered: str = ""
+    never_reads_after: str = ""
+    closes_mid_frame_at: str = ""
+    closes_after: str = ""
+    dies_at: str = ""
+
+
+@dataclass(slots=True)
+class Session:
+    """A live session."""
+
+    session_id: str
+    attached: set[Peer] = field(default_factory=set)
+    options: dict[str, Any] = field(default_factory=dict)
+    had_turn: bool = False
+    turn: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as a runtime heard it, and on which connection."""
+
+    peer: Peer
+    method: str
+    params: dict[str, Any]
+
+
+On = Callable[[Peer, dict[str, Any]], Awaitable[Any]]
+
+
+class ScriptedRuntime:
+    """A server. `on` replaces what a method does; `calls` has every request in the order of arrival.
+
+    `disk` is what outlives it: give it to the next one to have its sessions resumed. `die` is called for `[die]` and `dies_at`.
+    """
+
+    def __init__(self, token: str | None = None, faults: Faults | None = None, disk: set[str] | None = None) -> None:
+        self.faults = faults or Faults()
+        self.on: dict[str, On] = {}
+        self.calls: list[Call] = []
+        self.peers: list[Peer] = []
+        self.sessions: dict[str, Session] = {}
+        self.disk: set[str] = set() if disk is None else disk
+        self.die: Callable[[], None] = self.cut
+        self.port = 0
+        self._token = token
+        self._known: set[Peer] = set()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Listen; return the port."""
+        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self.port
+
+    def cut(self) -> None:
+        """Stop listening and drop every connection, as a killed process does."""
+        if self._server is not None:
+            self._server.close()
+        for peer in self.peers:
+            peer.writer.transport.abort()
+
+    async def aclose(self) -> None:
+        """Cut, and end every task."""
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for peer in self.peers:
+            await peer.aclose()
+
+    async def wait_for_call(self, method: str, count: int = 1, seconds: float = 10.0) -> Call:
+        """Wait until a method has been called so often; return that call. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while len(found := [call for call in self.calls if call.method == method]) < count:
+                self._changed.clear()
+                await self._changed.wait()
+        return found[count - 1]
+
+    def called(self, method: str) -> list[dict[str, Any]]:
+        """Return the params of every call of a method."""
+        return [call.params for call in self.calls if call.method == method]
+
+    def broadcast(self, kind: str, session_id: str) -> None:
+        """Tell every connection of a session's lifecycle, as the real one does."""
+        for peer in self._known:
+            peer.notify("session.lifecycle", {"type": f"session.{kind}", "sessionId": session_id})
+
+    def emit(self, session: Session, kind: str, data: dict[str, Any] | None = None) -> None:
+        """Send a session's event to the connections attached to it."""
+        event = {"type": kind, "data": data or {}, "id": str(uuid.uuid4()), "parentId": None}
+        for peer in session.attached:
+            peer.notify("session.event", {"sessionId": session.session_id, "event": event})
+
+    # -- connections ------------------------------------------------------------------------------------------------------
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+
+        async def take(request: Heard) -> Any:
+            return await self._take(peer, request)
+
+        peer.take_request = take
+        self.peers.append(peer)
+        await asyncio.shield(peer.closed)
+        self.peers.remove(peer)
+        self._known.discard(peer)
+        for session in list(self.sessions.values()):
+            self._detach(session, peer)
+        await peer.aclose()
+
+    async def _take(self, peer: Peer, request: Heard) -> Any:
+        method, params = request.method, request.params
+        self.calls.append(Call(peer, method, params))
+        self._changed.set()
+        await self._misbehave(peer, request)
+        if method == "connect":
+            return self._connect(peer, params)
+        if self._token is not None and peer not in self._known:
+            raise RpcError(-32001, "AUTHENTICATION_REQUIRED")
+        if method in self.on:
+            return await self.on[method](peer, params)
+        answer = _METHODS.get(method)
+        if answer is None:
+            raise RpcError(-32601, f"Unhandled method {method}")
+        return answer(self, peer, params)
+
+    async def _misbehave(self, peer: Peer, request: Heard) -> None:
+        faults, method = self.faults, request.method
+        if method == faults.refuses:
+            raise RpcError(-32603, f"refused {method}, as it was told")
+        if method == faults.dies_at:
+            self.die()
+        if method == faults.never_reads_after:
+            peer.stop_reading()
+        if method == faults.closes_mid_frame_at:
+            frame = framing.encode(messages.result(request.request_id, {"text": "x" * 1000}))
+            peer.send_bytes(frame[: len(frame) // 2])
+            peer.writer.close()
+        if method == faults.closes_after:
+            asyncio.get_running_loop().call_soon(peer.writer.close)
+        if method in (faults.unanswered, faults.never_reads_after, faults.closes_mid_frame_at, faults.dies_at):
+            await asyncio.get_running_loop().create_future()
+
+    def _connect(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        if self._token is not None and params.get("token") != self._token:
+            raise RpcError(-32002, "AUTHENTICATION_FAILED")
+        if not isinstance(params.get("supportedTaskKinds", []), list):
+            raise RpcError(-32602, "Invalid connect request: invalid type: expected a sequence")
+        self._known.add(peer)
+        if self.faults.floods:
+            self._spawn(self._flood(peer))
+        return {"ok": True, "protocolVersion": 3, "version": "scripted", "taskKinds": ["agent", "shell"]}
+
+    async def _flood(self, peer: Peer) -> None:
+        with suppress(OSError):
+            while not peer.closed.done():
+                peer.notify("session.event", {"sessionId": "flood", "event": {"type": "flood", "data": "x" * 10_000}})
+                await peer.writer.drain()
+
+    # -- sessions ---------------------------------------------------------------------------------------------------------
+
+    def _session(self, params: dict[str, Any]) -> Session:
+        session = self.sessions.get(params.get("sessionId", ""))
+        if session is None:
+            raise RpcError(-32603, f"Request failed with message: Session not found: {params.get('sessionId')}")
+        return session
+
+    def _open(self, peer: Peer, session_id: str, params: dict[str, Any]) -> dict[str, Any]:
+        session = self.sessions.setdefault(session_id, Session(session_id))
+        session.attached.add(peer)
+        session.options = params
+        return {"sessionId": session_id, "nativeSessionId": session_id, "workspacePath": "", "capabilities": {}}
+
+    def _detach(self, session: Session, peer: Peer) -> None:
+        session.attached.discard(peer)
+        if not session.attached:
+            if session.turn is not None:
+                session.turn.cancel()
+            self.sessions.pop(session.session_id, None)
+
+    def _create(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        result = self._open(peer, params.get("sessionId") or str(uuid.uuid4()), params)
+        self.broadcast("created", result["sessionId"])
+        return result
+
+    def _resume(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session_id = params["sessionId"]
+        if session_id not in self.sessions and session_id not in self.disk:
+            reason = f"Failed to load session events: Session not found: {session_id}"
+            raise RpcError(-32603, f"Request session.resume failed with message: {reason}")
+        return self._open(peer, session_id, params)
+
+    def _send(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self._session(params)
+        session.turn = self._spawn(self._run_turn(session, params.get("prompt", "")))
+        return {"messageId": str(uuid.uuid4())}
+
+    async def _run_turn(self, session: Session, prompt: str) -> None:
+        self.disk.add(session.session_id)
+        self.emit(session, "assistant.turn_start")
+        text, aborted = prompt, False
+        try:
+            for step in _STEP.finditer(prompt):
+                text = await self._step(session, step[1], step[2].split(), text)
+        except asyncio.CancelledError:
+            aborted = True
+            self.emit(session, "abort")
+        self.emit(session, "assistant.message", {"content": text})
+        self.emit(session, "assistant.turn_end")
+        self.emit(session, "session.idle", {"aborted": aborted})
+        self.broadcast("updated", session.session_id)
+
+    async def _step(self, session: Session, name: str, words: list[str], text: str) -> str:
+        match name:
+            case "hold":
+                await asyncio.get_running_loop().create_future()
+            case "size":
+                return "x" * int(words[0])
+            case "flood":
+                for number in range(int(words[0])):
+                    self.emit(session, "flood", {"number": number, "text": "x" * int(words[1])})
+                    for peer in list(session.attached):
+                        with suppress(OSError):
+                            await peer.writer.drain()
+            case "ask":
+                answer = await next(iter(session.attached)).ask(words[0], {"sessionId": session.session_id})
+                return str(answer)
+            case "die":
+                self.die()
+        return text
+
+    def _abort(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        turn = self._session(params).turn
+        if turn is not None:
+            turn.cancel()
+        return {"success": True}
+
+    def _release(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self.sessions.get(params["sessionId"])
+        if session is not None:
+            self._detach(session, peer)
+        return {"success": True}
+
+    def _delete(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session_id = params["sessionId"]
+        found = session_id in self.disk or session_id in self.sessions
+        self.disk.discard(session_id)
+        self.sessions.pop(session_id, None)
+        self.broadcast("deleted", session_id)
+        return {"success": True} if found else {"success": False, "error": f"Session file not found for {session_id}"}
+
+    def _list(self, _peer: Peer, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"sessions": [{"sessionId": session_id} for session_id in sorted({*self.sessions, *self.disk})]}
+
+    def _update(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self._session(params)
+        session.options = {**session.options, **params}
+        return {"success": True}
+
+    def _messages(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        return {"events": [{"type": "session.start", "data": {"sessionId": self._session(params).session_id}}]}
+
+    def _ping(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        return {"message": f"pong: {params.get('message', '')}", "protocolVersion": 3}
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+_METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
+    "ping": ScriptedRuntime._ping,
+    "session.create": ScriptedRuntime._create,
+    "session.resume": ScriptedRuntime._resume,
+    "session.send": ScriptedRuntime._send,
+    "session.abort": ScriptedRuntime._abort,
+    "session.detach": ScriptedRuntime._release,
+    "session.destroy": ScriptedRuntime._release,
+    "session.delete": ScriptedRuntime._delete,
+    "session.list": ScriptedRuntime._list,
+    "session.getMessages": ScriptedRuntime._messages,
+    "session.options.update": ScriptedRuntime._update,
+}
+
+
+async def _serve(options: argparse.Namespace, faults: Faults) -> None:
+    runtime = ScriptedRuntime(os.environ.get("COPILOT_CONNECTION_TOKEN"), faults)
+    runtime.die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, (lambda: None) if faults.ignores_term else stopped.set
+    )
+    if not faults.never_ready:
+        port = await runtime.start(port=options.port)
+        print(f"CLI server listening on port {port}", flush=True)
+    await stopped.wait()
+    await runtime.aclose()
+
+
+def main() -> None:
+    """Run as a program, with the arguments that a real runtime is started with; `--fault NAME[=METHOD]` adds a fault."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--fault", action="append", default=[])
+    options, _ = parser.parse_known_args()
+    pairs: list[tuple[str, str, str]] = [fault.partition("=") for fault in options.fault]
+    wanted: dict[str, Any] = {name: value or True for name, _, value in pairs}
+    faults = Faults(**wanted)
+    if faults.exits_at_once:
+        sys.exit("the scripted runtime exits at once, as it was told")
+    asyncio.run(_serve(options, faults))
+
+
+if __name__ == "__main__":
+    main()

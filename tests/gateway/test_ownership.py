@@ -1,0 +1,193 @@
+"""The ownership rule over a registry that is slow, races, and fails."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aerodrome import errors
+from aerodrome.adapters.memory.registry import MemorySessionRegistry
+from aerodrome.core.identity import Owner
+from aerodrome.gateway.ownership import Ownership
+
+ANN, BEN = Owner("acme", "ann"), Owner("acme", "ben")
+
+
+class HandClock:
+    """A clock that moves by hand."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+class SlowRegistry(MemorySessionRegistry):
+    """Reads happen at once, but their answers arrive when the test says; writes fail when the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.reads = 0
+        self.failures_left = 0
+        self.touched: list[str] = []
+
+    async def find(self, session_id):
+        found = await super().find(session_id)
+        self.reads += 1
+        await self.may_answer.wait()
+        return found
+
+    async def touch(self, session_id, used_at):
+        if self.failures_left:
+            self.failures_left -= 1
+            raise errors.StoreUnavailable("down")
+        self.touched.append(session_id)
+        await super().touch(session_id, used_at)
+
+
+@pytest.fixture
+def clock():
+    return HandClock()
+
+
+@pytest.fixture
+async def registry():
+    return SlowRegistry()
+
+
+@pytest.fixture
+def ownership(registry, clock):
+    return Ownership(registry, clock, cache_seconds=30.0)
+
+
+async def test_a_claim_is_once_and_for_the_first(ownership):
+    assert (await ownership.claim("s", ANN, "shared")).created
+    assert not (await ownership.claim("s", ANN, "shared")).created
+    with pytest.raises(errors.AlreadyExists):
+        await ownership.claim("s", BEN, "shared")
+    assert await ownership.find_owner("s") == ANN
+
+
+async def test_the_cache_is_believed_until_its_deadline_and_not_longer(ownership, registry, clock):
+    await ownership.claim("s", ANN, "shared")
+    assert ownership.is_known_to_be("s", ANN)
+    assert await ownership.find_owner("s") == ANN
+    assert registry.reads == 0
+    clock.time += 30.0
+    assert not ownership.is_known_to_be("s", ANN)
+    assert await ownership.find_owner("s") == ANN
+    assert registry.reads == 1
+
+
+async def test_an_answer_that_was_overtaken_by_a_new_owner_is_not_believed(ownership, registry, clock):
+    await ownership.claim("s", ANN, "shared")
+    clock.time += 60.0
+    registry.may_answer.clear()
+    slow = asyncio.create_task(ownership.find_owner("s"))
+    await asyncio.sleep(0)
+    assert registry.reads == 1
+    await ownership.forget("s", ANN)
+    await ownership.claim("s", BEN, "shared")
+    registry.may_answer.set()
+    assert await slow == BEN
+    assert ownership.is_known_to_be("s", BEN)
+    assert not ownership.may_see("s", ANN)
+
+
+async def test_an_answer_that_was_overtaken_by_a_deletion_is_not_remembered(ownership, registry, clock):
+    await ownership.claim("s", ANN, "shared")
+    clock.time += 60.0
+    registry.may_answer.clear()
+    slow = asyncio.create_task(ownership.find_owner("s"))
+    await asyncio.sleep(0)
+    await ownership.forget("s", ANN)
+    registry.may_answer.set()
+    assert await slow is None
+    assert await ownership.find_owner("s") is None
+
+
+async def test_the_last_events_of_a_deleted_session_still_reach_its_owner_until_someone_else_has_the_id(ownership):
+    await ownership.claim("s", ANN, "shared")
+    await ownership.forget("s", ANN)
+    assert ownership.may_see("s", ANN)
+    assert not ownership.may_see("s", BEN)
+    await ownership.claim("s", BEN, "shared")
+    assert ownership.may_see("s", BEN)
+    assert not ownership.may_see("s", ANN)
+
+
+async def test_forgetting_what_is_someone_elses_changes_nothing(ownership, registry):
+    await ownership.claim("s", ANN, "shared")
+    await ownership.forget("s", BEN)
+    assert (await registry.find("s")).owner == ANN
+    assert await ownership.find_owner("s") == ANN
+    assert not ownership.may_see("s", BEN)
+
+
+async def test_times_of_use_are_written_by_the_flush_and_order_the_list_before_it(ownership, registry, clock):
+    for session_id in ("a", "b", "c"):
+        await ownership.claim(session_id, ANN, "shared")
+    clock.time += 1
+    ownership.touch("b")
+    assert (await ownership.list_ids(ANN))[0] == "b"
+    assert registry.touched == []
+    await ownership.flush()
+    assert registry.touched == ["b"]
+    assert (await registry.find("b")).used_at == clock.time
+
+
+async def test_times_of_use_that_could_not_be_written_are_tried_again(ownership, registry, clock):
+    for session_id in ("a", "b", "c"):
+        await ownership.claim(session_id, ANN, "shared")
+        ownership.touch(session_id)
+    registry.failures_left = 1
+    with pytest.raises(errors.StoreUnavailable):
+        await ownership.flush()
+    clock.time += 5
+    ownership.touch("a")
+    await ownership.flush()
+    assert sorted(registry.touched) == ["a", "b", "c"]
+    assert (await registry.find("a")).used_at == clock.time
+
+
+async def test_flushing_on_schedule_outlives_failures_and_flushes_once_more_at_the_end(ownership, registry):
+    failures: list[errors.StoreUnavailable] = []
+    failed = asyncio.Event()
+
+    def note(error):
+        failures.append(error)
+        failed.set()
+
+    await ownership.claim("s", ANN, "shared")
+    ownership.touch("s")
+    registry.failures_left = 1
+    flushing = asyncio.create_task(ownership.flush_every(0.001, note))
+    async with asyncio.timeout(5):
+        await failed.wait()
+        while not registry.touched:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    ownership.touch("s")
+    flushing.cancel()
+    await asyncio.wait((flushing,))
+    assert registry.touched.count("s") >= 2
+    assert len(failures) == 1
+
+
+async def test_the_last_flush_of_a_store_that_is_down_is_reported_and_does_not_hinder_the_end(ownership, registry):
+    failures: list[errors.StoreUnavailable] = []
+    await ownership.claim("s", ANN, "shared")
+    flushing = asyncio.create_task(ownership.flush_every(1000, failures.append))
+    await asyncio.sleep(0)
+    ownership.touch("s")
+    registry.failures_left = 1
+    flushing.cancel()
+    await asyncio.wait((flushing,))
+    assert flushing.cancelled()
+    assert len(failures) == 1
