@@ -37,9 +37,9 @@ LEVELS = ("debug", "info", "warning", "error")
 
 def configure_logs(level: str, as_json: bool) -> None:
     """Write logs to standard error, as JSON lines or for people; standard output stays for answers."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    # The default for people prints every local variable beside a traceback: tokens and prompts among them.
+    plain = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else plain
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -36,6 +36,7 @@ class Program:
         self.unasked: list[bytes] = []
         self._owed: dict[int, asyncio.Future[bytes]] = {}
         self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self._requests: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._numbers = itertools.count(1)
         self._reading = asyncio.create_task(self._read())
 
@@ -115,6 +116,18 @@ class Program:
                     data: dict[str, Any] = event["data"]
                     return data
 
+    async def wait_for_request(self, method: str) -> dict[str, Any]:
+        """Return the next request of that method that the runtime makes of this program."""
+        async with asyncio.timeout(TURN_SECONDS):
+            while True:
+                request = await self._requests.get()
+                if request["method"] == method:
+                    return request
+
+    def answer(self, number: int | str, result: Any) -> None:
+        """Answer a request of the runtime."""
+        self.send(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}).encode())
+
     async def history(self, session_id: str) -> list[dict[str, Any]]:
         """Return the session's events as the runtime keeps them."""
         events: list[dict[str, Any]] = (await self.get("session.getMessages", {"sessionId": session_id}))["events"]
@@ -155,7 +168,9 @@ class Program:
             owed.set_result(body)
             return
         self.unasked.append(body)
-        if message.get("method") == "session.event":
+        if "method" in message and "id" in message:
+            self._requests.put_nowait(message)
+        elif message.get("method") == "session.event":
             self._events.put_nowait((message["params"]["sessionId"], message["params"]["event"]))
 
 

@@ -322,3 +322,28 @@ async def test_a_method_that_the_table_does_not_know_goes_nowhere_where_stranger
     answer = await attacker.ask(method, {"sessionId": victim.session_id})
     assert answer["error"]["code"] == -32601
     await victim.check_unharmed()
+
+
+async def test_words_that_nobody_asked_for_change_nothing(demo: DemoProcess, programs: Programs) -> None:
+    """Notifications in place of calls, cancellations of others' calls, answers to questions that were put to others."""
+    attacker = await programs.connect(principal_of(demo, "shared 1 0"))
+    program = await programs.connect(principal_of(demo, "shared 0 0"))
+    victim = await Victim.at_work(program, requestUserInput=True)
+    prompt = '[tool ask_user {"question":"which?"}]'
+    await program.get("session.send", {"sessionId": victim.session_id, "prompt": prompt})
+    asked = await program.wait_for_request("userInput.request")
+    for number in [*range(100), asked["id"], str(asked["id"])]:
+        for body in (
+            {"id": number, "result": {"answer": "forged", "wasFreeform": True}},
+            {"method": "$/cancelRequest", "params": {"id": number}},
+        ):
+            attacker.send(json.dumps({"jsonrpc": "2.0", **body}).encode())
+    for method in ("session.abort", "session.delete", "sessions.close", "session.destroy", "runtime.shutdown"):
+        notice = {"jsonrpc": "2.0", "method": method, "params": {"sessionId": victim.session_id}}
+        attacker.send(json.dumps(notice).encode())
+    assert (await attacker.get("ping", {"message": "heard"}))["message"] == "pong: heard"
+    program.answer(asked["id"], {"answer": "the real one", "wasFreeform": True})
+    said = await program.finish_turn(victim.session_id)
+    assert "the real one" in said
+    assert "forged" not in said
+    assert leaks(attacker.received, PROMPT_CANARY, ANSWER_CANARY, victim.session_id) == []

@@ -169,14 +169,16 @@ async def test_no_event_of_a_session_reaches_anyone_else(cast, connect):
     others = [await connect(cast.colleague), await connect(cast.stranger)]
     for other in others:
         await say(await other.create(), "so that it has a runtime")
-    told = [other.overhear() for other in others]
+    # They hear of a runtime's sessions another way while they have none there themselves.
+    idle = [await connect(cast.colleague), await connect(cast.stranger)]
+    told = [other.overhear() for other in (*others, *idle)]
 
     session = await owner.create(tools=[FactTool(skip_permission=True).tool])
     await say(session, '[tool fact {"topic": "the moon"}]')
     await session.disconnect()
     await owner.resume(session.session_id)
     await owner.client.delete_session(session.session_id)
-    for other in others:
+    for other in (*others, *idle):
         # What a runtime said before this answer has been said.
         await say(await other.create(), "a turn of one's own")
 

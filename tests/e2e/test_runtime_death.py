@@ -214,12 +214,12 @@ async def test_what_an_agent_left_running_dies_with_its_runtime(connect, demo):
     assert demo_process.wait_for(lambda: not demo.find(marker), 5)
 
 
-async def start_stray_process(demo, program, prefix="setsid"):
-    """Have an agent start a process that leaves its shell and its session; return the words of its command line."""
+async def start_stray_process(demo, program):
+    """Have an agent start a process that sheds its parents, its session and its environment; return its new name."""
     marker = f"stray-{uuid.uuid4().hex}"
     session = await program.create(on_permission_request=PermissionHandler.approve_all)
     # A process may call itself what it likes: no other has this name in its command line.
-    script = f"{prefix} bash -c 'exec -a {marker} sleep 300' >/dev/null 2>&1 & echo started"
+    script = f"setsid env -i bash -c 'exec -a {marker} sleep 300' >/dev/null 2>&1 & echo started"
     said = await say(session, f'[tool bash {{"command": "{script}", "description": "start"}}]')
     assert "started" in said
     assert demo_process.wait_for(lambda: [child for child in demo.find(marker) if "bash" not in child.command], 5)
@@ -232,8 +232,7 @@ async def test_nothing_outlives_the_gateway(sign):
         programs = Programs(demo)
         try:
             alice, erin = demo.tenants("user")[0][0], demo.tenants("shared")[0][0]
-            # Even one that has shed every mark: its session, its environment, its parents.
-            marker = await start_stray_process(demo, await programs.connect(alice), "setsid env -i")
+            marker = await start_stray_process(demo, await programs.connect(alice))
             other = await programs.connect(erin)
             waiting = await begin_long_turn(other, await other.create())
             assert len(demo.runtimes()) == 2

@@ -276,8 +276,9 @@ async def an_mcp_sign_in_is_declined(endpoint: Endpoint, model: Model) -> Any:
         session = await running.create(
             mcp_servers=servers, on_mcp_auth_request=lambda *_: {"kind": "cancelled"}, on_event=notes
         )
+        await notes.first("mcp.oauth_completed")
         said = await say(session, "[tool guarded-look {}]")
-        return said, seen, sorted(set(notes.kinds()))
+        return said, set(seen) == {None}, sorted(set(notes.kinds()))
 
 
 SCENARIOS = (

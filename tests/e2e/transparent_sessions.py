@@ -115,10 +115,13 @@ async def one_client_asks_and_the_other_decides(endpoint: Endpoint, model: Model
 
 
 async def a_session_is_resumed_after_its_client_vanished(endpoint: Endpoint, model: Model) -> Any:
+    notes = Notes()
     async with program(endpoint, model) as running:
-        session = await running.create(session_id="kept")
+        session = await running.create(session_id="kept", on_event=notes)
         said = [await say(session, "[say remember ZEBRA]")]
         await session.send("[stream 100 30]")
+        await notes.first("assistant.turn_start", 2)
+        await notes.first("assistant.message_start", 2)
     notes = Notes()
     async with program(endpoint, model) as running:
         resumed = await running.resume("kept", on_event=notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from copilot.tools import Tool, ToolInvocation, ToolResult
 
 from aerodrome.testing.direct_and_through import Endpoint
 
-from .transparent_program import Model, Notes, program, say
+from .transparent_program import WAIT_SECONDS, Model, Notes, program, say
 
 
 def fact_tool(name: str, calls: list[Any]) -> Tool:
@@ -230,15 +231,23 @@ async def a_turn_is_aborted(endpoint: Endpoint, model: Model) -> Any:
 
 
 async def two_turns_are_queued_and_one_goes_first(endpoint: Endpoint, model: Model) -> Any:
-    notes = Notes()
+    notes, held, released = Notes(), asyncio.Event(), asyncio.Event()
+
+    async def hold(_: ToolInvocation) -> ToolResult:
+        held.set()
+        await released.wait()
+        return ToolResult(text_result_for_llm="let go")
+
     async with program(endpoint, model) as running:
-        session = await running.create(on_event=notes)
-        await session.send("[stream 10 0.5]")
-        await notes.first("assistant.message_delta")
+        session = await running.create(on_event=notes, tools=[Tool("hold", "Hold.", hold, {"type": "object"})])
+        await session.send("[tool hold {}]")
+        async with asyncio.timeout(WAIT_SECONDS):
+            await held.wait()
         await session.send("[say second]", mode="enqueue")
         await session.send("[say third]", mode="enqueue")
-        pending = await running.ask("session.queue.pendingItems", {"sessionId": session.session_id})
         await session.send("[say at once]", mode="immediate")
+        pending = await running.ask("session.queue.pendingItems", {"sessionId": session.session_id})
+        released.set()
         await notes.first("session.idle")
         texts = [e.data.content for e in notes.events if e.type.value in {"user.message", "assistant.message"}]
         return texts, pending, notes.kinds().count("session.idle")

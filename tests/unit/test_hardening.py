@@ -25,7 +25,7 @@ def create(**params: Any) -> dict[str, Any]:
     return hardening.harden_create(params, POLICY)
 
 
-def harden(method: str, params: dict[str, Any]) -> dict[str, Any]:
+def narrow(method: str, params: dict[str, Any]) -> dict[str, Any]:
     return create(**params) if method == "session.create" else hardening.harden_call(method, params, POLICY)
 
 
@@ -297,7 +297,7 @@ def test_a_header_that_frames_or_routes_a_request_is_refused_wherever_headers_ar
         ("session.mcp.headers.handlePendingHeadersRefreshRequest", refresh),
     ]:
         with pytest.raises(errors.PolicyRejected, match=header):
-            harden(method, params)
+            narrow(method, params)
 
 
 @pytest.mark.parametrize(
@@ -494,6 +494,8 @@ def test_what_is_sent_after_every_opening_passes_the_clients_own_rules_unchanged
          {"sessionId": "s", "includeLocation": False}),
         ("session.permissions.modifyRules", {"sessionId": "s", "scope": "session", "removeAll": True},
          {"sessionId": "s", "scope": "session", "removeAll": True}),
+        ("session.permissions.modifyRules", {"sessionId": "s", "add": []}, {"sessionId": "s", "scope": "session", "add": []}),
+        ("session.permissions.modifyRules", {"sessionId": "s", "scope": None}, {"sessionId": "s", "scope": "session"}),
         ("session.model.switchTo", {"sessionId": "s", "modelId": "m", "pickerPersistence": {}, "repoScope": "/"},
          {"sessionId": "s", "modelId": "m"}),
         ("session.mode.set", {"sessionId": "s", "mode": "plan", "persistPlanSelection": True, "pickerSettingsContext": {}},
@@ -519,6 +521,9 @@ def test_what_would_count_choose_or_keep_beyond_the_session_is_dropped(method, a
         ("session.metadata.setWorkingDirectory", {"workingDirectory": "/etc"}),
         ("session.mode.set", {"mode": "shell"}),
         ("session.permissions.modifyRules", {"scope": "location"}),
+        ("session.permissions.modifyRules", {"scope": ["session"]}),
+        ("session.permissions.handlePendingPermissionRequest", {"result": {"kind": ["approve-once"]}}),
+        ("session.permissions.handlePendingPermissionRequest", {"result": {"kind": "approve-for-location"}}),
         ("session.provider.add", {"providers": [provider(baseUrl="http://x")]}),
         ("session.provider.sync", {"providers": [provider(apiKeyCommand="x")]}),
     ],
@@ -537,7 +542,7 @@ _MEMBERS = st.sampled_from(
     [
         "sessionId", "availableTools", "provider", "providers", "mcpServers", "customAgents", "systemMessage",
         "attachments", "requestHeaders", "messages", "message", "models", "tools", "hooks", "commands", "result",
-        "headers", "type", "largeOutput", "workingDirectory", "agentMode",
+        "headers", "type", "largeOutput", "workingDirectory", "agentMode", "kind", "scope",
     ]
 )  # fmt: skip
 
@@ -545,7 +550,7 @@ _MEMBERS = st.sampled_from(
 @given(st.dictionaries(_MEMBERS, _JSON), st.sampled_from(["session.create", *hardening_calls.CALLS]))
 def test_whatever_the_params_hold_they_are_hardened_or_refused_with_one_of_our_errors(params, method):
     try:
-        hardened = harden(method, params)
+        hardened = narrow(method, params)
     except (errors.PolicyRejected, errors.InvalidParams):
         return
     assert isinstance(hardened, dict)

@@ -103,6 +103,22 @@ def test_an_exception_is_one_json_line_with_its_traceback(capsys):
     assert "ValueError: broken" in line["exception"]
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_shows_where_and_why_but_no_variable_of_any_frame(capsys, as_json):
+    def fail(token: str) -> None:
+        raise ValueError(f"no good, {len(token)} characters")
+
+    observe.configure_logs("info", as_json=as_json)
+    try:
+        fail("hunter" + str(2))
+    except ValueError:
+        structlog.get_logger().exception("link.failed")
+    text = capsys.readouterr().err
+    assert "no good" in text
+    assert "in fail" in text
+    assert "hunter2" not in text
+
+
 def test_people_get_a_line_with_the_event_and_its_fields(capsys):
     observe.configure_logs("info", as_json=False)
     structlog.get_logger().info("gateway.started", port=4321)

@@ -52,6 +52,7 @@ async def create(client: Client, request: Request) -> None:
         upstream = await client.upstream_for(session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
+        upstream.owed.check_room()
     except BaseException:
         await _unclaim(client, claiming)
         raise
@@ -72,7 +73,7 @@ async def create(client: Client, request: Request) -> None:
             raise
         return await _opened(client, held, upstream, answer, request)
 
-    _forward(upstream, request, session_id, params, finish)
+    _forward(upstream, request, session_id, params, _holding_turns(client, held, upstream, finish))
 
 
 async def _unclaim(client: Client, claiming: asyncio.Future[Claim]) -> None:
@@ -115,6 +116,7 @@ async def resume(client: Client, request: Request) -> None:
     upstream = await client.upstream_for(session_id)
     if hardened:
         _work_in_own_directory(params, upstream)
+    upstream.owed.check_room()
     before = client.attachments.get(session_id)
     was_live = before is not None and before.is_live
     held = _hold(client, session_id, upstream)
@@ -133,7 +135,7 @@ async def resume(client: Client, request: Request) -> None:
             await client.services.ownership.claim(session_id, client.owner, client.realm.key)
         return await _opened(client, held, upstream, answer, request)
 
-    _forward(upstream, request, session_id, params, finish)
+    _forward(upstream, request, session_id, params, _holding_turns(client, held, upstream, finish))
 
 
 async def _resume_missing(client: Client, request: Request, session_id: str) -> None:
@@ -146,18 +148,42 @@ async def _resume_missing(client: Client, request: Request, session_id: str) -> 
     upstream.link.flush()
 
 
+def _holding_turns(client: Client, held: Attachment, upstream: Upstream, finish: Finish) -> Finish:
+    """Let no turn begin in a guarded session before `finish` has locked it down: clients need not wait for the answer."""
+    if client.access is Access.OPEN:
+        return finish
+    restricting = held.restricting = asyncio.get_running_loop().create_future()
+
+    def release(_: object = None) -> None:
+        if not restricting.done():
+            restricting.set_result(None)
+
+    async def finish_and_release(answer: Envelope) -> bytes:
+        try:
+            return await finish(answer)
+        finally:
+            upstream.link.closed.remove_done_callback(release)
+            release()
+
+    upstream.link.closed.add_done_callback(release)
+    return finish_and_release
+
+
 async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: Envelope, request: Request) -> bytes:
     """Finish a successful create or resume: lock down what only `session.options.update` can, then let the client know."""
     client.services.ownership.touch(held.session_id)
     if client.access is Access.GUARDED:
-        patch = {**hardening.OPTIONS_AFTER_OPEN, "sessionId": held.session_id}
-        locked = await upstream.call("session.options.update", patch)
+        held.options = {**hardening.OPTIONS_AFTER_OPEN}
+        try:
+            locked = await upstream.call("session.options.update", {**held.options, "sessionId": held.session_id})
+        except errors.AerodromeError:
+            upstream.link.abort()  # whatever the runtime has of it now, it unloads with this link
+            raise
         if locked.error is not UNSET:
             # A session that could not be locked down must not be used at all.
             await upstream.call("session.detach", {"sessionId": held.session_id})
             _let_go(client, held.session_id)
             raise errors.RuntimeUnavailable(f"the session could not be restricted: {reattach.message_of(locked)}")
-        held.options = {**hardening.OPTIONS_AFTER_OPEN}
     if held.upstream is not upstream:
         raise errors.RuntimeLost("the runtime was lost while the session was opening; try again")
     if held.state is AttachmentState.OPENING:

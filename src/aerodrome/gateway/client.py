@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec import UNSET, Raw, UnsetType
 
@@ -61,12 +62,19 @@ class Attachment:
     create: dict[str, Any] | None = None
     resume: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    #: Done once a guarded session that is opening is locked down, or has failed to be; no turn begins before.
+    restricting: asyncio.Future[None] | None = None
     #: Says that an interrupted turn is over, a moment after its error (gateway.reattach); a new turn makes it needless.
     ending: asyncio.TimerHandle | None = None
 
     def move(self, following: AttachmentState) -> None:
         """Pass to another state of the table."""
         self.state = attachment_states.move(self.state, following)
+
+    async def wait_restricted(self) -> None:
+        """Wait until an opening under way has locked the session down, or has failed to."""
+        if self.restricting is not None:
+            await asyncio.shield(self.restricting)
 
     def forget_ending(self) -> None:
         """Let the interrupted turn be: a new one begins, or nobody listens any more."""
@@ -91,6 +99,11 @@ class Request:
     session_ids: list[str] = field(default_factory=list)
     #: Sessions it names that its caller has not; only where a call may name several (protocol.missing).
     missing_ids: list[str] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about what it costs to keep it waiting."""
+        return len(memoryview(self.params)) if isinstance(self.params, Raw) else 0
 
     def object(self) -> dict[str, Any]:
         """Return the decoded params. Raises errors.InvalidParams if they are no object."""
@@ -204,8 +217,9 @@ class Client:
         introduction = self.introduction if token is None else {**self.introduction, "token": token}
         answer = await upstream.call("connect", introduction)
         if answer.error is not UNSET:
+            self.upstreams.pop(upstream.handle.runtime_id, None)
             upstream.link.abort()
-            raise errors.RuntimeUnavailable("the runtime refuses our token; check the upstream's token")
+            raise _refused_introduction(answer.error)
         for method, params in list(self.registrations.items()):
             await upstream.call(method, messages.params_object(params))
         return upstream
@@ -216,12 +230,12 @@ class Client:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def answer_later(self, request_id: RequestId, body: Awaitable[bytes]) -> None:
-        """Send a body when it is ready, or the error that came instead."""
+    def answer_later(self, request_id: RequestId, make_body: Callable[[], Awaitable[bytes]]) -> None:
+        """Send a body when it is made, or the error that came instead."""
 
         async def answer() -> None:
             try:
-                self.link.send(await body)
+                self.link.send(await make_body())
             except errors.AerodromeError as error:
                 self.refuse(request_id, error)
             except Exception:
@@ -232,3 +246,12 @@ class Client:
             self.link.flush()
 
         self.spawn(answer(), f"answer of link {self.number}")
+
+
+def _refused_introduction(raw: Raw) -> errors.AerodromeError:
+    """Return why a runtime refuses `connect`: for what the client said of itself, or for our token."""
+    error = msgspec.json.decode(raw)
+    number, message = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, None)
+    if number == errors.WIRE["params_invalid"].jsonrpc:
+        return errors.InvalidParams(str(message))
+    return errors.RuntimeUnavailable("the runtime refuses our token; check the upstream's token")

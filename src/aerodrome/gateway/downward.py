@@ -6,6 +6,8 @@ A runtime tells every connection of every session's lifecycle, and may go on cal
 
 from __future__ import annotations
 
+import functools
+
 from msgspec import UNSET
 
 from aerodrome import errors
@@ -73,7 +75,7 @@ class Downward:
             if pending.finish is None:
                 self._client.link.send(messages.response(pending.client_id, envelope))
             else:
-                self._client.answer_later(pending.client_id, pending.finish(envelope))
+                self._client.answer_later(pending.client_id, functools.partial(pending.finish, envelope))
 
     def _note_failure(self, method: str, session_id: str) -> None:
         held = self._client.attachments.get(session_id)
@@ -112,9 +114,12 @@ class Downward:
         self._client.link.send(messages.request(request_id, envelope.method, envelope.params))
 
     def _cancel(self, upstream: Upstream, envelope: Envelope) -> None:
-        wanted = messages.params_object(envelope.params).get("id")
+        try:
+            wanted = messages.params_object(envelope.params).get("id")
+        except errors.InvalidParams:
+            return
         for request_id, asked in self._client.asked.items():
-            if asked == Asked(upstream, wanted):  # type: ignore[arg-type]  # any JSON compares
+            if asked.upstream is upstream and asked.request_id == wanted and type(asked.request_id) is type(wanted):
                 self._client.link.send(messages.notification(_CANCEL, messages.encode({"id": request_id})))
 
     def _is_forwarded(self, peek: Peek, session_id: str | None) -> bool:

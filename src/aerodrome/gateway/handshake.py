@@ -65,9 +65,9 @@ async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> 
                         link.limit_frames(settings.max_frame_bytes)
                         return replace(greeting, rest=batch[at + 1 :])
                     failures += 1
+                    if failures >= settings.failed_tokens:
+                        return None
                 link.flush()
-                if failures >= settings.failed_tokens:
-                    return None
     except TimeoutError:
         return None
     return None

@@ -77,6 +77,11 @@ class Listener:
         except errors.InvalidRequest as error:
             # Where the next frame begins is not known any more: say what was wrong, then close.
             link.send(handshake.answer_error(None, error))
+        except asyncio.CancelledError:
+            # The gateway stops: a peer that has not read until now is not waited for.
+            link.flush()
+            link.abort()
+            raise
         except Exception:
             _log.exception("link.failed", peer=link.peer)
         finally:

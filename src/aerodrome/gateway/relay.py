@@ -50,6 +50,7 @@ class Relay:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._waiting: deque[Request] = deque()
+        self._waiting_bytes = 0
         self._working: asyncio.Task[None] | None = None
 
     async def run(self, rest: list[bytes]) -> None:
@@ -97,19 +98,22 @@ class Relay:
                 self._working = asyncio.create_task(self._work(step), name=f"relay of link {client.number}")
                 client.tasks.add(self._working)
                 self._working.add_done_callback(client.tasks.discard)
-        elif len(self._waiting) >= _MAX_WAITING:
+        elif len(self._waiting) >= _MAX_WAITING or self._waiting_bytes > client.services.settings.max_frame_bytes:
             client.refuse(
                 request.id, errors.OverCapacity("too many requests wait on this link; wait for answers first")
             )
         else:
             self._waiting.append(request)
+            self._waiting_bytes += request.size_bytes
 
     async def _work(self, step: Awaitable[None]) -> None:
         """Finish a step that waits, then whatever came behind it."""
         try:
             await step
             while self._waiting:
-                following = self._start(self._waiting.popleft())
+                request = self._waiting.popleft()
+                self._waiting_bytes -= request.size_bytes
+                following = self._start(request)
                 if following is not None:
                     await following
         finally:
@@ -125,6 +129,9 @@ class Relay:
         except errors.AerodromeError as error:
             self._client.refuse(request.id, error)
             return None
+        except Exception:
+            self._fail(request)
+            return None
         return None if step is None else self._guard(request, step)
 
     async def _guard(self, request: Request, step: Awaitable[None]) -> None:
@@ -133,10 +140,11 @@ class Relay:
         except errors.AerodromeError as error:
             self._client.refuse(request.id, error)
         except Exception:
-            self._client.log.exception("request.failed", method=request.method)
-            self._client.refuse(
-                request.id, errors.AerodromeError("the gateway failed at this request; its log says why")
-            )
+            self._fail(request)
+
+    def _fail(self, request: Request) -> None:
+        self._client.log.exception("request.failed", method=request.method)
+        self._client.refuse(request.id, errors.AerodromeError("the gateway failed at this request; its log says why"))
 
     def _dispatch(self, request: Request) -> Awaitable[None] | None:
         client = self._client
@@ -179,6 +187,9 @@ class Relay:
             params = hardening.harden_call(request.method, params, client.principal.policy)
         if self._is_detach_of_lost(request):
             return
+        held = client.attachments.get(request.session_id or "")
+        if held is not None and request.method in TURN_STARTS:
+            await held.wait_restricted()
         upstream = await self._upstream_of(request)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
         raw = request.params if client.access is Access.OPEN else messages.encode(params)
@@ -274,7 +285,7 @@ def _named_session(request: Request) -> str | None:
         return None
     try:
         return _decode_one(request.params).sessionId
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if row is None or row.session_ids[0].optional:
             return None
         raise errors.InvalidParams("expected sessionId to be a string; name the session") from None

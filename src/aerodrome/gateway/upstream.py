@@ -61,6 +61,8 @@ class Upstream:
         Raises:
             errors.RuntimeLost: the runtime went away or did not answer in time.
         """
+        if self.link.is_closing:
+            raise errors.RuntimeLost("the connection to the runtime ended")  # nobody is left to hear an answer
         waiter: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         request_id = self.owed.open(Pending(method, waiter=waiter))
         self.link.send(messages.request(request_id, method, messages.encode(params)))

@@ -31,14 +31,22 @@ class Correlation(Generic[Origin]):
         Raises:
             errors.OverCapacity: the peer owes `limit` answers already.
         """
-        if len(self._open) >= self._limit:
-            raise errors.OverCapacity(
-                f"{self._limit} requests wait for their answers on this link; wait for some, then try again"
-            )
+        self.check_room()
         request_id = self._next_id
         self._next_id += 1
         self._open[request_id] = origin
         return request_id
+
+    def check_room(self) -> None:
+        """Check that one more request can be opened, before what must not be undone.
+
+        Raises:
+            errors.OverCapacity: the peer owes `limit` answers already.
+        """
+        if len(self._open) >= self._limit:
+            raise errors.OverCapacity(
+                f"{self._limit} requests wait for their answers on this link; wait for some, then try again"
+            )
 
     def close(self, request_id: RequestId | None) -> Origin | None:
         """Return the origin of an answered request and forget it; None if it is not open (late, doubled or invented)."""

@@ -43,7 +43,7 @@ def _decision(name: str, value: object, policy: Policy) -> Params:
     """Keep decisions that end with the session; the others are kept for a directory or for good."""
     decision = rules.as_object(name, value)
     kind = decision.get("kind")
-    if kind not in _PASSABLE_DECISIONS:
+    if not isinstance(kind, str) or kind not in _PASSABLE_DECISIONS:
         raise rules.refusal(f"{name}.kind", f"beyond the session (a decision of kind {kind!r})")
     return decision
 
@@ -111,6 +111,11 @@ def _reset_approvals(params: Params, policy: Policy) -> Params:
     return {**_only("sessionId")(params, policy), "includeLocation": False}
 
 
+def _modify_rules(params: Params, policy: Policy) -> Params:
+    values = {"scope": rules.one_of("session")}
+    return {**_only("sessionId add remove removeAll", values)(params, policy), "scope": "session"}
+
+
 def _headers_answer(name: str, value: object, policy: Policy) -> Params:
     answer = rules.as_object(name, value)
     network.headers(f"{name}.headers", answer.get("headers"), policy)
@@ -130,7 +135,7 @@ CALLS: Mapping[str, CallRule] = {
     "session.model.switchTo": _only(_SWITCH_MEMBERS),
     "session.options.update": _only(_OPTION_MEMBERS, _OPTIONS),
     "session.permissions.handlePendingPermissionRequest": _only("sessionId requestId", {"result": _decision}),
-    "session.permissions.modifyRules": _only("sessionId add remove removeAll", {"scope": rules.one_of("session")}),
+    "session.permissions.modifyRules": _modify_rules,
     "session.permissions.resetSessionApprovals": _reset_approvals,
     "session.provider.add": _only("sessionId", _PROVIDERS),
     "session.provider.sync": _only("sessionId", _PROVIDERS),

@@ -108,16 +108,14 @@ class DemoProcess:
 
     def runtimes(self, realm: str = "") -> dict[str, Child]:
         """Return the runtimes that live now by id; `realm` is a part of their directory's name, such as a user's."""
-        mark = f"{RUNTIME_MARK}="
+        entry = self.described["runtime"]["path"]
         found = {}
         for child in self._descendants():
-            variables = _environment(child.pid)
-            names = [value[len(mark) :] for value in variables if value.startswith(mark)]
-            home = next((value for value in variables if value.startswith("COPILOT_HOME=")), "")
-            # What a runtime started has the same environment: its own parent is the guardian, which has no mark.
-            is_runtime = names and not any(value.startswith(mark) for value in _environment(child.parent))
-            if is_runtime and realm in home:
-                found[names[0]] = child
+            # What a runtime started may carry the same environment, but it is another program.
+            variables = dict(value.partition("=")[::2] for value in _environment(child.pid))
+            is_runtime = child.command.startswith(entry) and RUNTIME_MARK in variables
+            if is_runtime and realm in variables.get("COPILOT_HOME", ""):
+                found[variables[RUNTIME_MARK]] = child
         return found
 
     def processes(self) -> list[Child]:

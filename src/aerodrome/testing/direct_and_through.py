@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,20 +149,28 @@ class Wire:
         self._writer.write_eof()
 
     async def hear(self, count: int = 1, seconds: float = READY_SECONDS) -> list[bytes]:
-        """Wait until `count` further bodies have come, or the peer has closed; return and forget all that came."""
+        """Wait until `count` bodies have come, or the peer has closed or reset; return and forget all that came."""
         async with asyncio.timeout(seconds):
-            while len(self.bodies) < count and (data := await self._reader.read(1 << 18)):
-                self.bodies += self._decoder.feed(data)
+            with suppress(ConnectionResetError):
+                while len(self.bodies) < count and (data := await self._reader.read(1 << 18)):
+                    self.bodies += self._decoder.feed(data)
         heard, self.bodies = self.bodies, []
         return heard
 
     async def hear_end(self, seconds: float = READY_SECONDS) -> list[bytes]:
-        """Wait until the peer has closed; return all that came before."""
-        async with asyncio.timeout(seconds):
-            while data := await self._reader.read(1 << 18):
-                self.bodies += self._decoder.feed(data)
-        heard, self.bodies = self.bodies, []
+        """Wait until the peer has closed or reset; return all that came before."""
+        heard: list[bytes] = []
+        while more := await self.hear(1, seconds):
+            heard += more
         return heard
+
+    def stop_reading(self) -> None:
+        """Leave what comes unread."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    async def send_until_stalled(self, frame: bytes, limit: int = 500) -> int:
+        """Send a frame again and again until the peer takes no more; return how often."""
+        return await send_until_stalled(self._writer, frame, limit)
 
     async def ask(self, method: str, params: Any = None, request_id: int | str = 1) -> bytes:
         """Send a request and return the first body that comes."""
@@ -172,6 +180,22 @@ class Wire:
     def close(self) -> None:
         """Close at once."""
         self._writer.transport.abort()
+
+
+async def send_until_stalled(writer: asyncio.StreamWriter, frame: bytes, limit: int = 500) -> int:
+    """Write a frame again and again until the peer takes no more for a moment; return how often.
+
+    Raises:
+        AssertionError: it took all of `limit` frames.
+    """
+    for sent in range(1, limit):
+        writer.write(frame)
+        try:
+            async with asyncio.timeout(0.3):
+                await writer.drain()
+        except TimeoutError:
+            return sent
+    raise AssertionError(f"{limit} frames of {len(frame)} bytes went somewhere: nothing holds this sender back")
 
 
 @asynccontextmanager

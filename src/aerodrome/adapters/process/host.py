@@ -6,6 +6,7 @@ Deliberately knows nothing of protocol or policy: it starts, watches and stops p
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -24,20 +25,21 @@ _GUARDIAN = Path(__file__).with_name("guardian.py")
 #: What the runtime prints when it listens (measured; the line has not changed since the first headless release).
 _READY_LINE = re.compile(rb"listening on port (\d+)")
 _LAST_LINES = 20
+_LINE_BYTES = 500
 
 
 class ProcessRuntime:
     """A runtime process under the guardian."""
 
-    def __init__(self, host: ProcessHost, runtime_id: str, output: int) -> None:
+    def __init__(self, host: ProcessHost, number: int, output: int) -> None:
         loop = asyncio.get_running_loop()
-        self.runtime_id = runtime_id
+        self._number = number
         self.started: asyncio.Future[int] = loop.create_future()
         self._exited: asyncio.Future[int] = loop.create_future()
         self._port: asyncio.Future[int] = loop.create_future()
         self._host = host
         self._last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
-        self._reading = loop.create_task(self._read_output(output), name=f"runtime {runtime_id} output")
+        self._reading = loop.create_task(self._read_output(output), name=f"runtime process {number} output")
 
     @property
     def pid(self) -> int:
@@ -64,8 +66,8 @@ class ProcessRuntime:
             if self._exited.done():
                 break
             # A stopped process acts on no TERM until it is continued.
-            self._host.signal(self.runtime_id, signal.SIGCONT)
-            self._host.signal(self.runtime_id, sign)
+            self._host.signal(self._number, signal.SIGCONT)
+            self._host.signal(self._number, sign)
             await asyncio.wait((self._exited,), timeout=wait_seconds)
 
     def note_exit(self, code: int) -> None:
@@ -80,22 +82,32 @@ class ProcessRuntime:
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
+        begun = b""
         try:
             while chunk := await reader.read(16 * 1024):
-                for line in chunk.splitlines():
-                    self._last_lines.append(line[:500])
-                    found = _READY_LINE.search(line)
-                    if found and not self._port.done():
-                        self._port.set_result(int(found[1]))
+                *lines, begun = (begun + chunk).split(b"\n")
+                begun = begun[:_LINE_BYTES]
+                for line in lines:
+                    self._note_line(line[:_LINE_BYTES].rstrip(b"\r"))
         finally:
+            if begun:
+                self._last_lines.append(begun)
             transport.close()
+
+    def _note_line(self, line: bytes) -> None:
+        self._last_lines.append(line)
+        found = None if self._port.done() else _READY_LINE.search(line)
+        if found:
+            self._port.set_result(int(found[1]))
 
 
 class ProcessHost:
     """Spawns runtimes through one guardian process, started at first use and again if it should die."""
 
     def __init__(self) -> None:
-        self._runtimes: dict[str, ProcessRuntime] = {}
+        #: By a number of ours: a runtime's id may be spawned anew while an earlier process of it is still being reaped.
+        self._runtimes: dict[int, ProcessRuntime] = {}
+        self._numbers = itertools.count(1)
         self._control: socket.socket | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
         self._received = b""
@@ -109,11 +121,11 @@ class ProcessHost:
         """Ask the guardian for a process."""
         control = self._control or self._start_guardian()
         read_end, write_end = os.pipe()
-        runtime = ProcessRuntime(self, spec.runtime_id, read_end)
-        self._runtimes[spec.runtime_id] = runtime
+        number = next(self._numbers)
+        runtime = self._runtimes[number] = ProcessRuntime(self, number, read_end)
         order = {
             "op": "spawn",
-            "id": spec.runtime_id,
+            "id": number,
             "argv": list(spec.argv),
             "env": {**spec.environment, "AERODROME_RUNTIME_ID": spec.runtime_id},
             "cwd": str(spec.working_directory),
@@ -128,18 +140,22 @@ class ProcessHost:
             ) from None
         finally:
             os.close(write_end)
-        await asyncio.wait((runtime.started, runtime.exited), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait((runtime.started, runtime.exited), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.signal(number, signal.SIGKILL)  # orders are kept in order: it is spawned, then killed
+            raise
         if not runtime.started.done():
             raise errors.SpawnFailed(
                 "the guardian could not fork a process; is the machine out of memory or processes?"
             )
         return runtime
 
-    def signal(self, runtime_id: str, sign: int) -> None:
+    def signal(self, number: int, sign: int) -> None:
         """Send a signal to a runtime; does nothing if it is gone."""
-        if self._control is not None and runtime_id in self._runtimes:
+        if self._control is not None and number in self._runtimes:
             try:
-                _send(self._control, {"op": "signal", "id": runtime_id, "signal": int(sign)})
+                _send(self._control, {"op": "signal", "id": number, "signal": int(sign)})
             except OSError:
                 self._lose_guardian()
 
