@@ -397,6 +397,7 @@ async def _pass(_: FakeLink) -> None:
 )
 def test_settings_that_cannot_work_are_refused_with_the_fix(options: tuple[str, ...], fix: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AERODROME_")}
+    environment["AERODROME_CLIENT_TOKEN"] = ""  # as an unset variable in a template leaves it: no token
     command = [*CLI, "serve", "--policy", "transparent", *options]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 1

@@ -303,7 +303,7 @@ async def test_what_waits_behind_a_slow_step_is_bounded_in_bytes(open_rig):
     client = await rig.client("alone")
     create = client.ask("session.create", {"sessionId": "s"})
     asked = [client.ask("session.send", {"sessionId": "s", "prompt": "x" * 100_000}) for _ in range(50)]
-    await rig.settled(lambda: asked[-1].done())
+    await rig.settled(asked[-1].done)
     refused = [answer for answer in asked if answer.done()]
     assert len(refused) >= 45
     for answer in refused:

@@ -89,6 +89,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake everyone who waits on this link."""
         self._ended = True
+        self._quickack = _nothing  # its descriptor may be another connection's in a moment
         self._wake()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
@@ -254,6 +255,15 @@ def _nothing() -> None:
     """Acknowledge nothing: not a TCP socket, or a platform without TCP_QUICKACK."""
 
 
+class _BorrowedSocket(socket.socket):
+    """A socket object on a descriptor that is a transport's: it never closes it."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.detach()
+
+
 def _tune(sock: socket.socket | None) -> Callable[[], None]:
     """Set TCP options; return the function that acknowledges at once."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -268,11 +278,13 @@ def _tune(sock: socket.socket | None) -> Callable[[], None]:
     if _QUICKACK is None:
         return _nothing
     option = _QUICKACK
+    # uvloop's stand-in for a socket makes a new one at every call; this one is made once.
+    borrowed = _BorrowedSocket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
 
     def acknowledge() -> None:
         # The socket may have been reset between the read and now; the read side tells that by itself.
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+            borrowed.setsockopt(socket.IPPROTO_TCP, option, 1)
         except OSError:
             return
 
