@@ -153,6 +153,25 @@ async def test_a_runtime_is_stopped_once_it_was_idle_so_long_and_a_new_one_has_t
     assert (len(host.processes), len(homes)) == (2, 1)
 
 
+async def test_nothing_is_kept_of_a_realm_without_runtimes(open_pool):
+    pool, host = open_pool(lambda number: Faults(exits_at_once=number < 3))
+    with pytest.raises(errors.SpawnFailed):
+        await pool.acquire(ANN)
+    assert pool.realms == 0
+    handles = [await pool.acquire(realm) for realm in (ANN, BEN, SHARED)]
+    assert pool.realms == 3
+    host.processes[3].kill()
+    await handles[0].lost
+    pool.retire(handles[1], "enough")
+    await handles[1].lost
+    assert pool.realms == 1
+    for handle in handles[:2]:
+        pool.release(handle)
+    with pytest.raises(errors.RuntimeLost):
+        await pool.acquire(ANN, handles[0].runtime_id)
+    assert pool.realms == 1
+
+
 async def test_a_link_in_time_keeps_an_idle_runtime(open_pool):
     pool, host = open_pool(idle_seconds=0.1)
     handle = await pool.acquire(ANN)

@@ -137,7 +137,9 @@ async def test_a_spawned_runtime_serves_and_leaves_nothing_behind(model: Model) 
             session = await running.create(session_id="spawned")
             assert await say(session, "[say spawned]") == "spawned"
             assert [found.session_id for found in await other.client.list_sessions()] == ["spawned"]
-            assert len(_processes_of(state)) > 1, "the runtime does not carry the state directory: this test proves nothing"
+            assert len(_processes_of(state)) > 1, (
+                "the runtime does not carry the state directory: this test proves nothing"
+            )
             started = time.monotonic()
             assert await asyncio.to_thread(spawning.stop) == 0
             assert time.monotonic() - started < 2.0

@@ -50,14 +50,20 @@ class RuntimePool:
         """Return the release of the runtimes."""
         return self._settings.version
 
+    @property
+    def realms(self) -> int:
+        """Return how many realms have a runtime, or one on its way."""
+        return len(self._realms)
+
     async def acquire(self, realm: Realm, runtime_id: str | None = None) -> RuntimeHandle:
         """Return a ready runtime with its link counted (see ports.fleet)."""
         if self._closing:
             raise errors.Draining("this gateway is stopping; connect again to reach another")
-        runtimes = self._realms.setdefault(realm.key, _RealmRuntimes())
         if runtime_id is not None:
-            return self._count_link(self._find(runtimes, runtime_id))
+            return self._count_link(self._find(realm, runtime_id))
         while True:
+            # Anew each time: a realm whose last runtime is gone is forgotten.
+            runtimes = self._realms.setdefault(realm.key, _RealmRuntimes())
             if placed := self._least_loaded(runtimes):
                 return self._count_link(placed)
             self._check_room(realm, runtimes)
@@ -79,6 +85,7 @@ class RuntimePool:
         """Stop a runtime and tell its users."""
         runtimes = self._realms.get(handle.realm.key)
         placed = runtimes.ready.pop(handle.runtime_id, None) if runtimes else None
+        self._forget_if_empty(handle.realm)
         if placed is not None:
             self._run(placed.runtime.stop(handle, reason), f"stop {handle.runtime_id}")
 
@@ -98,8 +105,9 @@ class RuntimePool:
             await asyncio.wait(self._tasks)
         await self._host.aclose()
 
-    def _find(self, runtimes: _RealmRuntimes, runtime_id: str) -> _Placed:
-        placed = runtimes.ready.get(runtime_id)
+    def _find(self, realm: Realm, runtime_id: str) -> _Placed:
+        runtimes = self._realms.get(realm.key)
+        placed = runtimes.ready.get(runtime_id) if runtimes else None
         if placed is None:
             raise errors.RuntimeLost(f"runtime {runtime_id} is gone; resume the session to have it on another")
         if placed.handle.links >= self._settings.links_per_runtime:
@@ -125,8 +133,11 @@ class RuntimePool:
         try:
             async with self._spawns:
                 handle = await runtime.start()
-        finally:
+        except BaseException:
             runtimes.spawning = None
+            self._forget_if_empty(realm)
+            raise
+        runtimes.spawning = None
         if self._closing:
             await runtime.stop(handle, "the gateway is stopping")
             raise errors.Draining("this gateway is stopping; connect again to reach another")
@@ -138,6 +149,13 @@ class RuntimePool:
         runtimes = self._realms.get(handle.realm.key)
         if runtimes is not None:
             runtimes.ready.pop(handle.runtime_id, None)
+            self._forget_if_empty(handle.realm)
+
+    def _forget_if_empty(self, realm: Realm) -> None:
+        """Keep nothing of a realm without runtimes: there are as many realms as users."""
+        runtimes = self._realms.get(realm.key)
+        if runtimes is not None and not runtimes.ready and runtimes.spawning is None:
+            del self._realms[realm.key]
 
     def _count_link(self, placed: _Placed) -> RuntimeHandle:
         if placed.idle_timer is not None:

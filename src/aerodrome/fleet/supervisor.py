@@ -81,6 +81,9 @@ class SupervisedRuntime:
         if handle is not None and not handle.lost.done():
             handle.lost.set_result(reason)
         if self._watching is not None:
+            if self.state is RuntimeState.STOPPED:
+                await asyncio.wait((self._watching,))  # it noticed the end first, and sees to what is left
+                return
             self._watching.cancel()
         if self.state in (RuntimeState.READY, RuntimeState.CORDONED, RuntimeState.STARTING):
             self._move(RuntimeState.STOPPING)

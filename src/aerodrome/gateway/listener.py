@@ -29,6 +29,7 @@ class Listener:
         self._settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._closing = False
 
     @property
     def links(self) -> int:
@@ -55,6 +56,7 @@ class Listener:
 
     async def aclose(self) -> None:
         """Stop accepting, end every link, wait until all tasks are done."""
+        self._closing = True
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):
@@ -63,6 +65,9 @@ class Listener:
             await asyncio.wait(self._tasks)
 
     def _accept(self, link: Link) -> None:
+        if self._closing:
+            link.abort()  # it was on its way when we closed
+            return
         if len(self._tasks) >= self._settings.max_links:
             _log.warning("link.rejected", reason="max_links", limit=self._settings.max_links)
             link.abort()

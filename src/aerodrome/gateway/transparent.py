@@ -2,7 +2,7 @@
 
 After the handshake bytes pass as they come, both ways and unread; only the sizes of the client's frames are held, and every
 `connect` has its token exchanged. So nothing a client or runtime says can be lost in translation. One client link has one
-upstream link; when either ends, the other is closed at once.
+upstream link; when either ends, the other is closed at once. A client's half-close passes too: the runtime still answers it.
 """
 
 from __future__ import annotations

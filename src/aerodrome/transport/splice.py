@@ -1,22 +1,18 @@
-"""Two links joined: what one receives the other sends, within the same turn of the event loop.
+"""One direction of two links joined: what one receives the other sends, within the same turn of the event loop.
 
-No task and no queue stands between: a chunk costs one read and one write. Deliberately knows nothing of messages; who may pass
-what is the owner's `screen`. Half-closing passes too, so that a peer that has said its last still hears the answers.
+No task and no queue stands between, so a chunk costs one read and one write. Deliberately knows nothing of messages, nor of
+how a link ends: that is the owner's affair (gateway.transparent).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from aerodrome.transport.link import Link
 
-#: Looks at received bytes; returns those to send on.
-Screen = Callable[[bytes], bytes]
-
 
 class Flow:
-    """One direction of a splice."""
+    """From a source to a target, no faster than the target reads."""
 
     def __init__(self, source: Link, target: Link, stall_seconds: float) -> None:
         self._source = source
@@ -25,7 +21,7 @@ class Flow:
         self._stall_timer: asyncio.TimerHandle | None = None
 
     def take(self, data: bytes) -> None:
-        """Send bytes on; stop reading while the target does not keep up, and cut it off if that lasts `stall_seconds`."""
+        """Send framed bytes on; a target that does not keep up for `stall_seconds` loses its link."""
         self._target.write(data)
         if self._target.is_stalled and self._stall_timer is None:
             self._source.pause_reading()
