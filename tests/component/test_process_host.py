@@ -158,9 +158,13 @@ async def test_more_files_than_the_machine_grants_are_cut_to_what_it_grants(host
     assert soft == hard
 
 
-async def test_signals_the_gateway_ignores_reach_a_runtime_all_the_same(host, tmp_path):
+async def test_signals_the_guardian_ignores_reach_a_runtime_all_the_same(host, tmp_path):
     words = await last_words(host, shell(tmp_path, "grep -E 'SigIgn|SigBlk' /proc/self/status"))
-    assert [int(found, 16) for found in re.findall(r"Sig\w+:\s+([0-9a-f]+)", words)] == [0, 0]
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
+    masks = [int(found, 16) for found in re.findall(r"Sig\w+:\s+([0-9a-f]+)", words)]
+    assert len(masks) == 2
+    # Others come as the machine set them: what started this very test may have had some ignored.
+    assert [number for number in stops for mask in masks if mask & 1 << (number - 1)] == []
 
 
 # -- how it becomes ready or does not -----------------------------------------------------------------------------------------

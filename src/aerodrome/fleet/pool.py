@@ -96,7 +96,7 @@ class RuntimePool:
     async def aclose(self) -> None:
         """Stop everything at once and wait for it."""
         self._closing = True
-        for runtimes in self._realms.values():
+        for runtimes in list(self._realms.values()):
             if runtimes.spawning is not None:
                 runtimes.spawning.cancel()
             for placed in list(runtimes.ready.values()):

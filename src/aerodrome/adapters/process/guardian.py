@@ -28,9 +28,11 @@ from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-#: What a keeper passes on to its runtime. KILL cannot be: it kills the keeper, and with it the runtime.
+#: What a keeper passes on to its runtime.
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCONT)
-_GUARDIAN_DIED = signal.SIGUSR2
+#: What has a keeper kill its runtime and all below: sent by the guardian in place of KILL, by the kernel when the guardian dies.
+#: A keeper that is killed itself leaves that to the guardian, which may be the next to be killed.
+_TAKE_DOWN = signal.SIGUSR2
 _KILL_SECONDS = 10.0
 
 
@@ -66,7 +68,7 @@ class Guardian:
                 if self.control.fileno() in ready and not self.serve():
                     return
         finally:
-            _kill_below(os.getpid(), spared=())
+            self.take_everything_down()
 
     def serve(self) -> bool:
         """Read what the gateway asks; False when it is gone."""
@@ -110,9 +112,10 @@ class Guardian:
 
     def signal(self, order: dict) -> None:  # type: ignore[type-arg]
         """Signal one runtime through its keeper, which is unreaped, so that its pid cannot be another's."""
+        wanted = _TAKE_DOWN if order["signal"] == signal.SIGKILL else order["signal"]
         for keeper, number in self.keepers.items():
             if number == order["id"]:
-                os.kill(keeper, order["signal"])
+                os.kill(keeper, wanted)
 
     def reap(self) -> None:
         """Collect what has exited; say that a runtime has once nothing of it is left."""
@@ -130,6 +133,17 @@ class Guardian:
         for message in ended:
             self.tell(message)
 
+    def take_everything_down(self) -> None:
+        """Have every keeper kill what is below it; then kill whatever is left."""
+        for keeper in self.keepers:
+            _kill(keeper, signal.SIGCONT)
+            _kill(keeper, _TAKE_DOWN)
+        deadline = time.monotonic() + _KILL_SECONDS
+        while self.keepers and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.002)
+        _kill_below(os.getpid(), spared=())
+
     def tell(self, message: dict) -> None:  # type: ignore[type-arg]
         """Report to the gateway; if it is gone, the closed socket is noticed by `serve`."""
         with suppress(OSError):
@@ -142,17 +156,17 @@ def _keep(order: dict, output: int, telling: int) -> None:  # type: ignore[type-
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, _GUARDIAN_DIED))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, _TAKE_DOWN))
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        _prctl(_PR_SET_PDEATHSIG, _GUARDIAN_DIED)
+        _prctl(_PR_SET_PDEATHSIG, _TAKE_DOWN)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         runtime = os.fork()
         if runtime == 0:
             _become(order, output)
         for number in _PASSED_ON:
             signal.signal(number, lambda passed, _: _kill(runtime, passed))
-        signal.signal(_GUARDIAN_DIED, lambda *_: _kill(runtime, signal.SIGKILL))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_PASSED_ON, _GUARDIAN_DIED))
+        signal.signal(_TAKE_DOWN, lambda *_: _kill(runtime, signal.SIGKILL))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_PASSED_ON, _TAKE_DOWN))
         if os.getppid() != guardian:
             _kill(runtime, signal.SIGKILL)  # it died before it could be said that its death matters
         os.write(telling, str(runtime).encode())
@@ -172,7 +186,7 @@ def _become(order: dict, output: int) -> None:  # type: ignore[type-arg]
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # Python itself ignores the last two, and what is ignored stays so for the runtime and all its tools.
-        for restored in (*_PASSED_ON, _GUARDIAN_DIED, signal.SIGPIPE, signal.SIGXFSZ):
+        for restored in (*_PASSED_ON, _TAKE_DOWN, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(restored, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
