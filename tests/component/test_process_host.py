@@ -350,6 +350,16 @@ async def test_a_keeper_that_is_killed_takes_its_runtime_along_and_no_other(host
     await host.aclose()
 
 
+async def test_a_runtime_whose_guardian_and_keeper_are_both_killed_dies_with_them(host, tmp_path, mark):
+    runtime = await host.spawn(shell(tmp_path, f"trap '' TERM HUP; echo listening on port 1; exec sleep {mark}"))
+    await runtime.address()
+    keeper = int(read(runtime.pid, "stat").rpartition(b")")[2].split()[1])
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(host.guardian_pid, signal.SIGKILL)
+    os.kill(keeper, signal.SIGKILL)
+    await eventually(lambda: find(mark) == [])
+
+
 GATEWAY = """
 import asyncio, os, pathlib, sys
 from aerodrome.adapters.process.host import ProcessHost

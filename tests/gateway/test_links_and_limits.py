@@ -25,7 +25,7 @@ async def test_a_wrong_token_is_refused_as_the_runtime_refuses_it_and_may_be_tri
 
 
 async def test_guessing_tokens_ends_with_the_link(open_rig):
-    rig = await open_rig(failed_tokens=3)
+    rig = await open_rig(failed_tokens=3, handshake_seconds=60)
     stranger = await rig.stranger()
     for _ in range(3):
         with pytest.raises(RpcError):

@@ -86,6 +86,21 @@ async def test_requests_of_two_runtimes_under_the_same_id_reach_the_client_apart
     ids = [heard.request_id for heard in client.heard if heard.method == "userInput.request"]
     assert len(set(ids)) == 2
 
+    async def never(_params):
+        await asyncio.get_running_loop().create_future()
+
+    client.answers["userInput.request"] = never
+    for runtime, session_id in zip(rig.scripted.runtimes, ("on-first", "on-second"), strict=True):
+        held_by = [found for found in runtime.peers if found in runtime.sessions[session_id].attached][-1]
+        wanted, _ = held_by.ask_with_id("userInput.request", {"sessionId": session_id})
+    await client.wait_until(lambda: len([h for h in client.heard if h.method == "userInput.request"]) == 4)
+    held_by.notify("$/cancelRequest", {"id": wanted})
+    told = await client.wait_until(lambda: client.notifications("$/cancelRequest"))
+    [request] = [h for h in client.heard if h.request_id == told[0]["id"]]
+    assert request.params == {"sessionId": "on-second"}
+    await client.call("session.getMessages", {"sessionId": "on-second"})
+    assert len(client.notifications("$/cancelRequest")) == 1
+
 
 async def test_a_runtimes_question_is_answered_once_with_the_clients_result_or_error(rig):
     client = await rig.client("alone")
@@ -184,11 +199,16 @@ async def test_a_cancel_of_the_client_names_the_runtimes_id(rig):
         await answer
 
 
-@pytest.mark.parametrize("wanted", [{"id": "1"}, {"id": 999}, {"id": None}, {"id": True}, {}, [1], None])
+@pytest.mark.parametrize(
+    "wanted", ['{"id":"ID"}', '{"id":ID.0}', '{"id":999}', '{"id":null}', '{"id":[ID]}', "{}", "[ID]", "null"]
+)
 async def test_a_cancel_of_nothing_reaches_no_runtime_and_harms_nothing(rig, wanted):
     client = await rig.client("alone")
     await client.call("session.create", {"sessionId": "s"})
-    client.notify("$/cancelRequest", wanted)
+    rig.scripted.runtimes[0].on["session.something.slow"] = lambda *_: asyncio.Event().wait()
+    held, _ = client.ask_with_id("session.something.slow", {"sessionId": "s"})
+    body = peers.messages.notification("$/cancelRequest", wanted.replace("ID", str(held)).encode())
+    client.send_bytes(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
     assert await client.call("ping")
     assert (await client.call("session.getMessages", {"sessionId": "s"}))["events"]
     assert all(not found.notifications("$/cancelRequest") for found in rig.scripted.runtimes[0].peers)

@@ -81,6 +81,28 @@ async def test_where_everyone_has_their_own_runtime_a_foreign_id_is_refused_as_w
     await owning.wait_for_event("mine", "session.idle")
 
 
+async def test_a_foreign_id_is_refused_at_once_though_the_runtime_died_before_that_was_known(rig):
+    owning, other = await rig.client("alone", "ann"), await rig.client("alone", "ben")
+    await owning.call("session.create", {"sessionId": "mine"})
+    await other.call("session.create", {"sessionId": "warm"})
+    claim, may_claim = rig.registry.claim, asyncio.Event()
+
+    async def slow_claim(record):
+        await may_claim.wait()
+        return await claim(record)
+
+    rig.registry.claim = slow_claim
+    create = other.ask("session.create", {"sessionId": "mine"})
+    await rig.scripted.runtimes[1].wait_for_call("session.create", 2)
+    assert await other.call("session.getMessages", {"sessionId": "warm"}), "the create was answered before this"
+    rig.scripted.processes[1].kill()
+    await rig.settled(lambda: rig.upstreams() == 1)
+    may_claim.set()
+    with pytest.raises(RpcError):
+        async with asyncio.timeout(3):
+            await create
+
+
 async def test_of_many_who_create_one_id_at_once_exactly_one_gets_it(rig):
     clients = [await rig.client("shared", f"user{number}") for number in range(10)]
     answers = [client.ask("session.create", {"sessionId": "contested"}) for client in clients]
@@ -279,9 +301,9 @@ async def test_a_connect_that_the_runtime_refuses_costs_nobody_else_their_runtim
     bystander = await rig.client("shared", "ann")
     await bystander.call("session.create", {"sessionId": "mine"})
     client = await rig.client("other", "ben", supportedTaskKinds="nonsense")
-    for _ in range(4):
+    for answer in [client.ask("session.create", {"sessionId": "theirs"}) for _ in range(4)]:
         with pytest.raises(RpcError, match="Invalid connect request") as raised:
-            await client.call("session.create", {"sessionId": "theirs"})
+            await answer
         assert raised.value.number == -32602
     assert (await bystander.call("session.getMessages", {"sessionId": "mine"}))["events"]
     assert len(rig.scripted.alive) == len(rig.scripted.processes) == 1

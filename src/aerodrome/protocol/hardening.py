@@ -43,10 +43,10 @@ _FORCED: Params = {
 }
 
 #: Sent with `session.options.update` after every create and resume: the half of `mode: "empty"` that create cannot carry.
+#: Without `includedBuiltinSkills`: it costs a create 10 ms (measured) and adds nothing where `enableSkills` is false.
 OPTIONS_AFTER_OPEN: Params = {
     "coauthorEnabled": False,
     "customAgentsLocalOnly": True,
-    "includedBuiltinSkills": [],
     "installedPlugins": [],
     "manageScheduleEnabled": False,
     "skipCustomInstructions": True,
