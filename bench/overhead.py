@@ -29,7 +29,8 @@ CLIENTS: dict[str, Client] = {
     "Python SDK": clients.python_sdk,
     "Node SDK": clients.node_sdk,
 }
-#: What issue 2 asks for: p50 through the gateway over p50 direct.
+#: What is asked of the gateway before the same runtime: p50 through it over p50 direct. The tenant gateway's rows are on a runtime
+#: of their own and do more (owners recorded; `shared`: restricted, with a directory of its own), so they stand without a bound.
 BOUNDS = {"raw client": 1.15, "Python SDK": 0.35, "Node SDK": 0.35}
 FLOOD_FRAMES, FLOOD_BYTES, PINGS = 20_000, 400, 2_000
 
@@ -54,7 +55,7 @@ async def compare(name: str, ways: dict[str, Target], options: argparse.Namespac
         direct = statistics.median(merged["direct"][call])
         for way, times in merged.items():
             figures = "".join(f"{percentile(times[call], share):9.2f}" for share in (0.5, 0.95, 0.99))
-            bound = "" if call == "ping" else f" (bound {BOUNDS[name]:.2f})"
+            bound = f" (bound {BOUNDS[name]:.2f})" if way == "transparent" and call != "ping" else ""
             tail = "" if way == "direct" else f"   {statistics.median(times[call]) / direct:5.2f} of direct{bound}"
             print(f"{name:<11} {call:<7} {way:<12}{len(times[call]):5} {figures}{tail}", flush=True)
 
