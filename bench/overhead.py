@@ -29,8 +29,8 @@ CLIENTS: dict[str, Client] = {
     "Python SDK": clients.python_sdk,
     "Node SDK": clients.node_sdk,
 }
-#: What is asked of the gateway before the same runtime: p50 through it over p50 direct. The tenant gateway's rows are on a runtime
-#: of their own and do more (owners recorded; `shared`: restricted, with a directory of its own), so they stand without a bound.
+#: What is asked of the gateway before the same runtime: p50 through it over p50 direct. The tenant gateway's rows are on a
+#: runtime of their own and do more (owners recorded; `shared`: restricted, with a directory of its own): no bound there.
 BOUNDS = {"raw client": 1.15, "Python SDK": 0.35, "Node SDK": 0.35}
 FLOOD_FRAMES, FLOOD_BYTES, PINGS = 20_000, 400, 2_000
 
