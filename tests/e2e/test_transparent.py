@@ -75,8 +75,9 @@ async def outcome_of(scenario: Scenario, endpoint: Endpoint, runtime: RuntimePro
     return Normaliser(names, VARYING).apply(await scenario(endpoint, model))
 
 
-#: How often a scenario is tried both ways before a difference is the gateway's.
-ROUNDS = 3
+#: Scenarios that look at their notes while the last events may still be on their way, so that timing shows in them: tried more
+#: often before a difference is the gateway's. All others must be equal at once.
+ROUNDS = {"own_tools_called_in_parallel": 3, "two_clients_bring_their_own_tools_to_one_session": 3}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
@@ -91,10 +92,8 @@ async def test_a_program_cannot_tell_the_gateway_from_the_runtime(
         async with direct_and_through.running_runtime(UPSTREAM_TOKEN, upstream_port) as runtime:
             return await outcome_of(scenario, gateway.endpoint, runtime, model)
 
-    # Where two tools or two clients are at work at once, which of their events comes first is a matter of timing. A difference
-    # counts as the gateway's if it stays in every round.
     seen_directly: list[Any] = []
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS.get(scenario.__name__, 1)):
         there, here = await asyncio.gather(directly(), through())
         seen_directly.append(there)
         if here in seen_directly:
