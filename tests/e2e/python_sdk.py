@@ -127,13 +127,13 @@ class Recorder:
         """Return when events of a type came."""
         return [at for at, event in self.notes if kind_of(event) == kind]
 
-    async def first(self, kind: str, where: Callable[[Any], bool] = lambda _: True) -> Any:
-        """Wait for an event of a type."""
+    async def first(self, kind: str, where: Callable[[Any], bool] = lambda _: True, at_least: int = 1) -> Any:
+        """Wait for the n-th event of a type that is as wanted."""
         async with asyncio.timeout(TURN_SECONDS):
             while True:
-                for event in self.of(kind):
-                    if where(event):
-                        return event
+                found = [event for event in self.of(kind) if where(event)]
+                if len(found) >= at_least:
+                    return found[at_least - 1]
                 self._noted.clear()
                 await self._noted.wait()
 

@@ -189,6 +189,7 @@ async def test_two_programs_of_one_user_share_a_session(cast, connect):
     assert await say(same, "[recall]") == "from one | [recall]"
 
     for recorder in (heard_by_one, heard_by_other):
+        await recorder.first("session.idle", at_least=2)  # each has a link of its own, and neither waits for the other
         answers = [event.data.content for event in recorder.of("assistant.message")]
         assert answers == ["You said: from one", "from one | [recall]"]
     assert [e.id for e in heard_by_one.of("assistant.message")] == [

@@ -42,6 +42,10 @@ class Notes:
         """Return all events that the runtime keeps, whole: their order is part of the protocol, the others' is not."""
         return [event.to_dict() for event in self.events if not event.ephemeral]
 
+    def durable_ids(self) -> list[str]:
+        """Return the ids of all events that the runtime keeps, in order."""
+        return [str(event.id) for event in self.events if not event.ephemeral]
+
     def passing(self) -> list[str]:
         """Return which other types of events came."""
         return sorted({kind_of(event) for event in self.events if event.ephemeral})

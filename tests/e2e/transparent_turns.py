@@ -54,7 +54,9 @@ async def own_tools_called_in_parallel(endpoint: Endpoint, model: Model) -> Any:
         said = await say(session, '[tool fact {"topic": "owls"}][tool rumour {"topic": "bats"}]')
         await session.set_tools([fact_tool("legend", calls)])
         later = await say(session, "[tools]")
-        return said, later, sorted(map(str, calls)), sorted(map(str, notes.kinds()))
+        await notes.first("session.idle", 2)
+        kept = sorted(event["type"] for event in notes.durable())
+        return said, later, sorted(map(str, calls)), kept, notes.passing()
 
 
 async def a_tool_that_fails(endpoint: Endpoint, model: Model) -> Any:
