@@ -39,6 +39,7 @@ from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
+from aerodrome.ports.host import ResourceLimits
 from aerodrome.settings import Settings
 
 _log = structlog.get_logger()
@@ -185,7 +186,7 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         links_per_runtime=section.links_per_runtime,
         shared_runtimes=section.shared_runtimes,
         spawns_at_once=section.spawns_at_once,
-        max_open_files=section.max_open_files,
+        limits=ResourceLimits(open_files=section.max_open_files),
         backoff=Backoff(attempts=section.spawn_attempts),
     )
 

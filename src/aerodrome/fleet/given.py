@@ -37,6 +37,11 @@ class GivenUpstream:
         """Forget the link."""
         handle.links -= 1
 
+    def cordon(self, handle: RuntimeHandle, reason: str) -> None:
+        """Tell the link's owner; the upstream itself is not ours to replace."""
+        if not handle.cordoned.done():
+            handle.cordoned.set_result(reason)
+
     def retire(self, handle: RuntimeHandle, reason: str) -> None:
         """Tell the link's owner; the upstream itself is not ours to stop."""
         if not handle.lost.done():

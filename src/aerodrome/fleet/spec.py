@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
-from aerodrome.ports.host import SpawnSpec
+from aerodrome.ports.host import ResourceLimits, SpawnSpec
 
 #: Where an agent's shell looks for programs; the operator's own PATH may hold what is not for tenants.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,7 +36,7 @@ class FleetSettings:
     links_per_runtime: int = 120
     shared_runtimes: int = 4
     spawns_at_once: int = 4
-    max_open_files: int = 16384
+    limits: ResourceLimits = ResourceLimits(open_files=16384)
     backoff: Backoff = field(default_factory=Backoff)
 
 
@@ -97,4 +97,4 @@ def spawn_spec(runtime_id: str, token: str, directories: RealmDirectories, setti
     argv = [str(settings.entry), "--headless", "--port", "0", "--no-auto-update", "--log-level", "none"]
     if not any(name in environment for name in ("COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN")):
         argv.append("--no-auto-login")
-    return SpawnSpec(runtime_id, tuple(argv), environment, directories.work, settings.max_open_files)
+    return SpawnSpec(runtime_id, tuple(argv), environment, directories.work, settings.limits)

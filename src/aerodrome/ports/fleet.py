@@ -17,11 +17,25 @@ from aerodrome.core.placement import Realm
 Broadcast = Callable[[Realm, str, bytes], None]
 
 
+class Freezer(Protocol):
+    """Stops a runtime from running, and lets it run again (ports.host.RuntimeProcess is one)."""
+
+    def freeze(self) -> None:
+        """Stop it from running, memory kept. Idempotent."""
+        ...
+
+    def thaw(self) -> None:
+        """Let it run. Idempotent."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class RuntimeHandle:
-    """A ready runtime as the gateway sees it. `lost` is done, with the reason, once it is gone.
+    """A ready runtime as the gateway sees it.
 
-    `work_directory` is where sessions of this realm may work; None for a runtime that we did not spawn.
+    `lost` is done, with the reason, once it is gone. `cordoned` is done, with the reason, once no new session may be placed on
+    it: the gateway unloads its sessions as they fall idle, then retires it. `work_directory` is where sessions of this realm may
+    work; None for a runtime that we did not spawn. `opened` counts the sessions opened on it, by the gateway.
     """
 
     runtime_id: str
@@ -32,6 +46,23 @@ class RuntimeHandle:
     lost: asyncio.Future[str]
     work_directory: Path | None = None
     links: int = 0
+    cordoned: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    freezer: Freezer | None = None
+    is_frozen: bool = False
+    opened: int = 0
+
+    def freeze(self) -> None:
+        """Stop the runtime from running while nothing is at work in it. Idempotent."""
+        if self.freezer is not None and not self.is_frozen and not self.lost.done():
+            self.is_frozen = True
+            self.freezer.freeze()
+
+    def thaw(self) -> None:
+        """Let a frozen runtime run, before anything is sent to it. Idempotent."""
+        if self.is_frozen:
+            self.is_frozen = False
+            if self.freezer is not None:
+                self.freezer.thaw()
 
 
 class Fleet(Protocol):
@@ -56,6 +87,10 @@ class Fleet(Protocol):
 
     def release(self, handle: RuntimeHandle) -> None:
         """Give a counted link back."""
+        ...
+
+    def cordon(self, handle: RuntimeHandle, reason: str) -> None:
+        """Place nothing new on a runtime; `cordoned` tells the gateway, which moves its sessions and retires it. Idempotent."""
         ...
 
     def retire(self, handle: RuntimeHandle, reason: str) -> None:

@@ -13,6 +13,29 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceLimits:
+    """What one runtime and all it starts may use; None sets no limit of ours.
+
+    `processes` counts tasks (threads included) where a cgroup holds it. What a host cannot hold it says once, in its log.
+    """
+
+    open_files: int
+    memory_bytes: int | None = None
+    processes: int | None = None
+    cpu_cores: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUsage:
+    """What a runtime uses now: memory of the whole tree, the rest of the runtime itself; `processes` counts it and all below."""
+
+    memory_bytes: int
+    threads: int
+    open_files: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpawnSpec:
     """What a runtime is started with. `environment` is complete: nothing of the gateway's own is added."""
 
@@ -20,7 +43,7 @@ class SpawnSpec:
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     working_directory: Path
-    max_open_files: int
+    limits: ResourceLimits
 
 
 class RuntimeProcess(Protocol):
@@ -40,8 +63,23 @@ class RuntimeProcess(Protocol):
         """Wait until it listens; return host and port. Raises errors.SpawnFailed if it exits before, with its last words."""
         ...
 
+    def usage(self) -> ResourceUsage | None:
+        """Return what it uses now; None where that cannot be told, or it is gone."""
+        ...
+
+    def freeze(self) -> None:
+        """Stop it and all it started from running, memory kept; does nothing if it is gone. Idempotent."""
+        ...
+
+    def thaw(self) -> None:
+        """Let it run again; orders are kept in order. Idempotent."""
+        ...
+
     async def stop(self, grace_seconds: float) -> None:
-        """Climb the stop ladder: TERM, wait, KILL; return when it and all it started are gone. Idempotent."""
+        """Climb the stop ladder: TERM, wait, KILL; return when it and all it started are gone. Idempotent.
+
+        A grace of 0 kills at once. A frozen one is thawed first.
+        """
         ...
 
 

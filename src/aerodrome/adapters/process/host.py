@@ -129,7 +129,7 @@ class ProcessHost:
             "argv": list(spec.argv),
             "env": {**spec.environment, "AERODROME_RUNTIME_ID": spec.runtime_id},
             "cwd": str(spec.working_directory),
-            "nofile": spec.max_open_files,
+            "nofile": spec.limits.open_files,
         }
         try:
             _send(control, order, write_end)
