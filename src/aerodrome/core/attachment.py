@@ -1,6 +1,7 @@
 """The states of an attachment: one client link's hold on one session, as a table.
 
-LOST means that the runtime died under it; the next call that names the session brings it back (gateway.reattach).
+LOST means that the runtime died under it, EVICTED that the gateway unloaded the session by policy (a cap, hibernation, a cordon);
+either way the next call that names the session brings it back (gateway.reattach).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ class AttachmentState(Enum):
     OPENING = "opening"
     IDLE = "idle"
     TURN = "turn"
+    UNLOADING = "unloading"
+    EVICTED = "evicted"
     LOST = "lost"
     CLOSED = "closed"
 
@@ -25,8 +28,10 @@ _S = AttachmentState
 #: From each state, the states that may follow (staying is always possible).
 TRANSITIONS: dict[AttachmentState, frozenset[AttachmentState]] = {
     _S.OPENING: frozenset({_S.IDLE, _S.TURN, _S.LOST, _S.CLOSED}),
-    _S.IDLE: frozenset({_S.OPENING, _S.TURN, _S.LOST, _S.CLOSED}),
+    _S.IDLE: frozenset({_S.OPENING, _S.TURN, _S.UNLOADING, _S.LOST, _S.CLOSED}),
     _S.TURN: frozenset({_S.OPENING, _S.IDLE, _S.LOST, _S.CLOSED}),
+    _S.UNLOADING: frozenset({_S.IDLE, _S.EVICTED, _S.LOST, _S.CLOSED}),
+    _S.EVICTED: frozenset({_S.OPENING, _S.CLOSED}),
     _S.LOST: frozenset({_S.OPENING, _S.CLOSED}),
     _S.CLOSED: frozenset({_S.OPENING}),
 }

@@ -36,7 +36,7 @@ class FleetSettings:
     links_per_runtime: int = 120
     shared_runtimes: int = 4
     spawns_at_once: int = 4
-    limits: ResourceLimits = ResourceLimits(open_files=16384)
+    limits: ResourceLimits = field(default_factory=lambda: ResourceLimits(open_files=16384))
     backoff: Backoff = field(default_factory=Backoff)
 
 

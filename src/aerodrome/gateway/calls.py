@@ -49,7 +49,7 @@ async def create(client: Client, request: Request) -> None:
         if not client.is_alone:
             # A runtime that others use must not hear of an id before it is known not to be theirs: create would join it.
             await claiming
-        upstream = await client.upstream_for(session_id)
+        upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
         upstream.owed.check_room()
@@ -57,11 +57,11 @@ async def create(client: Client, request: Request) -> None:
         await _unclaim(client, claiming)
         raise
     held = _hold(client, session_id, upstream)
-    held.create, held.resume, held.options = params, None, {}
+    held.describe(create=params, resume=None)
 
     async def finish(answer: Envelope) -> bytes:
         if answer.error is not UNSET:
-            _let_go(client, session_id)
+            let_go(client, session_id)
             await _unclaim(client, claiming)
             return messages.response(request.id, answer)
         try:
@@ -69,7 +69,7 @@ async def create(client: Client, request: Request) -> None:
         except errors.AerodromeError:
             # Only where the runtime is the caller's alone: the session is its own, but the id is another's elsewhere.
             await upstream.call("session.detach", {"sessionId": session_id})
-            _let_go(client, session_id)
+            let_go(client, session_id)
             raise
         return await _opened(client, held, upstream, answer, request)
 
@@ -113,23 +113,24 @@ async def resume(client: Client, request: Request) -> None:
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)
-    upstream = await client.upstream_for(session_id)
+    upstream = await _upstream_to_open(client, session_id)
     if hardened:
         _work_in_own_directory(params, upstream)
     upstream.owed.check_room()
     before = client.attachments.get(session_id)
     was_live = before is not None and before.is_live
     held = _hold(client, session_id, upstream)
-    recipe = (held.create, held.resume, held.options)
-    held.create, held.resume, held.options = None, params, {}
+    recipe = (held.create, held.resume, held.options, held.replays)
+    held.describe(create=None, resume=params)
+    held.is_kept = True
 
     async def finish(answer: Envelope) -> bytes:
         if answer.error is not UNSET:
-            held.create, held.resume, held.options = recipe
+            held.create, held.resume, held.options, held.replays = recipe
             if was_live:
                 held.move(AttachmentState.IDLE)
             else:
-                _let_go(client, session_id)
+                let_go(client, session_id)
             return messages.response(request.id, answer)
         if owner is None:
             await client.services.ownership.claim(session_id, client.owner, client.realm.key)
@@ -182,12 +183,13 @@ async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: 
         if locked.error is not UNSET:
             # A session that could not be locked down must not be used at all.
             await upstream.call("session.detach", {"sessionId": held.session_id})
-            _let_go(client, held.session_id)
+            let_go(client, held.session_id)
             raise errors.RuntimeUnavailable(f"the session could not be restricted: {reattach.message_of(locked)}")
     if held.upstream is not upstream:
         raise errors.RuntimeLost("the runtime was lost while the session was opening; try again")
     if held.state is AttachmentState.OPENING:
         held.move(AttachmentState.IDLE)
+        client.services.evictor.note(upstream.handle.runtime_id)
     return messages.response(request.id, answer)
 
 
@@ -197,7 +199,7 @@ def detach_finish(client: Client, request: Request) -> Finish:
     async def finish(answer: Envelope) -> bytes:
         if answer.error is UNSET:
             for session_id in request.session_ids:
-                _let_go(client, session_id)
+                let_go(client, session_id)
         return messages.response(request.id, answer)
 
     return finish
@@ -209,8 +211,7 @@ def delete_finish(client: Client, request: Request) -> Finish:
     async def finish(answer: Envelope) -> bytes:
         if answer.error is UNSET and not _says_failure(answer):
             for session_id in request.session_ids:
-                _let_go(client, session_id)
-                client.services.router.forget(client.realm.key, session_id)
+                _let_everyone_go(client, session_id)
                 await client.services.ownership.forget(session_id, client.owner)
         return messages.response(request.id, answer)
 
@@ -223,8 +224,7 @@ def close_finish(client: Client, request: Request) -> Finish:
     async def finish(answer: Envelope) -> bytes:
         if answer.error is UNSET:
             for session_id in request.session_ids:
-                _let_go(client, session_id)
-                client.services.router.forget(client.realm.key, session_id)
+                _let_everyone_go(client, session_id)
         return messages.response(request.id, answer)
 
     return finish
@@ -286,16 +286,38 @@ def _hold(client: Client, session_id: str, upstream: Upstream) -> Attachment:
     else:
         held.move(AttachmentState.OPENING)
         held.upstream = upstream
+    held.hushed.clear()
     client.services.router.attach(client.realm.key, session_id, upstream.handle.runtime_id, client.number)
+    client.services.residents.hold(client, held)
+    upstream.handle.opened += 1
     return held
 
 
-def _let_go(client: Client, session_id: str) -> None:
+async def _upstream_to_open(client: Client, session_id: str) -> Upstream:
+    """Return where to open a session: with the others who hold it, if any, and where there is room for it."""
+    await reattach.bring_back_others(client, session_id)
+    upstream = await client.upstream_for(session_id)
+    if client.services.router.find(client.realm.key, session_id) is None:
+        await client.services.evictor.make_room(upstream.handle.runtime_id)
+    return upstream
+
+
+def let_go(client: Client, session_id: str) -> None:
+    """Forget this link's hold on a session."""
     held = client.attachments.pop(session_id, None)
     if held is not None:
         held.move(AttachmentState.CLOSED)
         held.upstream = None
     client.services.router.detach(client.realm.key, session_id, client.number)
+    client.services.residents.release(client, session_id)
+
+
+def _let_everyone_go(client: Client, session_id: str) -> None:
+    """Forget every link's hold on a session that is deleted or closed for all."""
+    resident = client.services.residents.find(client.realm.key, session_id)
+    for holder in list(resident.holders.values()) if resident is not None else []:
+        let_go(holder.client, session_id)
+    client.services.router.forget(client.realm.key, session_id)
 
 
 def _forward(

@@ -24,9 +24,12 @@ from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation
 from aerodrome.gateway import handshake
 from aerodrome.gateway.handshake import Greeting
+from aerodrome.gateway.occupancy import Occupancy
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.residents import Residents
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
 from aerodrome.protocol import messages
@@ -50,6 +53,12 @@ class Services:
     ownership: Ownership
     router: Router
     settings: GatewaySettings
+    residents: Residents = field(default_factory=Residents)
+    occupancy: Occupancy = field(default_factory=Occupancy)
+    evictor: Evictor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "evictor", Evictor(self))
 
 
 @dataclass(slots=True)
@@ -62,6 +71,14 @@ class Attachment:
     create: dict[str, Any] | None = None
     resume: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    #: What else was set since it was opened and the runtime forgets (protocol.replays).
+    replays: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    #: Whether a turn ever ended: then it is on disk, and making it anew would lose what was said.
+    is_kept: bool = False
+    #: Whether a turn began since its client opened it: then its program has heard of the session's start.
+    is_begun: bool = False
+    #: What the runtime will say of a coming back that the client is not to hear, by event type (gateway.reattach).
+    hushed: dict[str, int] = field(default_factory=dict)
     #: Done once a guarded session that is opening is locked down, or has failed to be; no turn begins before.
     restricting: asyncio.Future[None] | None = None
     #: Says that an interrupted turn is over, a moment after its error (gateway.reattach); a new turn makes it needless.
@@ -70,6 +87,12 @@ class Attachment:
     def move(self, following: AttachmentState) -> None:
         """Pass to another state of the table."""
         self.state = attachment_states.move(self.state, following)
+        self.is_begun = self.is_begun or following is AttachmentState.TURN
+
+    def describe(self, create: dict[str, Any] | None, resume: dict[str, Any] | None) -> None:
+        """Remember what it was opened with; what was set before that is the earlier opening's."""
+        self.create, self.resume, self.options, self.replays = create, resume, {}, {}
+        self.is_begun = False
 
     async def wait_restricted(self) -> None:
         """Wait until an opening under way has locked the session down, or has failed to."""
@@ -121,6 +144,7 @@ class Asked:
 
     upstream: Upstream
     request_id: RequestId
+    session_id: str | None = None
 
 
 class Client:
@@ -178,10 +202,9 @@ class Client:
         async with self._opening:
             for _ in range(3):
                 runtime_id = self.services.router.find(self.realm.key, session_id) if session_id is not None else None
-                if runtime_id is None and self.upstreams:
-                    return next(iter(self.upstreams.values()))
-                if runtime_id is not None and runtime_id in self.upstreams:
-                    return self.upstreams[runtime_id]
+                present = self._present_upstream(runtime_id)
+                if present is not None:
+                    return present
                 handle = await self.services.fleet.acquire(self.realm, runtime_id)
                 upstream = await self._connect(handle)
                 if upstream is not None:
@@ -192,6 +215,12 @@ class Client:
                         self.services.fleet.retire(handle, error.message)
                         self.services.router.lose_runtime(handle.runtime_id)
             raise errors.RuntimeUnavailable("no runtime could be reached in three attempts; try again")
+
+    def _present_upstream(self, runtime_id: str | None) -> Upstream | None:
+        """Return the open upstream to that runtime, or to any where new sessions may be placed."""
+        if runtime_id is not None:
+            return self.upstreams.get(runtime_id)
+        return next((found for found in self.upstreams.values() if not found.handle.cordoned.done()), None)
 
     async def _connect(self, handle: RuntimeHandle) -> Upstream | None:
         """Open a link to a runtime, or have its death noticed before its supervisor does."""
@@ -207,6 +236,7 @@ class Client:
             raise
         assert self.pump is not None
         self.upstreams[handle.runtime_id] = upstream
+        self.services.occupancy.enter(upstream, self)
         self.services.router.watch(handle.runtime_id, handle.lost)
         self.spawn(self.pump(upstream), f"upstream {handle.runtime_id} of link {self.number}")
         return upstream

@@ -85,7 +85,7 @@ class Downward:
     def _take_notification(self, upstream: Upstream, body: bytes, peek: Peek) -> None:
         session_id = _session_of(peek)
         if peek.method == "session.event" and session_id is not None:
-            if self._may_see(session_id):
+            if self._may_see(session_id) and not self._is_hushed(session_id, peek):
                 self._note_turn(session_id, peek)
                 self._client.link.send(body)
         elif peek.method == "session.lifecycle":
@@ -105,8 +105,12 @@ class Downward:
             upstream.link.send(messages.failure(envelope.id, -32601, f"Unhandled method {envelope.method}"))
             upstream.link.flush()
             return
+        if envelope.method == "hooks.invoke" and self._is_hook_of_ours(envelope):
+            upstream.send(messages.result(envelope.id, {}))
+            upstream.link.flush()
+            return
         try:
-            request_id = self._client.asked.open(Asked(upstream, envelope.id))
+            request_id = self._client.asked.open(Asked(upstream, envelope.id, _session_of(peek)))
         except errors.OverCapacity as error:
             upstream.link.send(messages.failure(envelope.id, -32603, error.message))
             upstream.link.flush()
@@ -134,15 +138,49 @@ class Downward:
         known = client.is_alone or session_id in client.attachments
         return known or client.services.ownership.may_see(session_id, client.owner)
 
+    def _is_hushed(self, session_id: str, peek: Peek) -> bool:
+        """Say whether an event is of our unloading a session or bringing it back, which clients are not to notice."""
+        held = self._client.attachments.get(session_id)
+        event = peek.params.event if isinstance(peek.params, PeekParams) else UNSET
+        if held is None or event is UNSET:
+            return False
+        if held.state in (AttachmentState.UNLOADING, AttachmentState.EVICTED):
+            return event.type == "session.shutdown"
+        left = held.hushed.get(event.type, 0)
+        if left:
+            held.hushed[event.type] = left - 1
+        return left > 0
+
+    def _is_hook_of_ours(self, envelope: Envelope) -> bool:
+        """Say whether a hook is called because we unload a session or have brought it back.
+
+        Those of a session's end, and of its start (at the next turn, measured), whose `source` says that it is not new.
+        """
+        params = messages.params_object(envelope.params)
+        held = self._client.attachments.get(str(params.get("sessionId")))
+        if held is None:
+            return False
+        kind, given = params.get("hookType"), params.get("input")
+        if kind == "sessionEnd":
+            return held.state in (AttachmentState.UNLOADING, AttachmentState.EVICTED)
+        is_return = kind == "sessionStart" and isinstance(given, dict) and (given.get("source") == "resume")
+        return is_return and held.hushed.pop("hook", 0) > 0
+
     def _note_turn(self, session_id: str, peek: Peek) -> None:
         assert isinstance(peek.params, PeekParams)
         event = peek.params.event
         held = self._client.attachments.get(session_id)
         if event is UNSET or held is None or held.upstream is None or event.agentId is not None:
             return
+        if held.state is AttachmentState.UNLOADING:
+            return
         if event.type == "session.idle":
+            held.is_kept = held.is_kept or held.state is AttachmentState.TURN
             held.move(AttachmentState.IDLE)
+            self._client.services.evictor.note(held.upstream.handle.runtime_id)
         elif event.type.startswith(_TURN_EVENTS):
+            for kind in [kind for kind in held.hushed if kind != "hook"]:
+                del held.hushed[kind]
             held.move(AttachmentState.TURN)
 
 

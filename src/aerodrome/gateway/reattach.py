@@ -1,10 +1,12 @@
-"""What becomes of sessions whose runtime died under an open client link, and how they come back.
+"""Sessions that are in no runtime any more while client links hold them, and how they come back.
 
-`settle` answers everything that was in flight, at once: requests with a retryable error, a running turn with `session.error` (an
-SDK waits for an event, not for an answer; measured: without it, it waits until its own timeout) and, unless a new turn begins
-first, `session.idle`.
-`bring_back` resumes a lost session on a fresh runtime at the next call that names it, with what the client sent when it created
-or resumed it, because a runtime keeps none of that (protocol facts 1.4). A turn is never repeated by itself.
+`settle` answers everything that was in flight when an upstream link ends, at once: requests with a retryable error, a running
+turn with `session.error` (an SDK waits for an event, not for an answer; measured: without it, until its own timeout) and, unless
+a new turn begins first, `session.idle`.
+`bring_back` is the one mechanism behind failover, wake, the return of an evicted session and migration: at the next call that
+names the session it is resumed, for every link that holds it and in the order in which they opened it, with what each client sent
+when it did and set since, because a runtime keeps none of that (protocol facts 1.4). Clients hear nothing of it: what a
+runtime says of a resume, and the hooks it calls for it, are kept from them. A turn is never repeated by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway.client import Attachment, Client
+from aerodrome.gateway.residents import Holder, Resident
 from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import Envelope
@@ -27,13 +30,20 @@ from aerodrome.protocol.messages import Envelope
 #: A program that hears of the error may ask again at once, and the npm SDK takes any idle for the end of what it asked last.
 _IDLE_AFTER_ERROR_SECONDS = 0.5
 _CREATE_ONLY = ("cloud", "name", "refreshCustomInstructions", "trustWorkingDirectory")
+#: What a runtime says when a session is opened, some of it only after its answer (measured); until its next turn nobody hears it.
+_OPENING_EVENTS = ("session.indexed_search", "session.managed_settings_resolved")
+_ALWAYS = 1 << 30
 
 
 def settle(client: Client, upstream: Upstream) -> None:
-    """Answer for an upstream that has ended: every request once, every running turn with an end."""
+    """Answer for an upstream that has ended: every request once, every running turn with an end. Idempotent."""
     runtime_id = upstream.handle.runtime_id
     if client.upstreams.get(runtime_id) is upstream:
         del client.upstreams[runtime_id]
+    if upstream.is_settled:
+        return
+    upstream.is_settled = True
+    client.services.occupancy.leave(upstream)
     lost = upstream.handle.lost
     reason = lost.result() if lost.done() and not lost.cancelled() else "the connection to the runtime ended"
     error = errors.RuntimeLost(
@@ -86,34 +96,103 @@ def _emit(client: Client, session_id: str, kind: str, data: dict[str, Any]) -> N
     client.link.send(messages.notification("session.event", messages.encode({"sessionId": session_id, "event": event})))
 
 
-async def bring_back(client: Client, held: Attachment) -> Upstream:
-    """Resume a lost session on a fresh runtime; return its upstream.
+def is_absent(client: Client, session_id: str) -> bool:
+    """Say whether a call about a session must wait until it is in a runtime again."""
+    resident = client.services.residents.find(client.realm.key, session_id)
+    if resident is None:
+        return False
+    holder = resident.holders.get(client.number)
+    # Any link of its owner may call about a session that another one holds, as long as it is in a runtime.
+    is_live = holder.held.is_live if holder is not None else bool(resident.live)
+    return not is_live and (resident.lock.locked() or bool(resident.absent))
+
+
+async def bring_back(client: Client, session_id: str) -> None:
+    """Have a session in a runtime again for every link that holds it; `client` is the one that needs it.
 
     Raises:
-        errors.RuntimeUnavailable: there is no runtime to be had, or it refuses the session.
+        errors.RuntimeUnavailable: there is no runtime to be had, or it refuses the session to `client`.
     """
+    resident = client.services.residents.find(client.realm.key, session_id)
+    if resident is None:
+        return
+    async with resident.lock:
+        for holder in resident.absent:
+            is_callers = holder.client is client
+            try:
+                await _resume(resident, holder)
+            except errors.AerodromeError as error:
+                if is_callers or client.number not in resident.holders:
+                    raise
+                holder.client.log.warning("session.reattach_failed", session=resident.session_id, reason=error.message)
+
+
+async def bring_back_others(client: Client, session_id: str) -> None:
+    """Have a session that `client` is about to open itself in a runtime again for every other link that holds it."""
+    resident = client.services.residents.find(client.realm.key, session_id)
+    if resident is None:
+        return
+    async with resident.lock:
+        for holder in resident.absent:
+            if holder.client is not client:
+                try:
+                    await _resume(resident, holder)
+                except errors.AerodromeError as error:
+                    holder.client.log.warning("session.reattach_failed", session=session_id, reason=error.message)
+
+
+async def _resume(resident: Resident, holder: Holder) -> None:
+    client, held = holder.client, holder.held
     upstream = await client.upstream_for(held.session_id)
+    await client.services.evictor.make_room(upstream.handle.runtime_id)
+    if held.state not in (AttachmentState.LOST, AttachmentState.EVICTED) or client.number not in resident.holders:
+        return  # its client has let go of it meanwhile
     client.services.router.attach(client.realm.key, held.session_id, upstream.handle.runtime_id, client.number)
     held.move(AttachmentState.OPENING)
     held.upstream = upstream
+    _hush(resident, held)
     try:
-        answer = await upstream.call("session.resume", resume_params(held))
-        if answer.error is not UNSET and held.create is not None and is_missing(answer):
-            # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
-            answer = await upstream.call("session.create", held.create)
-        if answer.error is not UNSET:
-            raise errors.RuntimeUnavailable(f"session {held.session_id} could not be resumed: {message_of(answer)}")
-        if held.options:
-            await upstream.call("session.options.update", {**held.options, "sessionId": held.session_id})
+        await _open_again(upstream, held)
     except BaseException:
         client.services.router.detach(client.realm.key, held.session_id, client.number)
-        if held.state is AttachmentState.OPENING:
+        if held.upstream is upstream:
             held.upstream = None
             held.move(AttachmentState.LOST)
         raise
     held.move(AttachmentState.IDLE)
+    upstream.handle.opened += 1
+    client.services.evictor.note(upstream.handle.runtime_id)
     client.log.info("session.reattached", session=held.session_id, runtime=upstream.handle.runtime_id)
-    return upstream
+
+
+def _hush(resident: Resident, held: Attachment) -> None:
+    """Keep what the runtime will say of this opening from everyone who will hear it."""
+    for other in (held, *(holder.held for holder in resident.live)):
+        for kind in _OPENING_EVENTS:
+            other.hushed[kind] = _ALWAYS
+        other.hushed["session.resume"] = other.hushed.get("session.resume", 0) + 1
+    held.hushed["session.start"] = 1
+    if held.is_begun:
+        held.hushed["hook"] = 1
+
+
+async def _open_again(upstream: Upstream, held: Attachment) -> None:
+    """Resume or make anew, then say again what was set since.
+
+    Raises:
+        errors.RuntimeUnavailable: the runtime refuses, or has lost what was said in the session.
+    """
+    answer = await upstream.call("session.resume", resume_params(held))
+    if answer.error is not UNSET and held.create is not None and not held.is_kept and is_missing(answer):
+        # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
+        held.hushed.pop("session.resume", None)
+        answer = await upstream.call("session.create", held.create)
+    if answer.error is not UNSET:
+        raise errors.RuntimeUnavailable(f"session {held.session_id} could not be resumed: {message_of(answer)}")
+    if held.options:
+        await upstream.call("session.options.update", {**held.options, "sessionId": held.session_id})
+    for method, params in list(held.replays.values()):
+        await upstream.call(method, params)
 
 
 def resume_params(held: Attachment) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Client to runtime: every message of a client, judged, checked for ownership, and passed on in order.
 
 The order within a link is kept: a call that has to wait (a runtime to be spawned, a record to be written) holds back the
-requests behind it, but never the client's answers to the runtime, which the waiting may depend on. What comes back is
-`downward`; what is refused never reaches a runtime.
+requests behind it, but never the client's answers to the runtime, which the waiting may depend on. Only a session that must be
+brought back first has its requests wait in a lane of its own, so that a program of many sessions goes on with the others. What
+comes back is `downward`; what is refused never reaches a runtime.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
 from aerodrome.gateway import calls, reattach, virtual
-from aerodrome.gateway.client import TURN_STARTS, Client, Request
+from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
-from aerodrome.protocol import hardening, id_paths, messages, methods, missing
+from aerodrome.protocol import hardening, id_paths, messages, methods, missing, replays
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Verdict
 
@@ -51,6 +52,9 @@ class Relay:
         self._client = client
         self._waiting: deque[Request] = deque()
         self._waiting_bytes = 0
+        self._waiting_count = 0
+        #: By session id: what waits until the session is in a runtime again, in order.
+        self._lanes: dict[str, deque[Request]] = {}
         self._working: asyncio.Task[None] | None = None
 
     async def run(self, rest: list[bytes]) -> None:
@@ -98,33 +102,67 @@ class Relay:
                 self._working = asyncio.create_task(self._work(step), name=f"relay of link {client.number}")
                 client.tasks.add(self._working)
                 self._working.add_done_callback(client.tasks.discard)
-        elif len(self._waiting) >= _MAX_WAITING or self._waiting_bytes > client.services.settings.max_frame_bytes:
-            client.refuse(
-                request.id, errors.OverCapacity("too many requests wait on this link; wait for answers first")
-            )
         else:
-            self._waiting.append(request)
-            self._waiting_bytes += request.size_bytes
+            self._wait_in(self._waiting, request)
+
+    def _wait_in(self, queue: deque[Request], request: Request) -> None:
+        """Queue a request; past the bounds of a link it is refused."""
+        limit_bytes = self._client.services.settings.max_frame_bytes
+        if self._waiting_count >= _MAX_WAITING or self._waiting_bytes > limit_bytes:
+            error = errors.OverCapacity("too many requests wait on this link; wait for answers first")
+            self._client.refuse(request.id, error)
+            return
+        queue.append(request)
+        self._waiting_count += 1
+        self._waiting_bytes += request.size_bytes
+
+    def _take_from(self, queue: deque[Request]) -> Request:
+        request = queue.popleft()
+        self._waiting_count -= 1
+        self._waiting_bytes -= request.size_bytes
+        return request
 
     async def _work(self, step: Awaitable[None]) -> None:
         """Finish a step that waits, then whatever came behind it."""
         try:
             await step
             while self._waiting:
-                request = self._waiting.popleft()
-                self._waiting_bytes -= request.size_bytes
-                following = self._start(request)
+                following = self._start(self._take_from(self._waiting))
                 if following is not None:
                     await following
         finally:
             self._working = None
-            self._client.link.flush()
-            for upstream in self._client.upstreams.values():
-                upstream.link.flush()
+            self._flush()
 
-    def _start(self, request: Request) -> Awaitable[None] | None:
+    def _flush(self) -> None:
+        self._client.link.flush()
+        for upstream in self._client.upstreams.values():
+            upstream.link.flush()
+
+    def _park(self, session_id: str, request: Request) -> None:
+        """Have a request wait, first in a lane of its session, until that is in a runtime again."""
+        lane = self._lanes[session_id] = deque()
+        self._wait_in(lane, request)
+        self._client.spawn(self._run_lane(session_id, lane), f"lane of link {self._client.number}")
+
+    async def _run_lane(self, session_id: str, lane: deque[Request]) -> None:
+        try:
+            while lane:
+                request = self._take_from(lane)
+                step = self._start(request, is_in_lane=True)
+                if step is not None:
+                    await step
+                self._flush()
+        finally:
+            del self._lanes[session_id]
+            self._flush()
+
+    def _start(self, request: Request, is_in_lane: bool = False) -> Awaitable[None] | None:
         """Handle a request now, or return what has to be waited for; errors become its answer either way."""
         try:
+            if self._lanes and not is_in_lane and (lane := self._lanes.get(_named_session(request) or "")) is not None:
+                self._wait_in(lane, request)
+                return None
             step = self._dispatch(request)
         except errors.AerodromeError as error:
             self._client.refuse(request.id, error)
@@ -185,23 +223,35 @@ class Relay:
             params = {**params, "sessionIds": request.session_ids}
         if client.access is Access.GUARDED:
             params = hardening.harden_call(request.method, params, client.principal.policy)
-        if self._is_detach_of_lost(request):
-            return
         held = client.attachments.get(request.session_id or "")
         if held is not None and request.method in TURN_STARTS:
             await held.wait_restricted()
+        if await self._is_detach_of_absent(request):
+            return
+        session_id = request.session_id
+        if session_id is not None and session_id not in self._lanes and self._is_absent(request, session_id):
+            self._park(session_id, request)
+            return
         upstream = await self._upstream_of(request)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
         raw = request.params if client.access is Access.OPEN else messages.encode(params)
         self._forward(upstream, request, raw)
 
-    def _is_detach_of_lost(self, request: Request) -> bool:
-        """Answer for a session whose runtime is gone: it is detached already, and needs no runtime to be so."""
-        held = self._client.attachments.get(request.session_id or "")
-        if request.method not in _DETACHES or held is None or held.state is not AttachmentState.LOST:
+    async def _is_detach_of_absent(self, request: Request) -> bool:
+        """Answer for a session that is in no runtime: it is detached already, and needs no runtime to be so."""
+        client = self._client
+        held = client.attachments.get(request.session_id or "")
+        if request.method not in _DETACHES or held is None:
             return False
-        del self._client.attachments[held.session_id]
-        self._client.link.send(messages.result(request.id, {"success": True}))
+        if held.state is AttachmentState.UNLOADING:
+            resident = client.services.residents.find(client.realm.key, held.session_id)
+            if resident is not None:
+                async with resident.lock:
+                    pass
+        if held.state not in (AttachmentState.LOST, AttachmentState.EVICTED):
+            return False
+        calls.let_go(client, held.session_id)
+        client.link.send(messages.result(request.id, {"success": True}))
         return True
 
     async def _upstream_of(self, request: Request) -> Upstream:
@@ -211,9 +261,13 @@ class Relay:
         held = client.attachments.get(session_id)
         if held is not None and request.method in TURN_STARTS:
             held.forget_ending()
-        if held is not None and held.state is AttachmentState.LOST and request.method not in _DELETIONS:
-            return await reattach.bring_back(client, held)
+        if self._is_absent(request, session_id):
+            await reattach.bring_back(client, session_id)
         return client.live_upstream(session_id) or await client.upstream_for(session_id)
+
+    def _is_absent(self, request: Request, session_id: str) -> bool:
+        """Say whether a session must be brought back before this request about it; a deletion needs no session, only files."""
+        return request.method not in _DELETIONS and reattach.is_absent(self._client, session_id)
 
     def _forward(self, upstream: Upstream, request: Request, params: Params) -> None:
         first = request.session_id
@@ -222,6 +276,8 @@ class Relay:
             finish = calls.complete_finish(request, finish)
         upstream.forward(Pending(request.method, request.id, first, finish), params)
         held = self._client.attachments.get(first) if first is not None else None
+        if first is not None:
+            self._client.services.router.use(self._client.realm.key, first)
         if first is not None and request.method in TURN_STARTS:
             self._client.services.ownership.touch(first)
             if held is not None and held.is_live:
@@ -238,6 +294,8 @@ class Relay:
             return calls.delete_finish(client, request)
         if request.method == "sessions.close":
             return calls.close_finish(client, request)
+        if request.method in replays.METHODS and request.session_id in client.attachments:
+            return self._replay_finish(client.attachments[request.session_id], request, params)
         if request.method in _REGISTRATIONS:
             return self._registration_finish(upstream, request, params)
         if row is not None and row.born_ids:
@@ -245,6 +303,14 @@ class Relay:
         if row is not None and row.verdict(client.access) is Verdict.FILTER:
             return calls.filter_finish(client, request, row)
         return None
+
+    def _replay_finish(self, held: Attachment, request: Request, params: Params) -> Finish:
+        async def finish(answer: Envelope) -> bytes:
+            if answer.error is UNSET:
+                replays.note(held.replays, request.method, messages.params_object(msgspec.Raw(bytes(params or b"{}"))))
+            return messages.response(request.id, answer)
+
+        return finish
 
     def _registration_finish(self, upstream: Upstream, request: Request, params: Params) -> Finish:
         async def finish(answer: Envelope) -> bytes:
@@ -260,7 +326,7 @@ class Relay:
         """Give a runtime the client's answer under the id the runtime knows; unasked answers go nowhere."""
         asked = self._client.asked.close(envelope.id if envelope.id is not UNSET else None)
         if asked is not None:
-            asked.upstream.link.send(messages.response(asked.request_id, envelope))
+            asked.upstream.send(messages.response(asked.request_id, envelope))
 
     def _cancel(self, envelope: Envelope) -> None:
         try:

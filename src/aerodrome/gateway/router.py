@@ -7,6 +7,7 @@ session may then be resumed on any runtime of its realm. Routes die with their r
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 
@@ -23,6 +24,8 @@ class Router:
         #: By realm and session: an id that another realm holds, or tries to take, must not lead there or lose its own route.
         self._routes: dict[tuple[str, str], _Route] = {}
         self._watched: set[str] = set()
+        #: The sessions live in each runtime, the least recently used first.
+        self._live: dict[str, OrderedDict[tuple[str, str], None]] = {}
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -32,12 +35,30 @@ class Router:
         route = self._routes.get((realm, session_id))
         return route.runtime_id if route else None
 
+    def live_in(self, runtime_id: str) -> list[tuple[str, str]]:
+        """Return (realm, session id) of the sessions live in a runtime, the least recently used first."""
+        return list(self._live.get(runtime_id, ()))
+
+    def count_live(self, runtime_id: str) -> int:
+        """Return how many sessions are live in a runtime."""
+        return len(self._live.get(runtime_id, ()))
+
+    def use(self, realm: str, session_id: str) -> None:
+        """Note that a session is used: it is the last of its runtime to be evicted now."""
+        route = self._routes.get((realm, session_id))
+        if route is not None:
+            self._live[route.runtime_id].move_to_end((realm, session_id))
+
     def attach(self, realm: str, session_id: str, runtime_id: str, holder: int) -> None:
         """Note that a link (by its number) holds the session in that runtime."""
         route = self._routes.get((realm, session_id))
         if route is None or route.runtime_id != runtime_id:
+            self.forget(realm, session_id)
             route = self._routes[realm, session_id] = _Route(runtime_id)
         route.holders.add(holder)
+        live = self._live.setdefault(runtime_id, OrderedDict())
+        live[realm, session_id] = None
+        live.move_to_end((realm, session_id))
 
     def detach(self, realm: str, session_id: str, holder: int) -> None:
         """Note that a link let go; the last one ends the route."""
@@ -45,11 +66,16 @@ class Router:
         if route is not None:
             route.holders.discard(holder)
             if not route.holders:
-                del self._routes[realm, session_id]
+                self.forget(realm, session_id)
 
     def forget(self, realm: str, session_id: str) -> None:
         """End the route of a deleted or closed session, whoever holds it."""
-        self._routes.pop((realm, session_id), None)
+        route = self._routes.pop((realm, session_id), None)
+        live = self._live.get(route.runtime_id) if route is not None else None
+        if route is not None and live is not None:
+            live.pop((realm, session_id), None)
+            if not live:
+                del self._live[route.runtime_id]
 
     def watch(self, runtime_id: str, lost: asyncio.Future[str]) -> None:
         """Have the routes into a runtime end with it; however many links it serves, it is watched once."""
@@ -59,6 +85,6 @@ class Router:
 
     def lose_runtime(self, runtime_id: str) -> None:
         """End every route into a runtime that is gone."""
-        for key in [key for key, route in self._routes.items() if route.runtime_id == runtime_id]:
+        for key in self._live.pop(runtime_id, ()):
             del self._routes[key]
         self._watched.discard(runtime_id)

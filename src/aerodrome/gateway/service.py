@@ -91,3 +91,4 @@ async def _release(client: Client) -> None:
     for held in client.attachments.values():
         held.forget_ending()
         client.services.router.detach(client.realm.key, held.session_id, client.number)
+        client.services.residents.release(client, held.session_id)

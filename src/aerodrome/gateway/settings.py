@@ -21,5 +21,11 @@ class GatewaySettings:
     #: A client that leaves its events unread this long loses its link: the runtime would buffer them without limit.
     stall_seconds: float = 60.0
     connect_seconds: float = 10.0
+    #: Sessions live in one runtime at once; past it the least recently used idle one is evicted. 0: no cap.
+    live_sessions: int = 50
+    #: A runtime with nothing at work so long stops running, memory kept. 0: never.
+    freeze_seconds: float = 0.0
+    #: A runtime with nothing at work so long is stopped while its clients stay connected. 0: never.
+    hibernate_seconds: float = 0.0
     ownership_cache_seconds: float = 30.0
     touch_seconds: float = 5.0

@@ -49,11 +49,25 @@ class Upstream:
         self.owed: Correlation[Pending] = Correlation(max_in_flight)
         #: Provider roles this link took (sessionFs, llmInference): they end with it, and with them the runtime's use.
         self.provider_roles: set[str] = set()
+        #: When the client last sent something through it or was asked something, in the loop's time.
+        self.used_at = asyncio.get_running_loop().time()
+        #: Whether gateway.reattach has answered for all it left open.
+        self.is_settled = False
 
     def forward(self, pending: Pending, params: bytes | Raw | msgspec.UnsetType) -> None:
         """Send a client's request under an id of ours; it leaves with the next flush."""
         raw = params if params is UNSET else bytes(params)
-        self.link.send(messages.request(self.owed.open(pending), pending.method, raw))
+        self.send(messages.request(self.owed.open(pending), pending.method, raw))
+
+    def send(self, body: bytes) -> None:
+        """Send one message to a runtime that runs, or will at once; it leaves with the next flush."""
+        self.used_at = asyncio.get_running_loop().time()
+        self.handle.thaw()
+        self.link.send(body)
+
+    def owes(self, session_id: str) -> bool:
+        """Say whether the runtime owes an answer to a request of the client's about a session."""
+        return any(pending.session_id == session_id for pending in self.owed.origins())
 
     async def call(self, method: str, params: dict[str, Any], timeout_seconds: float = 60.0) -> Envelope:
         """Make a call of our own on this link, in order with the client's; return the answer, an error included.
@@ -65,6 +79,7 @@ class Upstream:
             raise errors.RuntimeLost("the connection to the runtime ended")  # nobody is left to hear an answer
         waiter: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         request_id = self.owed.open(Pending(method, waiter=waiter))
+        self.handle.thaw()
         self.link.send(messages.request(request_id, method, messages.encode(params)))
         self.link.flush()
         try:

@@ -6,6 +6,7 @@ its requests per connection from 1; clients choose theirs). The origin's id come
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from aerodrome import errors
@@ -62,6 +63,10 @@ class Correlation(Generic[Origin]):
     def items(self) -> list[tuple[int, Origin]]:
         """Return the open requests, oldest first."""
         return list(self._open.items())
+
+    def origins(self) -> Iterable[Origin]:
+        """Return the origins of the open requests, oldest first, to look at before anything is opened or closed."""
+        return self._open.values()
 
     def drain(self) -> list[Origin]:
         """Close everything, oldest first: the peer is gone and will answer none of them."""

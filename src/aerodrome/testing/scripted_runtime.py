@@ -52,8 +52,9 @@ class Session:
     session_id: str
     attached: set[Peer] = field(default_factory=set)
     options: dict[str, Any] = field(default_factory=dict)
-    had_turn: bool = False
     turn: asyncio.Task[None] | None = None
+    #: Whether it says that it works though no turn runs: a shell in the background, for example.
+    works: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,8 @@ class ScriptedRuntime:
         return {"sessionId": session_id, "nativeSessionId": session_id, "workspacePath": "", "capabilities": {}}
 
     def _detach(self, session: Session, peer: Peer) -> None:
+        if session.attached == {peer}:
+            self.emit(session, "session.shutdown")
         session.attached.discard(peer)
         if not session.attached:
             if session.turn is not None:
@@ -232,7 +235,9 @@ class ScriptedRuntime:
         if session_id not in self.sessions and session_id not in self.disk:
             reason = f"Failed to load session events: Session not found: {session_id}"
             raise RpcError(-32603, f"Request session.resume failed with message: {reason}")
-        return self._open(peer, session_id, params)
+        result = self._open(peer, session_id, params)
+        self.emit(self.sessions[session_id], "session.resume")
+        return result
 
     def _send(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         session = self._session(params)
@@ -301,6 +306,14 @@ class ScriptedRuntime:
         session.options = {**session.options, **params}
         return {"success": True}
 
+    def _activity(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self._session(params)
+        return {"hasActiveWork": session.works or (session.turn is not None and not session.turn.done())}
+
+    def _setting(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        self._session(params)
+        return {"success": True}
+
     def _messages(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         return {"events": [{"type": "session.start", "data": {"sessionId": self._session(params).session_id}}]}
 
@@ -326,6 +339,10 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.list": ScriptedRuntime._list,
     "session.getMessages": ScriptedRuntime._messages,
     "session.options.update": ScriptedRuntime._update,
+    "session.metadata.activity": ScriptedRuntime._activity,
+    "session.model.switchTo": ScriptedRuntime._setting,
+    "session.permissions.setApproveAll": ScriptedRuntime._setting,
+    "session.skills.disable": ScriptedRuntime._setting,
 }
 
 

@@ -1,0 +1,105 @@
+"""The sessions that client links hold, whether they are in a runtime now or not, and who holds each.
+
+A session may be held by several links, and is in the runtime for all of them or for none: whoever unloads it or brings it back
+does so for every holder, under the session's lock. Which runtime it is in is gateway.router; how it leaves and comes back is
+gateway.unloading and gateway.reattach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aerodrome.core.attachment import AttachmentState
+
+if TYPE_CHECKING:
+    from aerodrome.gateway.client import Attachment, Client
+
+#: Realm key and session id: ids are unique in a realm only as far as a runtime is concerned.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One link's hold on a session."""
+
+    client: Client
+    held: Attachment
+
+
+@dataclass(slots=True)
+class Resident:
+    """A session that at least one link holds. `holders` are in the order in which they opened it."""
+
+    realm: str
+    session_id: str
+    holders: dict[int, Holder] = field(default_factory=dict)
+    #: Held while the session leaves a runtime or comes back to one; requests that need it wait for it.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def live(self) -> list[Holder]:
+        """Return the holders that have it in a runtime."""
+        return [holder for holder in self.holders.values() if holder.held.is_live]
+
+    @property
+    def absent(self) -> list[Holder]:
+        """Return the holders that must have it brought back before they hear of it."""
+        gone = (AttachmentState.LOST, AttachmentState.EVICTED)
+        return [holder for holder in self.holders.values() if holder.held.state in gone]
+
+    @property
+    def is_at_work(self) -> bool:
+        """Say whether any link has something under way in it: a turn, a request, an opening, a question unanswered."""
+        return any(_is_at_work(holder) for holder in self.holders.values())
+
+
+class Residents:
+    """All held sessions of this gateway."""
+
+    def __init__(self) -> None:
+        self._residents: dict[Key, Resident] = {}
+
+    def __len__(self) -> int:
+        return len(self._residents)
+
+    def __iter__(self) -> Iterator[Resident]:
+        return iter(list(self._residents.values()))
+
+    def find(self, realm: str, session_id: str) -> Resident | None:
+        """Return the session if any link holds it."""
+        return self._residents.get((realm, session_id))
+
+    def hold(self, client: Client, held: Attachment) -> None:
+        """Note that a link opened a session; opening it again makes it the latest."""
+        key = (client.realm.key, held.session_id)
+        resident = self._residents.get(key)
+        if resident is None:
+            resident = self._residents[key] = Resident(*key)
+        resident.holders.pop(client.number, None)
+        resident.holders[client.number] = Holder(client, held)
+
+    def release(self, client: Client, session_id: str) -> None:
+        """Note that a link let go of a session; idempotent."""
+        key = (client.realm.key, session_id)
+        resident = self._residents.get(key)
+        if resident is not None:
+            resident.holders.pop(client.number, None)
+            if not resident.holders:
+                del self._residents[key]
+
+
+def _is_at_work(holder: Holder) -> bool:
+    held = holder.held
+    if (
+        held.state in (AttachmentState.OPENING, AttachmentState.TURN, AttachmentState.UNLOADING)
+        or held.ending is not None
+    ):
+        return True
+    if held.upstream is None:
+        return False
+    if held.upstream.owes(held.session_id):
+        return True
+    return any(asked.session_id == held.session_id for _, asked in holder.client.asked.items())
