@@ -31,6 +31,7 @@ from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
+from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.ownership import Ownership
@@ -148,7 +149,11 @@ async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: 
     )
     stack.push_async_callback(_end_task, flushing)
     admission = KeyAdmission(stores.keys, stores.tenants, settings.configured_tenants(), clock)
-    return TenantGateway(Services(fleet, ownership, Router(), gateway_settings), admission).serve
+    services = Services(fleet, ownership, Router(), gateway_settings)
+    caretaker = Caretaker(services)
+    stack.push_async_callback(caretaker.aclose)
+    caretaker.start()
+    return TenantGateway(services, admission).serve
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
@@ -204,6 +209,9 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         max_frame_bytes=limits.max_frame_bytes,
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
+        live_sessions=settings.runtime.live_sessions,
+        freeze_seconds=settings.runtime.freeze_seconds,
+        hibernate_seconds=settings.runtime.idle_seconds,
     )
 
 

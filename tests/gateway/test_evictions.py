@@ -217,7 +217,7 @@ async def test_detaching_from_an_evicted_session_needs_no_runtime(open_rig):
     assert await client.call("session.detach", {"sessionId": "a"}) == {"success": True}
 
     assert rig.scripted.runtimes[0].called("session.resume") == []
-    assert len(rig.gateway._services.residents) == 1
+    assert len(rig.services.residents) == 1
 
 
 @pytest.mark.parametrize("tenant", EVERYONE)

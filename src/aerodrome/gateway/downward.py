@@ -177,6 +177,7 @@ class Downward:
         if event.type == "session.idle":
             held.is_kept = held.is_kept or held.state is AttachmentState.TURN
             held.move(AttachmentState.IDLE)
+            held.upstream.touch()
             self._client.services.evictor.note(held.upstream.handle.runtime_id)
         elif event.type.startswith(_TURN_EVENTS):
             for kind in [kind for kind in held.hushed if kind != "hook"]:

@@ -54,7 +54,7 @@ async def unload(services: Services, resident: Resident, reason: str) -> bool:
 async def _unload_idle(services: Services, resident: Resident, holders: list[Holder], reason: str) -> bool:
     for holder in holders:
         upstream = holder.held.upstream
-        if upstream is not None and await _is_active(upstream, resident.session_id):
+        if upstream is not None and await is_active(upstream, resident.session_id):
             return False
     for holder in holders:
         upstream = holder.held.upstream
@@ -75,7 +75,7 @@ def _restore(holders: list[Holder]) -> None:
             holder.held.move(AttachmentState.IDLE)
 
 
-async def _is_active(upstream: Upstream, session_id: str) -> bool:
+async def is_active(upstream: Upstream, session_id: str) -> bool:
     """Ask the runtime; one that does not say no counts as yes (a session it does not have any more is not at work)."""
     try:
         answer = await upstream.call("session.metadata.activity", {"sessionId": session_id}, _ANSWER_SECONDS)

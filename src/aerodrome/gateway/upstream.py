@@ -49,8 +49,9 @@ class Upstream:
         self.owed: Correlation[Pending] = Correlation(max_in_flight)
         #: Provider roles this link took (sessionFs, llmInference): they end with it, and with them the runtime's use.
         self.provider_roles: set[str] = set()
-        #: When the client last sent something through it or was asked something, in the loop's time.
-        self.used_at = asyncio.get_running_loop().time()
+        #: When it was last at work, in the loop's time.
+        self.used_at = 0.0
+        self.touch()
         #: Whether gateway.reattach has answered for all it left open.
         self.is_settled = False
 
@@ -59,9 +60,13 @@ class Upstream:
         raw = params if params is UNSET else bytes(params)
         self.send(messages.request(self.owed.open(pending), pending.method, raw))
 
+    def touch(self) -> None:
+        """Note that something is or was at work through it."""
+        self.used_at = asyncio.get_running_loop().time()
+
     def send(self, body: bytes) -> None:
         """Send one message to a runtime that runs, or will at once; it leaves with the next flush."""
-        self.used_at = asyncio.get_running_loop().time()
+        self.touch()
         self.handle.thaw()
         self.link.send(body)
 

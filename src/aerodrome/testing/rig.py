@@ -24,6 +24,7 @@ from aerodrome.core.policy import Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway.admission import KeyAdmission
+from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.ownership import Ownership
@@ -70,6 +71,8 @@ class Rig:
         admission = KeyAdmission(self.keys, MemoryTenantStore(self.keys, self.clock), tenants, self.clock)
         services = Services(self.pool, self.ownership, self.router, settings)
         self.gateway = TenantGateway(services, admission)
+        self.services = services
+        self.caretaker = Caretaker(services)
         self.listener = Listener(self.gateway.serve, settings)
         self.address = ("127.0.0.1", 0)
         self._clients: list[Peer] = []
@@ -130,6 +133,7 @@ class Rig:
         for client in self._clients:
             await client.aclose()
         await self.listener.aclose()
+        await self.caretaker.aclose()
         await self.pool.aclose()
 
 
@@ -155,6 +159,7 @@ async def open_rig(
     rig = Rig(host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0))
     try:
         rig.address = await rig.listener.start()
+        rig.caretaker.start()
         yield rig
     finally:
         await rig.aclose()
