@@ -30,8 +30,15 @@ from aerodrome.protocol.messages import Envelope
 #: A program that hears of the error may ask again at once, and the npm SDK takes any idle for the end of what it asked last.
 _IDLE_AFTER_ERROR_SECONDS = 0.5
 _CREATE_ONLY = ("cloud", "name", "refreshCustomInstructions", "trustWorkingDirectory")
-#: What a runtime says when a session is opened, some of it only after its answer (measured); until its next turn nobody hears it.
-_OPENING_EVENTS = ("session.indexed_search", "session.managed_settings_resolved")
+#: What a runtime says when a session is opened, some of it only with the next turn (measured); until that has begun nobody
+#: hears it.
+_OPENING_EVENTS = (
+    "session.indexed_search",
+    "session.info",
+    "session.managed_settings_resolved",
+    "session.skills_loaded",
+    "session.tools_updated",
+)
 _ALWAYS = 1 << 30
 
 
@@ -167,11 +174,10 @@ async def _resume(resident: Resident, holder: Holder) -> None:
 
 def _hush(resident: Resident, held: Attachment) -> None:
     """Keep what the runtime will say of this opening from everyone who will hear it."""
-    for other in (held, *(holder.held for holder in resident.live)):
-        for kind in _OPENING_EVENTS:
-            other.hushed[kind] = _ALWAYS
+    held.hushed |= dict.fromkeys(_OPENING_EVENTS, _ALWAYS) | {"session.start": 1, "session.resume": 1}
+    for other in (holder.held for holder in resident.live):
+        other.hushed |= dict.fromkeys(_OPENING_EVENTS, _ALWAYS)
         other.hushed["session.resume"] = other.hushed.get("session.resume", 0) + 1
-    held.hushed["session.start"] = 1
     if held.is_begun:
         held.hushed["hook"] = 1
 

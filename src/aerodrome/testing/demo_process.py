@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,24 +199,26 @@ class DemoProcess:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def spawn(arguments: Sequence[str] = ("--json",)) -> DemoProcess:
-    """Spawn a demo on a free port, in a temporary directory of its own; it is not ready yet."""
+def spawn(arguments: Sequence[str] = ("--json",), environment: Mapping[str, str] | None = None) -> DemoProcess:
+    """Spawn a demo on a free port, in a temporary directory of its own, with settings by environment; it is not ready yet."""
     directory = Path(tempfile.mkdtemp(prefix="demo-process-"))
     process = subprocess.Popen(
         [sys.executable, "-m", "aerodrome", "demo", "--sdk-port", "0", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         bufsize=0,
-        env={**os.environ, "TMPDIR": str(directory)},
+        env={**os.environ, **(environment or {}), "TMPDIR": str(directory)},
         start_new_session=True,
     )
     return DemoProcess(process, directory)
 
 
 @contextmanager
-def running(arguments: Sequence[str] = ("--json",)) -> Iterator[DemoProcess]:
+def running(
+    arguments: Sequence[str] = ("--json",), environment: Mapping[str, str] | None = None
+) -> Iterator[DemoProcess]:
     """Run a demo for the length of a block; at its end nothing of it may be left."""
-    with spawn(arguments) as demo:
+    with spawn(arguments, environment) as demo:
         demo.wait_ready()
         yield demo
 
