@@ -14,7 +14,7 @@ SOON = 0.1
 
 async def hibernated(rig, number: int = 0) -> None:
     """Wait until a runtime has been stopped."""
-    await rig.settled(lambda: rig.scripted.processes[number].exited.done())
+    await rig.settled(rig.scripted.processes[number].exited.done)
 
 
 @pytest.mark.parametrize("tenant", EVERYONE)

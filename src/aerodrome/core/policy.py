@@ -36,6 +36,13 @@ class Trust(Enum):
     FULL = "full"
 
 
+class ClientLoss(Enum):
+    """What becomes of a running turn whose client leaves: `CLOSE` aborts it, as the runtime does; `FINISH` lets it go on."""
+
+    CLOSE = "close"
+    FINISH = "finish"
+
+
 class Access(Enum):
     """Which column of the method table applies: `OPEN` = the runtime is the caller's alone and trusted."""
 
@@ -51,6 +58,7 @@ class Policy:
     trust: Trust = Trust.LIMITED
     provider_urls: tuple[str, ...] = ()
     mcp_urls: tuple[str, ...] = ()
+    client_loss: ClientLoss = ClientLoss.CLOSE
 
     @property
     def access(self) -> Access:

@@ -113,10 +113,15 @@ async def resume(client: Client, request: Request) -> None:
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)
-    upstream = await _upstream_to_open(client, session_id)
-    if hardened:
-        _work_in_own_directory(params, upstream)
-    upstream.owed.check_room()
+    client.services.finishing.adopt(client, session_id)
+    try:
+        upstream = await _upstream_to_open(client, session_id)
+        if hardened:
+            _work_in_own_directory(params, upstream)
+        upstream.owed.check_room()
+    except BaseException:
+        client.release_missed(session_id)
+        raise
     before = client.attachments.get(session_id)
     was_live = before is not None and before.is_live
     held = _hold(client, session_id, upstream)
@@ -125,10 +130,12 @@ async def resume(client: Client, request: Request) -> None:
     held.is_kept = True
 
     async def finish(answer: Envelope) -> bytes:
+        # Once this answer is on its way, what the client has missed may follow it.
+        asyncio.get_running_loop().call_soon(client.release_missed, session_id)
         if answer.error is not UNSET:
             held.create, held.resume, held.options, held.replays = recipe
             if was_live:
-                held.move(AttachmentState.IDLE)
+                held.move(AttachmentState.TURN if held.is_mid_turn else AttachmentState.IDLE)
             else:
                 let_go(client, session_id)
             return messages.response(request.id, answer)
@@ -188,7 +195,7 @@ async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: 
     if held.upstream is not upstream:
         raise errors.RuntimeLost("the runtime was lost while the session was opening; try again")
     if held.state is AttachmentState.OPENING:
-        held.move(AttachmentState.IDLE)
+        held.move(AttachmentState.TURN if held.is_mid_turn else AttachmentState.IDLE)
         client.services.evictor.note(upstream.handle.runtime_id)
     return messages.response(request.id, answer)
 
@@ -284,6 +291,7 @@ def _hold(client: Client, session_id: str, upstream: Upstream) -> Attachment:
     if held is None:
         held = client.attachments[session_id] = Attachment(session_id, upstream)
     else:
+        held.is_mid_turn = held.state is AttachmentState.TURN
         held.move(AttachmentState.OPENING)
         held.upstream = upstream
     held.hushed.clear()

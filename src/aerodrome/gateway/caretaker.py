@@ -46,7 +46,7 @@ class Caretaker:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._services.evictor.aclose()
+        await self._services.aclose()
 
     async def _look_on_schedule(self) -> None:
         times = [seconds for seconds in (self._freeze_seconds, self._hibernate_seconds) if seconds]

@@ -23,7 +23,9 @@ from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation
 from aerodrome.gateway import handshake
+from aerodrome.gateway.finishing import Finishing
 from aerodrome.gateway.handshake import Greeting
+from aerodrome.gateway.missed import Missed
 from aerodrome.gateway.occupancy import Occupancy
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.residents import Residents
@@ -56,9 +58,18 @@ class Services:
     residents: Residents = field(default_factory=Residents)
     occupancy: Occupancy = field(default_factory=Occupancy)
     evictor: Evictor = field(init=False)
+    finishing: Finishing = field(init=False)
 
     def __post_init__(self) -> None:
+        limits = self.settings
         object.__setattr__(self, "evictor", Evictor(self))
+        finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
+        object.__setattr__(self, "finishing", finishing)
+
+    async def aclose(self) -> None:
+        """End evictions and the turns that clients left; links are closed before."""
+        await self.finishing.aclose()
+        await self.evictor.aclose()
 
 
 @dataclass(slots=True)
@@ -81,6 +92,8 @@ class Attachment:
     hushed: dict[str, int] = field(default_factory=dict)
     #: Done once a guarded session that is opening is locked down, or has failed to be; no turn begins before.
     restricting: asyncio.Future[None] | None = None
+    #: Whether it was opened again in the middle of a turn, which goes on.
+    is_mid_turn: bool = False
     #: Says that an interrupted turn is over, a moment after its error (gateway.reattach); a new turn makes it needless.
     ending: asyncio.TimerHandle | None = None
 
@@ -144,7 +157,9 @@ class Asked:
 
     upstream: Upstream
     request_id: RequestId
-    session_id: str | None = None
+    session_id: str | None
+    method: str
+    params: Raw | UnsetType
 
 
 class Client:
@@ -166,6 +181,11 @@ class Client:
         self.registrations: dict[str, Raw | UnsetType] = {}
         self.pump: Callable[[Upstream], Coroutine[Any, Any, None]] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
+        #: The readers of the upstreams; one that is not here any more was handed over to another client.
+        self.pumps: dict[Upstream, asyncio.Task[None]] = {}
+        #: Sessions whose events are kept for now: the client is gone, or has not heard yet that it has resumed them.
+        self.missed: dict[str, Missed] = {}
+        self.turn_ended = asyncio.Event()
         self._opening = asyncio.Lock()
         self.log = _log.bind(link=self.number, tenant=principal.owner.tenant, peer=link.peer)
 
@@ -184,6 +204,35 @@ class Client:
         """Say whether the runtimes of this realm serve this owner only."""
         return self.realm.isolation is Isolation.USER
 
+    @property
+    def turns(self) -> list[str]:
+        """Return the sessions in which a turn runs, as far as this link knows."""
+        return [held.session_id for held in self.attachments.values() if held.state is AttachmentState.TURN]
+
+    def deliver(self, session_id: str, kind: str, body: bytes) -> None:
+        """Send what is about a session, or keep it; it leaves with the next flush."""
+        missed = self.missed.get(session_id)
+        if missed is None:
+            self.link.send(body)
+        else:
+            missed.add(kind, body)
+
+    def release_missed(self, session_id: str) -> None:
+        """Send what was kept of a session; later events go out as they come."""
+        missed = self.missed.pop(session_id, None)
+        for body in missed.bodies() if missed is not None else ():
+            self.link.send(body)
+        self.link.flush()
+
+    def ask(self, asked: Asked) -> None:
+        """Ask the client what a runtime asks, under an id of ours: runtimes count theirs per connection, so two would collide.
+
+        Raises:
+            errors.OverCapacity: it owes too many answers.
+        """
+        body = messages.request(self.asked.open(asked), asked.method, asked.params)
+        self.deliver(asked.session_id or "", "request", body)
+
     def refuse(self, request_id: RequestId | None, error: errors.AerodromeError) -> None:
         """Answer with an error; it leaves with the next flush."""
         self.link.send(handshake.answer_error(request_id, error))
@@ -199,6 +248,9 @@ class Client:
         Raises:
             errors.RuntimeUnavailable, errors.OverCapacity, errors.Draining: there is none to be had.
         """
+        held = self.attachments.get(session_id) if session_id is not None else None
+        if held is not None and held.upstream is not None and not held.upstream.link.is_closing:
+            return held.upstream
         async with self._opening:
             for _ in range(3):
                 runtime_id = self.services.router.find(self.realm.key, session_id) if session_id is not None else None
@@ -234,12 +286,22 @@ class Client:
         except BaseException:
             self.services.fleet.release(handle)
             raise
-        assert self.pump is not None
         self.upstreams[handle.runtime_id] = upstream
         self.services.occupancy.enter(upstream, self)
         self.services.router.watch(handle.runtime_id, handle.lost)
-        self.spawn(self.pump(upstream), f"upstream {handle.runtime_id} of link {self.number}")
+        self.run_pump(upstream)
         return upstream
+
+    def run_pump(self, upstream: Upstream) -> None:
+        """Read an upstream from now on."""
+        assert self.pump is not None
+        name = f"upstream {upstream.handle.runtime_id} of link {self.number}"
+        self.pumps[upstream] = self.spawn(self.pump(upstream), name)
+
+    def forget_upstream(self, upstream: Upstream) -> None:
+        """Send nothing new through an upstream that has ended, or is another's now."""
+        for key in [key for key, found in self.upstreams.items() if found is upstream]:
+            del self.upstreams[key]
 
     async def _introduce(self, upstream: Upstream) -> Upstream:
         """Say who is calling, and repeat what this link had registered with an earlier runtime."""
@@ -247,18 +309,19 @@ class Client:
         introduction = self.introduction if token is None else {**self.introduction, "token": token}
         answer = await upstream.call("connect", introduction)
         if answer.error is not UNSET:
-            self.upstreams.pop(upstream.handle.runtime_id, None)
+            self.forget_upstream(upstream)
             upstream.link.abort()
             raise _refused_introduction(answer.error)
         for method, params in list(self.registrations.items()):
             await upstream.call(method, messages.params_object(params))
         return upstream
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a task of this link; it ends with the link at the latest."""
         task = asyncio.create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     def answer_later(self, request_id: RequestId, make_body: Callable[[], Awaitable[bytes]]) -> None:
         """Send a body when it is made, or the error that came instead."""

@@ -44,9 +44,10 @@ class Downward:
         except errors.InvalidRequest as error:
             client.log.error("upstream.broke_framing", reason=error.message)
         finally:
-            upstream.link.abort()
-            reattach.settle(client, upstream)
-            client.link.flush()
+            if client.pumps.pop(upstream, None) is not None:  # else another client reads it now
+                upstream.link.abort()
+                reattach.settle(client, upstream)
+                client.link.flush()
 
     def take(self, upstream: Upstream, body: bytes) -> None:
         """Handle one message of a runtime."""
@@ -87,7 +88,7 @@ class Downward:
         if peek.method == "session.event" and session_id is not None:
             if self._may_see(session_id) and not self._is_hushed(session_id, peek):
                 self._note_turn(session_id, peek)
-                self._client.link.send(body)
+                self._client.deliver(session_id, _kind_of(peek), body)
         elif peek.method == "session.lifecycle":
             if session_id is not None and self._may_see(session_id):
                 self._client.link.send(body)
@@ -97,7 +98,7 @@ class Downward:
             self._client.link.send(body)
 
     def _take_request(self, upstream: Upstream, body: bytes, peek: Peek) -> None:
-        """Pass a runtime's request on under an id of ours: runtimes count theirs per connection, so two would collide."""
+        """Pass a runtime's request on to the client."""
         envelope = messages.decode(body)
         assert isinstance(envelope.method, str)
         assert isinstance(envelope.id, (str, int))
@@ -110,12 +111,10 @@ class Downward:
             upstream.link.flush()
             return
         try:
-            request_id = self._client.asked.open(Asked(upstream, envelope.id, _session_of(peek)))
+            self._client.ask(Asked(upstream, envelope.id, _session_of(peek), envelope.method, envelope.params))
         except errors.OverCapacity as error:
             upstream.link.send(messages.failure(envelope.id, -32603, error.message))
             upstream.link.flush()
-            return
-        self._client.link.send(messages.request(request_id, envelope.method, envelope.params))
 
     def _cancel(self, upstream: Upstream, envelope: Envelope) -> None:
         try:
@@ -177,12 +176,19 @@ class Downward:
         if event.type == "session.idle":
             held.is_kept = held.is_kept or held.state is AttachmentState.TURN
             held.move(AttachmentState.IDLE)
+            held.is_mid_turn = False
             held.upstream.touch()
+            self._client.turn_ended.set()
             self._client.services.evictor.note(held.upstream.handle.runtime_id)
         elif event.type.startswith(_TURN_EVENTS):
             for kind in [kind for kind in held.hushed if kind != "hook"]:
                 del held.hushed[kind]
             held.move(AttachmentState.TURN)
+
+
+def _kind_of(peek: Peek) -> str:
+    event = peek.params.event if isinstance(peek.params, PeekParams) else UNSET
+    return "" if event is UNSET else event.type
 
 
 def _session_of(peek: Peek) -> str | None:

@@ -44,9 +44,7 @@ _ALWAYS = 1 << 30
 
 def settle(client: Client, upstream: Upstream) -> None:
     """Answer for an upstream that has ended: every request once, every running turn with an end. Idempotent."""
-    runtime_id = upstream.handle.runtime_id
-    if client.upstreams.get(runtime_id) is upstream:
-        del client.upstreams[runtime_id]
+    client.forget_upstream(upstream)
     if upstream.is_settled:
         return
     upstream.is_settled = True
@@ -88,6 +86,7 @@ def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
         loop = asyncio.get_running_loop()
         held.ending = loop.call_later(_IDLE_AFTER_ERROR_SECONDS, _end_turn, client, held)
     held.move(AttachmentState.LOST)
+    client.turn_ended.set()
 
 
 def _end_turn(client: Client, held: Attachment) -> None:
@@ -100,7 +99,8 @@ def _end_turn(client: Client, held: Attachment) -> None:
 def _emit(client: Client, session_id: str, kind: str, data: dict[str, Any]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     event = {"type": kind, "data": data, "id": str(uuid.uuid4()), "timestamp": now, "parentId": None, "ephemeral": True}
-    client.link.send(messages.notification("session.event", messages.encode({"sessionId": session_id, "event": event})))
+    body = messages.notification("session.event", messages.encode({"sessionId": session_id, "event": event}))
+    client.deliver(session_id, kind, body)
 
 
 def is_absent(client: Client, session_id: str) -> bool:

@@ -1,6 +1,7 @@
 """The gateway for tenants: handshake, then a relay for each client link; and who of an owner's links hears what.
 
-`serve` is what the listener runs for each link. Closing a link closes its upstream links at once (client loss policy `close`).
+`serve` is what the listener runs for each link. Closing a link closes its upstream links at once (client loss policy `close`), or
+when its turns have ended (`finish`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class TenantGateway:
             await Relay(client).run(greeting.rest)
         finally:
             self._forget(client)
-            await _release(client)
+            if not self._services.finishing.take(client, _release):
+                await _release(client)
 
     def _forget(self, client: Client) -> None:
         peers = self._clients.get(client.realm.key)

@@ -27,5 +27,9 @@ class GatewaySettings:
     freeze_seconds: float = 0.0
     #: A runtime with nothing at work so long is stopped while its clients stay connected. 0: never.
     hibernate_seconds: float = 0.0
+    #: Under client loss `finish`: how long a turn may go on without its client, and how long and how much of it is kept.
+    finish_seconds: float = 3600.0
+    missed_seconds: float = 3600.0
+    missed_bytes: int = 8 * 1024 * 1024
     ownership_cache_seconds: float = 30.0
     touch_seconds: float = 5.0

@@ -20,7 +20,7 @@ from aerodrome.clock import SystemClock
 from aerodrome.core import identity, placement
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
-from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway.admission import KeyAdmission
@@ -37,12 +37,15 @@ from aerodrome.testing.peer import Peer
 from aerodrome.testing.scripted_host import ScriptedHost
 
 #: Tenants of every rig: the name says how their sessions are isolated; `other` shares the runtimes of `shared`.
+#: Turns of the patient ones outlive their clients.
 TENANTS = {
     "alone": Policy(Isolation.USER, Trust.FULL, ("*",)),
     "guarded": Policy(Isolation.USER),
     "team": Policy(Isolation.TENANT),
     "shared": Policy(Isolation.SHARED),
     "other": Policy(Isolation.SHARED),
+    "patient": Policy(Isolation.USER, Trust.FULL, ("*",), client_loss=ClientLoss.FINISH),
+    "patient-shared": Policy(Isolation.SHARED, client_loss=ClientLoss.FINISH),
 }
 
 
