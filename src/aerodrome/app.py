@@ -65,6 +65,7 @@ class Application:
     fleet: Fleet
     stores: Stores | None
     runtime_path: str | None
+    services: Services | None
 
 
 @asynccontextmanager
@@ -93,30 +94,50 @@ async def open_application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(fleet.aclose)
         gateway_settings = _gateway_settings(settings)
         stores: Stores | None = None
+        services: Services | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            serve = await _for_tenants(settings, fleet, stores, stack)
+            services, serve = await _for_tenants(settings, fleet, stores, stack)
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
-        yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None)
+        yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
 
 
 async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called once links are accepted."""
-    stopped = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once. `ready` is called once links are accepted."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, signals.put_nowait, number)
     async with open_application(settings) as application:
         await ready(application)
-        await stopped.wait()
+        await signals.get()
+        await _drain(application, settings.drain_seconds, signals)
+
+
+async def _drain(application: Application, seconds: float, signals: asyncio.Queue[int]) -> None:
+    """Let what runs finish, until the deadline or the next signal."""
+    application.listener.stop_accepting()
+    if application.services is None or not seconds:
+        return
+    draining = asyncio.ensure_future(application.services.drainer.drain(seconds, _note_progress))
+    forcing = asyncio.ensure_future(signals.get())
+    await asyncio.wait((draining, forcing), return_when=asyncio.FIRST_COMPLETED)
+    _log.info("gateway.drained", left=application.services.drainer.at_work, forced=not draining.done())
+    for task in (draining, forcing):
+        task.cancel()
+    await asyncio.wait((draining, forcing))
+
+
+def _note_progress(at_work: int) -> None:
+    _log.info("gateway.draining", at_work=at_work)
 
 
 def run_loop(work: Awaitable[None]) -> None:
@@ -140,7 +161,9 @@ def run_loop(work: Awaitable[None]) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack) -> Serve:
+async def _for_tenants(
+    settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
+) -> tuple[Services, Serve]:
     clock = SystemClock()
     gateway_settings = _gateway_settings(settings)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
@@ -153,7 +176,7 @@ async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: 
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
-    return TenantGateway(services, admission).serve
+    return services, TenantGateway(services, admission).serve
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:

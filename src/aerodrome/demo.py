@@ -72,6 +72,7 @@ async def run(sdk_port: int, log_level: str, announce: Callable[[Demo], None]) -
                 state_directory=Path(directory),
                 policy="tenants",
                 log_level=log_level,
+                drain_seconds=0,
                 runtime={"environment": {"COPILOT_OFFLINE": "true", **_node_offline(model)}},
             )
 

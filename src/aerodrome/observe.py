@@ -15,6 +15,8 @@ import structlog
 EVENTS: dict[str, str] = {
     "answer.failed": "finishing an answer for a client failed unexpectedly",
     "care.failed": "freezing, hibernating or emptying a runtime failed unexpectedly",
+    "gateway.drained": "a drain is over: nothing runs any more, or its deadline has passed",
+    "gateway.draining": "no new work is taken; so many sessions are still at work",
     "gateway.started": "the gateway accepts links",
     "gateway.stopped": "the gateway has stopped and left no process behind",
     "gateway.stopping": "a signal asked the gateway to stop",

@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     state_directory: Path = Field(default_factory=lambda: surroundings.default_state_directory(os.environ))
     policy: Literal["tenants", "transparent"] = "tenants"
     upstream: str | None = None
+    drain_seconds: float = Field(default=30.0, ge=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
     runtime: RuntimeSection = RuntimeSection()

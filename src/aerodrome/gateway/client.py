@@ -23,6 +23,7 @@ from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation
 from aerodrome.gateway import handshake
+from aerodrome.gateway.drainer import Drainer
 from aerodrome.gateway.finishing import Finishing
 from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.missed import Missed
@@ -59,12 +60,14 @@ class Services:
     occupancy: Occupancy = field(default_factory=Occupancy)
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
+    drainer: Drainer = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.settings
         object.__setattr__(self, "evictor", Evictor(self))
         finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
         object.__setattr__(self, "finishing", finishing)
+        object.__setattr__(self, "drainer", Drainer(self.residents))
 
     async def aclose(self) -> None:
         """End evictions and the turns that clients left; links are closed before."""

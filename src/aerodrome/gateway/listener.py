@@ -54,11 +54,15 @@ class Listener:
         name = self._server.sockets[0].getsockname()
         return name[0], name[1]
 
-    async def aclose(self) -> None:
-        """Stop accepting, end every link, wait until all tasks are done."""
+    def stop_accepting(self) -> None:
+        """Take no new links; those that are open stay. Idempotent."""
         self._closing = True
         if self._server is not None:
             self._server.close()
+
+    async def aclose(self) -> None:
+        """Stop accepting, end every link, wait until all tasks are done."""
+        self.stop_accepting()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

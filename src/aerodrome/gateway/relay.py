@@ -190,6 +190,7 @@ class Relay:
         verdict = methods.judge(request.method, client.access, session_id is not None)
         if verdict is Verdict.DENY:
             raise _denied(request)
+        client.services.drainer.check(request.method)
         if request.method == "session.create":
             return calls.create(client, request)
         if request.method == "session.resume":
