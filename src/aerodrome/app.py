@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import resource
 import signal
 import sys
@@ -30,10 +31,12 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
+from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.reaper import ReaperSettings, ResidentPresence, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
@@ -147,8 +150,16 @@ async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: 
         ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
     )
     stack.push_async_callback(_end_task, flushing)
-    admission = KeyAdmission(stores.keys, stores.tenants, settings.configured_tenants(), clock)
-    return TenantGateway(Services(fleet, ownership, Router(), gateway_settings), admission).serve
+    configured, router = settings.configured_tenants(), Router()
+    if settings.sessions.reap_interval_seconds:
+        list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
+        reaper = SessionReaper(
+            fleet, ownership, list_tenants, ResidentPresence(router), clock, _reaper_settings(settings)
+        )
+        reaping = asyncio.create_task(reaper.run(), name="session reaper")
+        stack.push_async_callback(_end_task, reaping)
+    admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
+    return TenantGateway(Services(fleet, ownership, router, gateway_settings), admission).serve
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
@@ -205,6 +216,11 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
     )
+
+
+def _reaper_settings(settings: Settings) -> ReaperSettings:
+    section = settings.sessions
+    return ReaperSettings(interval_seconds=section.reap_interval_seconds, is_dry_run=section.reap_dry_run)
 
 
 @contextmanager
