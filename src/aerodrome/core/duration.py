@@ -24,13 +24,13 @@ def parse(name: str, text: str) -> float:
 
 
 def check(name: str, value: object) -> float:
-    """Return the seconds of a configuration file's value: a number, or words as `parse` reads them.
+    """Return the seconds of a configured value: a number (an environment has only the text of one), or words as for `parse`.
 
     Raises:
         errors.ConfigError: it is neither, or not a length of time.
     """
     if isinstance(value, str):
-        return parse(name, value)
+        return check(name, int(value)) if re.fullmatch(r"[0-9]{1,12}", value, re.ASCII) else parse(name, value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise errors.ConfigError(f'{name}: expected seconds over 0, or words such as "30d", found {value!r}')
     return float(value)

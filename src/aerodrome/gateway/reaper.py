@@ -278,7 +278,8 @@ async def _delete(session_id: str, link: ControlLink) -> str | None:
 def remove_directory(parent: Path, name: str) -> None:
     """Remove a directory and all in it, if it is there and really below `parent`: no link is followed.
 
-    `name` must be a plain one: what climbs out of `parent` is for the caller to refuse. The agents whose directory it is may write to `parent`, so it is opened once and everything is named from there.
+    `name` must be a plain one: what climbs out of `parent` is for the caller to refuse. The agents whose directory it is may
+    write to `parent`, so it is opened once and everything is named from there.
 
     Raises:
         OSError: it, or something in it, cannot be removed; a link of that name is left alone.
