@@ -420,6 +420,33 @@ class TestPresence:
         assert sorted(presence.asked) == [(rig.realm("guarded"), "idle"), (rig.realm("guarded"), "turned-busy")]
         assert stored(rig) == {"turned-busy"}
 
+    async def test_a_session_used_since_the_page_was_read_is_not_even_unloaded(self, rig, clock):
+        await make(rig, "guarded", "s")
+        clock.ahead = 2 * HOUR
+        presence = FakePresence(idle={"s"})
+        came, may_go = gate(rig.pool, "acquire")
+        passing = asyncio.create_task(rig.reaper({"guarded": Policy(**LIMITED)}, presence).run_pass())
+        await within(came.wait())
+
+        rig.ownership.touch("s")
+        may_go.set()
+
+        assert await within(passing) == {Outcome.LEFT: 1}
+        assert presence.asked == []
+
+    async def test_a_session_used_while_its_requests_were_waited_for_is_left(self, rig, clock):
+        await make(rig, "guarded", "s")
+        clock.ahead = 2 * HOUR
+        came, may_go = gate(rig.ownership, "wait_unasked")
+        passing = asyncio.create_task(rig.reaper({"guarded": Policy(**LIMITED)}, FakePresence(idle={"s"})).run_pass())
+        await within(came.wait())
+
+        rig.ownership.touch("s")
+        may_go.set()
+
+        assert await within(passing) == {Outcome.LEFT: 1}
+        assert stored(rig) == {"s"}
+
     async def test_a_session_that_is_at_work_again_after_it_was_unloaded_is_left(self, rig, clock):
         await make(rig, "guarded", "s")
         clock.ahead = 2 * HOUR
