@@ -102,6 +102,23 @@ async def test_an_expired_session_is_deleted_from_disk_and_an_attached_one_is_no
         await place.settled(lambda: not place.on_disk() & ids)
 
 
+async def test_an_expired_id_that_reads_like_the_beginning_of_another_does_not_take_that_one_along(tmp_path):
+    async with open_place(tmp_path / "state") as place:
+        owner, other = await place.connect("user", "ann"), await place.connect("user", "ann")
+        kept = await owner.create()
+        await say(kept, "remember the moon")
+        abbreviation = kept.session_id[:8]
+        await other.create(session_id=abbreviation)  # without a turn it is not on disk
+        await other.client.force_stop()
+
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await place.application.stores.sessions.find(abbreviation):  # noqa: ASYNC110  nor has the database
+                await asyncio.sleep(0.01)
+
+        assert kept.session_id in place.on_disk()
+        assert await say(kept, "[recall]") == "remember the moon | [recall]"
+
+
 async def test_a_dry_run_says_what_it_would_delete_and_deletes_nothing(tmp_path):
     with structlog.testing.capture_logs() as logged:
         async with open_place(tmp_path / "state", reap_dry_run=True) as place:

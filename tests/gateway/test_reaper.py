@@ -210,6 +210,25 @@ class TestDeleting:
         assert await reaper.run_pass() == {Outcome.REAPED: 1}
         assert await rig.registry.find("no-turn") is None
 
+    async def test_an_id_that_reads_like_the_beginning_of_another_deletes_its_own_session_or_none(
+        self, rig, clock, reaper
+    ):
+        """A runtime that has none of that name would delete the other one."""
+        await make(rig, "alone", "0123abcd")
+        await make(rig, "alone", "0123abcd-0000-4000-8000-000000000000")
+        await rig.ownership.claim("4567abcd", Owner("alone", "user"), rig.realm("alone"))
+        await make(rig, "alone", "4567abcd-0000-4000-8000-000000000000")
+        clock.ahead = 2 * HOUR
+        for session_id in stored(rig) - {"0123abcd"}:
+            rig.ownership.touch(session_id)
+
+        assert await reaper.run_pass() == {Outcome.REAPED: 2}
+
+        assert len(stored(rig)) == 2
+        asked = [call["sessionId"] for runtime in rig.scripted.runtimes for call in runtime.called("session.delete")]
+        assert asked == ["0123abcd"]
+        assert await rig.registry.find("4567abcd") is None
+
     async def test_many_sessions_go_page_by_page(self, rig, clock, reaper, monkeypatch):
         monkeypatch.setattr(reapers.list_expired, "__defaults__", (2,))
         for user in ("ann", "ben"):

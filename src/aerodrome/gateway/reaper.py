@@ -45,6 +45,7 @@ from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.router import Router
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
 from aerodrome.ports.registry import SessionRegistry
+from aerodrome.protocol import hardening
 from aerodrome.transport import control
 from aerodrome.transport.control import ControlLink
 
@@ -206,12 +207,13 @@ class SessionReaper:
         with ownership.withdrawn(session_id):
             if not await ownership.wait_unasked(session_id, self._settings.settle_seconds):
                 return Outcome.LEFT
-            due = await self._due(record, policy)
-            # From here to the sending of the deletion nothing waits.
-            if due is None or self._presence.is_at_work(record.realm, session_id):
-                return Outcome.LEFT
             try:
-                refusal = await _delete(session_id, link)
+                may_have = await _may_have(session_id, link)
+                due = await self._due(record, policy)
+                # From here to the sending of the deletion nothing waits.
+                if due is None or self._presence.is_at_work(record.realm, session_id):
+                    return Outcome.LEFT
+                refusal = await _delete(session_id, link) if may_have else None
             except errors.RuntimeLost as error:
                 self._fleet.retire(handle, error.message)
                 raise
@@ -273,6 +275,17 @@ async def _delete(session_id: str, link: ControlLink) -> str | None:
         return None
     refusal = str(answer.get("error") if isinstance(answer, dict) else answer)
     return None if "not found" in refusal.lower() else refusal
+
+
+async def _may_have(session_id: str, link: ControlLink) -> bool:
+    """Say whether a runtime must be asked to delete an id, and would not take it for the beginning of another session's.
+
+    Where it has none of that name, it deletes the one that begins so (protocol.hardening): then it must be known to have it.
+    """
+    if not hardening.is_abbreviation(session_id):
+        return sessions.is_valid_id(session_id)  # the runtime has none by any other id
+    listed = await link.call("session.list")
+    return any(found.get("sessionId") == session_id for found in listed["sessions"])
 
 
 def remove_directory(parent: Path, name: str) -> None:
