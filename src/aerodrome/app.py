@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import resource
 import signal
 import sys
@@ -30,11 +31,14 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
+from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.presence import ResidentPresence
+from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
@@ -171,11 +175,18 @@ async def _for_tenants(
         ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
     )
     stack.push_async_callback(_end_task, flushing)
-    admission = KeyAdmission(stores.keys, stores.tenants, settings.configured_tenants(), clock)
+    configured = settings.configured_tenants()
     services = Services(fleet, ownership, Router(), gateway_settings)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
+    if settings.sessions.reap_interval_seconds:
+        list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
+        presence = ResidentPresence(services)
+        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings))
+        reaping = asyncio.create_task(reaper.run(), name="session reaper")
+        stack.push_async_callback(_end_task, reaping)
+    admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
     return services, TenantGateway(services, admission).serve
 
 
@@ -236,6 +247,11 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         freeze_seconds=settings.runtime.freeze_seconds,
         hibernate_seconds=settings.runtime.idle_seconds,
     )
+
+
+def _reaper_settings(settings: Settings) -> ReaperSettings:
+    section = settings.sessions
+    return ReaperSettings(interval_seconds=section.reap_interval_seconds, is_dry_run=section.reap_dry_run)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
-from aerodrome.core import identity
+from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
 
 _PREFIX = "AERODROME_"
 _SECRETS = ("client_token", "upstream_token")
@@ -61,6 +61,13 @@ class LimitsSection(_Section):
     stall_seconds: float = Field(default=60.0, gt=0)
 
 
+class SessionsSection(_Section):
+    """`[sessions]`: how expired sessions are deleted. When they expire is a tenant's policy."""
+
+    reap_interval_seconds: float = Field(default=300.0, ge=0)
+    reap_dry_run: bool = False
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -68,6 +75,10 @@ class TenantSection(_Section):
     trust: Trust = Trust.LIMITED
     providers: tuple[str, ...] = ()
     mcp_servers: tuple[str, ...] = ()
+    #: Seconds, or words such as "30d"; checked with the tenant, so that an error says so in one line.
+    session_idle_ttl: Any = None
+    session_max_age: Any = None
+    client_loss: ClientLoss = ClientLoss.CLOSE
 
 
 class Settings(BaseSettings):
@@ -90,6 +101,7 @@ class Settings(BaseSettings):
     log_json: bool = False
     runtime: RuntimeSection = RuntimeSection()
     limits: LimitsSection = LimitsSection()
+    sessions: SessionsSection = SessionsSection()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
@@ -175,7 +187,16 @@ def _tenant(name: str, section: TenantSection) -> Tenant:
     where = f"tenants.{name}"
     providers = tuple(check_url(f"{where}.providers", url) for url in section.providers)
     mcp_servers = tuple(check_url(f"{where}.mcp_servers", url) for url in section.mcp_servers)
-    policy = Policy(section.isolation, section.trust, providers, mcp_servers)
+    idle, age = section.session_idle_ttl, section.session_max_age
+    policy = Policy(
+        section.isolation,
+        section.trust,
+        providers,
+        mcp_servers,
+        None if idle is None else duration.check(f"{where}.session_idle_ttl", idle),
+        None if age is None else duration.check(f"{where}.session_max_age", age),
+        section.client_loss,
+    )
     return Tenant(identity.check_name("tenant", name), policy, source="config")
 
 

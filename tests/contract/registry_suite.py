@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass, replace
 
 import pytest
 
 from aerodrome import errors
+from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Key, Owner, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
 from aerodrome.core.session import Claim, SessionRecord
@@ -109,6 +111,43 @@ class SessionRegistryContract:
 
         assert [record.session_id for record in await stores.sessions.list_owned(ALICE)] == ["a", "b", "c"]
 
+    async def test_stale_sessions_are_a_tenants_that_were_used_or_created_at_or_before_a_time(self, stores):
+        for session_id, owner, created_at, used_at in (
+            ("old", ALICE, 1.0, 90.0),
+            ("unused", BOB, 50.0, 60.0),
+            ("both", BOB, 1.0, 1.0),
+            ("fresh", ALICE, 50.0, 90.0),
+            ("blues", OTHER_ALICE, 1.0, 1.0),
+        ):
+            await stores.sessions.claim(replace(session(session_id, owner, used_at), created_at=created_at))
+
+        async def stale(used_before: float, created_before: float) -> list[str]:
+            horizon = Horizon(used_before, created_before)
+            return [record.session_id for record in await stores.sessions.list_stale("red", horizon, 10)]
+
+        assert await stale(60.0, -math.inf) == ["both", "unused"]
+        assert await stale(-math.inf, 1.0) == ["old", "both"]
+        assert await stale(60.0, 1.0) == ["old", "both", "unused"]
+        assert await stale(59.0, 0.5) == ["both"]
+        assert await stale(math.inf, -math.inf) == ["fresh", "old", "both", "unused"]
+        assert await stale(-math.inf, -math.inf) == []
+        assert await stores.sessions.list_stale("green", Horizon(math.inf, math.inf), 10) == []
+
+    async def test_pages_of_stale_sessions_have_each_once_though_some_are_forgotten_between_them(self, stores):
+        owners = [Owner("red", name) for name in ("a", "a.b", "a-b", "b")]
+        records = [session(f"{number:02}", owners[number % 4]) for number in range(11)]
+        for record in random.sample(records, len(records)):
+            await stores.sessions.claim(record)
+        everything = Horizon(math.inf, -math.inf)
+
+        found: list[SessionRecord] = []
+        while page := await stores.sessions.list_stale("red", everything, 3, found[-1] if found else None):
+            assert len(page) <= 3
+            found += page
+            await stores.sessions.forget(page[-1].session_id, page[-1].owner)
+
+        assert found == sorted(records, key=lambda record: (record.owner.user, record.session_id))
+
     async def test_a_touch_moves_the_last_use_forward_and_nothing_else(self, stores):
         await stores.sessions.claim(session("s", used_at=10.0))
         await stores.sessions.claim(session("t", used_at=10.0))
@@ -199,6 +238,7 @@ class SessionRegistryContract:
             lambda: stores.sessions.claim(session("t")),
             lambda: stores.sessions.find("s"),
             lambda: stores.sessions.list_owned(ALICE),
+            lambda: stores.sessions.list_stale("red", Horizon(0.0, 0.0), 1),
             lambda: stores.sessions.touch("s", 99.0),
             lambda: stores.sessions.forget("s", ALICE),
         ):
@@ -278,6 +318,7 @@ class TenantStoreContract:
             Policy(),
             Policy(Isolation.SHARED, Trust.LIMITED, ("https://one.example/v1", "*")),
             Policy(Isolation.TENANT, Trust.FULL, ("https://é.example",)),
+            Policy(session_idle_seconds=2_592_000.0, session_age_seconds=0.5),
         ],
     )
     async def test_a_stored_tenant_is_found_as_it_was_stored(self, twins, policy):

@@ -340,6 +340,17 @@ class TestPolicies:
             with pytest.raises(errors.ConfigError, match=message):
                 await tenants.find("red")
 
+    async def test_a_page_of_stale_sessions_is_found_by_an_index(self, path):
+        async with migrated(path) as database:
+            await SqlSessionRegistry(database).claim(session("s"))
+        with raw(path) as connection:
+            plan = connection.execute(
+                "EXPLAIN QUERY PLAN SELECT * FROM sessions WHERE tenant_name = 'red' AND (used_at <= 1 OR created_at <= 1) "
+                "AND (user_name, session_id) > ('a', 's') ORDER BY user_name, session_id LIMIT 10"
+            ).fetchall()
+
+        assert "USING INDEX ix_sessions_tenant_name_user_name" in str(plan)
+
     async def test_a_policy_from_before_a_rule_existed_takes_that_rules_default(self, path):
         async with migrated(path) as database:
             tenants = SqlTenantStore(database, FixedClock())

@@ -191,3 +191,72 @@ async def test_the_last_flush_of_a_store_that_is_down_is_reported_and_does_not_h
     await asyncio.wait((flushing,))
     assert flushing.cancelled()
     assert len(failures) == 1
+
+
+async def test_a_claim_of_ones_own_session_is_a_use_of_it(ownership, registry, clock):
+    await ownership.claim("s", ANN, "shared")
+    clock.time += 5
+
+    await ownership.claim("s", ANN, "shared")
+
+    assert (await ownership.find_record("s")).used_at == clock.time
+    assert (await registry.find("s")).used_at == clock.time - 5
+    await ownership.flush()
+    assert (await registry.find("s")).used_at == clock.time
+
+
+async def test_who_asks_about_a_withdrawn_session_waits_and_hears_what_became_of_it(ownership):
+    for session_id in ("kept", "freed"):
+        await ownership.claim(session_id, ANN, "shared")
+    with ownership.withdrawn("kept"), ownership.withdrawn("freed"):
+        asking = [asyncio.create_task(ownership.find_owner(session_id)) for session_id in ("kept", "freed")]
+        assert await ownership.find_owner("another") is None
+        await ownership.forget("freed", ANN)
+        assert not any(task.done() for task in asking)
+    assert await asyncio.gather(*asking) == [ANN, None]
+
+
+@pytest.mark.parametrize("owner", [ANN, BEN])
+async def test_a_withdrawn_id_cannot_be_claimed_not_even_by_its_owner(ownership, owner):
+    await ownership.claim("s", ANN, "shared")
+    with ownership.withdrawn("s"), pytest.raises(errors.AlreadyExists, match="try again"):
+        await ownership.claim("s", owner, "shared")
+    assert await ownership.find_owner("s") == ANN
+
+
+async def test_a_claim_under_way_at_a_withdrawal_is_waited_for_and_refused(ownership, registry, monkeypatch):
+    await ownership.claim("s", ANN, "shared")
+    usual, came, may_go = registry.claim, asyncio.Event(), asyncio.Event()
+
+    async def slow(record):
+        came.set()
+        await may_go.wait()
+        return await usual(record)
+
+    monkeypatch.setattr(registry, "claim", slow)
+    claiming = asyncio.create_task(ownership.claim("s", ANN, "shared"))
+    await came.wait()
+    with ownership.withdrawn("s"):
+        assert await ownership.wait_unasked("s", 0.001) is False
+        may_go.set()
+        assert await ownership.wait_unasked("s", 5.0) is True
+        with pytest.raises(errors.AlreadyExists, match="try again"):
+            await claiming
+
+
+async def test_a_task_that_asked_counts_until_it_ends_and_for_what_it_asked_about_alone(ownership):
+    may_go = asyncio.Event()
+
+    async def ask_and_work():
+        await ownership.find_owner("s")
+        await may_go.wait()
+
+    working = asyncio.create_task(ask_and_work())
+    await ownership.find_owner("s")  # this task's own question does not count: it would wait for itself
+    await asyncio.sleep(0)
+    assert await ownership.wait_unasked("t", 5.0) is True
+    assert await ownership.wait_unasked("s", 0.001) is False
+    may_go.set()
+    await working
+    assert await ownership.wait_unasked("s", 5.0) is True
+    assert set(ownership._asked) == {asyncio.current_task()}

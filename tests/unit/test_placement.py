@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aerodrome import errors
 from aerodrome.core import placement
 from aerodrome.core.identity import Owner
 from aerodrome.core.policy import Isolation, Policy, Trust
@@ -45,6 +46,19 @@ def test_different_users_never_share_a_realm_under_user_isolation(one, other):
 @given(owners, owners)
 def test_different_tenants_never_share_a_realm_under_tenant_isolation(one, other):
     assert (realm(one, Isolation.TENANT).key == realm(other, Isolation.TENANT).key) is (one.tenant == other.tenant)
+
+
+@given(owners, st.sampled_from(Isolation))
+def test_a_realms_key_says_which_realm_it_is(owner, isolation):
+    made = realm(owner, isolation)
+
+    assert placement.realm_of_key(made.key) == made
+
+
+@pytest.mark.parametrize("key", ["", "user", "user:", "tenant:", "tenant", "shared:x", "pool:acme", "SHARED", ":"])
+def test_a_key_that_no_isolation_makes_is_refused(key):
+    with pytest.raises(errors.ConfigError, match="expected a realm"):
+        placement.realm_of_key(key)
 
 
 @pytest.mark.parametrize("isolation", Isolation)

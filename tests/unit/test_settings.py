@@ -62,6 +62,34 @@ def test_option_goes_before_environment_before_file_before_default(write, monkey
     assert settings.load(path, listen=None).listen == "127.0.0.1:2"
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3600", 3600.0), ("0.5", 0.5), ('"30d"', 2_592_000.0), ('"12h"', 43_200.0), ('"90"', 90.0)]
+)
+def test_a_tenants_sessions_expire_after_seconds_or_words(write, text, seconds):
+    path = write(
+        f"[tenants.acme]\nsession_idle_ttl = {text}\n[tenants.globex]\nsession_max_age = {text}\n[tenants.other]"
+    )
+    tenants = settings.load(path).configured_tenants()
+    limits = {n: (t.policy.session_idle_seconds, t.policy.session_age_seconds) for n, t in tenants.items()}
+    assert limits == {"acme": (seconds, None), "globex": (None, seconds), "other": (None, None)}
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "true", "inf", "nan", '"30y"', '"0d"', '"1.5d"', '"30 d"', '"d"', '""', "[]"]
+)
+def test_a_time_to_live_that_is_none_is_refused_by_name(write, text):
+    for name in ("session_idle_ttl", "session_max_age"):
+        message = refusal(write(f"[tenants.acme]\n{name} = {text}"))
+        assert message.startswith(f"tenants.acme.{name}: expected "), message
+
+
+def test_times_to_live_can_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("AERODROME_TENANTS__ACME__SESSION_IDLE_TTL", "30d")
+    monkeypatch.setenv("AERODROME_TENANTS__ACME__SESSION_MAX_AGE", "3600")
+    policy = settings.load().configured_tenants()["acme"].policy
+    assert (policy.session_idle_seconds, policy.session_age_seconds) == (2_592_000.0, 3600.0)
+
+
 def test_one_load_leaves_nothing_behind_for_the_next(write):
     assert settings.load(write("log_json = true")).log_json is True
     assert settings.load().log_json is False
@@ -231,7 +259,7 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
     assert documented is not None
     settings.load(write(documented[1]))
     text = documented[1]
-    for section in (settings.RuntimeSection, settings.LimitsSection, settings.TenantSection):
+    for section in (settings.RuntimeSection, settings.LimitsSection, settings.SessionsSection, settings.TenantSection):
         for name in section.model_fields:
             assert name in text, name
     for name in set(settings.Settings.model_fields) - {"client_token", "upstream_token", "tenants"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,11 @@ def with_stores(
             return await work(stores, loaded)
 
     return asyncio.run(run())
+
+
+def date(at: float) -> str:
+    """Return a Unix time as people and scripts read it: ISO 8601, UTC, whole seconds."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

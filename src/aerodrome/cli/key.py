@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import re
 import time
 from typing import Annotated, Any
 
@@ -13,13 +11,11 @@ import typer
 from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.cli import common
-from aerodrome.core import identity
+from aerodrome.core import duration, identity
 from aerodrome.core.identity import Key, Owner
 from aerodrome.settings import Settings
 
 app = typer.Typer(name="key", help="Keys: connection tokens for users of tenants.", no_args_is_help=True)
-
-_UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
 @app.command()
@@ -33,7 +29,7 @@ def create(
     """Create a key and print its connection token; it is shown this once and stored only as a hash."""
     owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
     now = time.time()
-    key, token = identity.create_key(owner, now, now + _seconds(expires) if expires else None)
+    key, token = identity.create_key(owner, now, now + duration.parse("--expires", expires) if expires else None)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         if tenant not in settings.configured_tenants() and await stores.tenants.find(tenant) is None:
@@ -77,24 +73,13 @@ def revoke(key_id: str, config: common.Config = None, state_directory: common.St
     typer.echo(f"key {key_id} revoked")
 
 
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    if match is None:
-        raise errors.ConfigError(f"--expires: expected a number and m, h or d, found {text!r}; for example 90d")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 def _as_dict(key: Key, now: float) -> dict[str, Any]:
     expired = key.expires_at is not None and now >= key.expires_at
     return {
         "key": key.key_id,
         "tenant": key.owner.tenant,
         "user": key.owner.user,
-        "created": _date(key.created_at),
-        "expires": _date(key.expires_at),
+        "created": common.date(key.created_at),
+        "expires": "never" if key.expires_at is None else common.date(key.expires_at),
         "state": "revoked" if key.revoked_at is not None else "expired" if expired else "active",
     }
-
-
-def _date(at: float | None) -> str:
-    return "never" if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import demo, key, runtime, serve, tenant
+from aerodrome.cli import demo, key, runtime, serve, session, tenant
 
 app = typer.Typer(
     name="aerodrome",
@@ -24,6 +24,7 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
+app.add_typer(session.app, name="session")
 app.add_typer(runtime.app, name="runtime")
 
 

@@ -10,61 +10,67 @@ import typer
 from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.cli import common
-from aerodrome.core import identity
+from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.gateway import admission
 from aerodrome.settings import Settings
 
 app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_help=True)
 
-IsolationOption = Annotated[Isolation, typer.Option(help="Who shares a runtime: user, tenant or shared.")]
+IsolationOption = Annotated[
+    Isolation | None, typer.Option(help="Who shares a runtime: user (where nothing is said), tenant or shared.")
+]
 TrustOption = Annotated[Trust, typer.Option(help="'full' opens the host to the tenant (user isolation only).")]
 Provider = Annotated[list[str] | None, typer.Option(help="An allowed model endpoint (URL prefix); repeat for more.")]
 McpServer = Annotated[
     list[str] | None, typer.Option(help="An allowed remote MCP server (URL prefix); repeat for more.")
 ]
+IdleTtl = Annotated[
+    str | None, typer.Option(help="Sessions unused so long are deleted, such as 30d or 12h; never without it.")
+]
+MaxAge = Annotated[str | None, typer.Option(help="Sessions created so long ago are deleted; never without it.")]
+LossOption = Annotated[ClientLoss, typer.Option("--client-loss", help="Whether a running turn ends with its client.")]
 
 
-@app.command()
-def add(
+def _save(
+    context: typer.Context,
     name: str,
-    isolation: IsolationOption = Isolation.USER,
+    isolation: IsolationOption = None,
     trust: TrustOption = Trust.LIMITED,
     provider: Provider = None,
     mcp_server: McpServer = None,
+    session_idle_ttl: IdleTtl = None,
+    session_max_age: MaxAge = None,
+    client_loss: LossOption = ClientLoss.CLOSE,
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
-    """Add a tenant."""
-    tenant = _tenant(name, isolation, trust, provider, mcp_server)
+    is_new = context.info_name == "add"
+    if isolation is None and not is_new:
+        raise typer.BadParameter("say it: a policy is replaced as a whole", param_hint="--isolation")
+    policy = Policy(
+        isolation or Isolation.USER,
+        trust,
+        tuple(check_url("--provider", url) for url in provider or ()),
+        tuple(check_url("--mcp-server", url) for url in mcp_server or ()),
+        duration.parse("--session-idle-ttl", session_idle_ttl) if session_idle_ttl else None,
+        duration.parse("--session-max-age", session_max_age) if session_max_age else None,
+        client_loss,
+    )
+    tenant = Tenant(identity.check_name("tenant", name), policy)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
-        await stores.tenants.add(tenant)
+        await (stores.tenants.add(tenant) if is_new else stores.tenants.update(tenant))
 
     common.with_stores(config, state_directory, work)
-    typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER")
+    typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"tenant {name} changed")
 
 
-@app.command("set")
-def replace(
-    name: str,
-    isolation: IsolationOption,
-    trust: TrustOption = Trust.LIMITED,
-    provider: Provider = None,
-    mcp_server: McpServer = None,
-    config: common.Config = None,
-    state_directory: common.StateDirectory = None,
-) -> None:
-    """Replace a tenant's policy; links opened from now on have it."""
-    tenant = _tenant(name, isolation, trust, provider, mcp_server)
-
-    async def work(stores: application.Stores, settings: Settings) -> None:
-        _check_not_configured(name, settings)
-        await stores.tenants.update(tenant)
-
-    common.with_stores(config, state_directory, work)
-    typer.echo(f"tenant {name} changed")
+# One function under two names, because typer reads a command's options from its signature: two would have to repeat them all.
+app.command("add", help="Add a tenant.")(_save)
+app.command("set", help="Replace a tenant's policy as a whole; links opened from now on have it.")(_save)
 
 
 @app.command("list")
@@ -74,16 +80,25 @@ def list_tenants(
     """List the tenants of the configuration and of the database."""
 
     async def work(stores: application.Stores, settings: Settings) -> list[Tenant]:
-        configured = settings.configured_tenants()
-        stored = [tenant for tenant in await stores.tenants.list_all() if tenant.name not in configured]
-        return [*configured.values(), *stored]
+        return await admission.list_tenants(settings.configured_tenants(), stores.tenants)
 
     tenants = common.with_stores(config, state_directory, work)
     if as_json:
         typer.echo(msgspec.json.encode([_as_dict(tenant) for tenant in tenants]).decode())
         return
     rows = [[str(cell) for cell in _as_dict(tenant).values()] for tenant in tenants]
-    common.print_table(("tenant", "isolation", "trust", "providers", "mcp servers", "source"), rows)
+    columns = (
+        "tenant",
+        "isolation",
+        "trust",
+        "providers",
+        "mcp servers",
+        "idle ttl",
+        "max age",
+        "client loss",
+        "source",
+    )
+    common.print_table(columns, rows)
 
 
 @app.command()
@@ -96,15 +111,6 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} removed, its keys revoked")
-
-
-def _tenant(
-    name: str, isolation: Isolation, trust: Trust, provider: list[str] | None, mcp_server: list[str] | None
-) -> Tenant:
-    providers = tuple(check_url("--provider", url) for url in provider or ())
-    mcp_servers = tuple(check_url("--mcp-server", url) for url in mcp_server or ())
-    policy = Policy(isolation, trust, providers, mcp_servers)
-    return Tenant(identity.check_name("tenant", name), policy)
 
 
 def _check_not_configured(name: str, settings: Settings) -> None:
@@ -120,5 +126,8 @@ def _as_dict(tenant: Tenant) -> dict[str, Any]:
         "trust": policy.trust.value,
         "providers": ", ".join(policy.provider_urls),
         "mcp_servers": ", ".join(policy.mcp_urls),
+        "session_idle_ttl": duration.words(policy.session_idle_seconds),
+        "session_max_age": duration.words(policy.session_age_seconds),
+        "client_loss": policy.client_loss.value,
         "source": tenant.source,
     }

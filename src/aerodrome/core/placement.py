@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aerodrome import errors
 from aerodrome.core.identity import Owner
 from aerodrome.core.policy import Isolation, Policy
 
@@ -29,3 +30,16 @@ def realm_of(owner: Owner, policy: Policy) -> Realm:
         case Isolation.SHARED:
             key = "shared"
     return Realm(key, policy.isolation)
+
+
+def realm_of_key(key: str) -> Realm:
+    """Return the realm that a key of `realm_of` names; a stored key outlives the policy that it was made under.
+
+    Raises:
+        errors.ConfigError: no isolation makes such a key.
+    """
+    kind, _, name = key.partition(":")
+    isolations = {isolation.value: isolation for isolation in Isolation}
+    if kind not in isolations or (isolations[kind] is Isolation.SHARED) != (not name):
+        raise errors.ConfigError(f"expected a realm such as user:TENANT/USER, tenant:NAME or shared, found {key!r}")
+    return Realm(key, isolations[kind])

@@ -52,12 +52,17 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one tenant may do. Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix."""
+    """What one tenant may do. Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix.
+
+    A session is deleted `session_idle_seconds` after its last use or `session_age_seconds` after its creation; None: never.
+    """
 
     isolation: Isolation = Isolation.USER
     trust: Trust = Trust.LIMITED
     provider_urls: tuple[str, ...] = ()
     mcp_urls: tuple[str, ...] = ()
+    session_idle_seconds: float | None = None
+    session_age_seconds: float | None = None
     client_loss: ClientLoss = ClientLoss.CLOSE
 
     @property

@@ -17,6 +17,12 @@ from aerodrome.core.policy import Isolation, Policy, Trust
 from aerodrome.ports.registry import KeyStore, TenantStore
 
 
+async def list_tenants(configured: Mapping[str, Tenant], stored: TenantStore) -> list[Tenant]:
+    """Return every tenant once: those of the configuration go before those of the database."""
+    others = [tenant for tenant in await stored.list_all() if tenant.name not in configured]
+    return [*configured.values(), *others]
+
+
 class Admission(Protocol):
     """Turns tokens into principals."""
 

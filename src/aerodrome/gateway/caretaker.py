@@ -72,8 +72,8 @@ class Caretaker:
             return None
         if handle.cordoned.done():
             return self._empty(occupied, handle.cordoned.result())
-        if occupied.is_at_work or occupied.serves_a_provider:
-            return None
+        if occupied.is_at_work or occupied.serves_a_provider or handle.links != len(occupied.links):
+            return None  # the last: someone else lends it (gateway.reaper)
         idle_seconds = asyncio.get_running_loop().time() - occupied.used_at
         if self._hibernate_seconds and idle_seconds >= self._hibernate_seconds:
             return self._hibernate(occupied)

@@ -3,14 +3,19 @@
 Every message that names a session is checked here before it goes anywhere. Storage is the truth; an entry of the cache is
 believed for `ownership_cache_seconds`. Forgotten sessions are remembered a little longer, so that the last events about them
 still reach their owner.
+
+While a session is withdrawn, nobody is told who owns it: they wait. Who was told before is known until the task that asked
+has ended, so that whoever withdraws a session can wait until none of them is still on the way to a runtime with the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from aerodrome import errors
 from aerodrome.clock import Clock
@@ -40,19 +45,32 @@ class Ownership:
         self._forgotten: OrderedDict[str, tuple[Owner, float]] = OrderedDict()
         self._used: dict[str, float] = {}
         self._reads: dict[str, _Read] = {}
+        self._withdrawn: dict[str, asyncio.Event] = {}
+        #: Tasks that asked about sessions, until they end, with the ids they asked about.
+        self._asked: dict[asyncio.Task[Any], set[str]] = {}
+
+    @property
+    def registry(self) -> SessionRegistry:
+        """Return the store behind; the times of use in it are as old as the last flush."""
+        return self._registry
 
     async def claim(self, session_id: str, owner: Owner, realm: str) -> Claim:
         """Record the owner of a new id, or confirm it.
 
         Raises:
-            errors.AlreadyExists: someone else owns it.
+            errors.AlreadyExists: someone else owns it, or it is withdrawn.
         """
+        self._check_free(session_id)
+        self._note_asked(session_id)
         now = self._clock.now()
         claim = await self._registry.claim(SessionRecord(session_id, owner, realm, now, now))
         self._overtake(session_id)
+        self._check_free(session_id)
         if claim.record.owner != owner:
             raise errors.AlreadyExists(f"session id {session_id} is not available; choose another")
         self._remember(session_id, owner)
+        if not claim.created:
+            self.touch(session_id)
         return claim
 
     def is_known_to_be(self, session_id: str, owner: Owner) -> bool:
@@ -61,7 +79,10 @@ class Ownership:
         return entry is not None and entry[0] == owner and self._clock.monotonic() < entry[1]
 
     async def find_owner(self, session_id: str) -> Owner | None:
-        """Return who owns the session, None for a session nobody has claimed."""
+        """Return who owns the session, None for a session nobody has claimed; waits while it is withdrawn."""
+        while (over := self._withdrawn.get(session_id)) is not None:
+            await over.wait()
+        self._note_asked(session_id)
         entry = self._cache.get(session_id)
         if entry is not None and self._clock.monotonic() < entry[1]:
             return entry[0]
@@ -86,6 +107,47 @@ class Ownership:
             read.readers -= 1
             if not read.readers:
                 del self._reads[session_id]
+
+    async def find_record(self, session_id: str) -> SessionRecord | None:
+        """Return the record from the store, with a use that is noted but not written yet."""
+        record = await self._registry.find(session_id)
+        noted = self._used.get(session_id, 0.0)
+        return replace(record, used_at=noted) if record is not None and noted > record.used_at else record
+
+    @contextmanager
+    def withdrawn(self, session_id: str) -> Iterator[None]:
+        """Withdraw a session for the length of a block: who asks for its owner waits for the end, claims are refused."""
+        over = self._withdrawn[session_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._withdrawn[session_id]
+            over.set()
+
+    async def wait_unasked(self, session_id: str, seconds: float) -> bool:
+        """Wait until all who were told about a session before it was withdrawn have done what they asked for.
+
+        Says whether they have, within so many seconds: such a request may be waiting for a runtime to be spawned.
+        """
+        here = asyncio.current_task()
+        asking = [task for task, ids in self._asked.items() if session_id in ids and task is not here]
+        return not asking or not (await asyncio.wait(asking, timeout=seconds))[1]
+
+    def _note_asked(self, session_id: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        ids = self._asked.get(task)
+        if ids is None:
+            ids = self._asked[task] = set()
+            task.add_done_callback(self._forget_asked)
+        ids.add(session_id)
+
+    def _forget_asked(self, task: asyncio.Task[Any]) -> None:
+        del self._asked[task]
+
+    def _check_free(self, session_id: str) -> None:
+        if session_id in self._withdrawn:
+            raise errors.AlreadyExists(f"session id {session_id} is being freed; try again, or choose another")
 
     def _overtake(self, session_id: str) -> None:
         read = self._reads.get(session_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Key, Owner, Tenant
 from aerodrome.core.session import Claim, SessionRecord
 
@@ -29,6 +30,15 @@ class SessionRegistry(Protocol):
 
     async def list_owned(self, owner: Owner) -> Sequence[SessionRecord]:
         """Return the owner's sessions, the most recently used first."""
+        ...
+
+    async def list_stale(
+        self, tenant: str, horizon: Horizon, limit: int, after: SessionRecord | None = None
+    ) -> Sequence[SessionRecord]:
+        """Return up to `limit` of a tenant's sessions that were last used, or created, at or before the horizon's times.
+
+        By user, then id; `after` is the last record of the page before. A page is a snapshot, the whole walk is not one.
+        """
         ...
 
     async def touch(self, session_id: str, used_at: float) -> None:

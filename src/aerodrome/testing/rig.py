@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.presence import ResidentPresence
+from aerodrome.gateway.reaper import Presence, ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
@@ -86,6 +88,19 @@ class Rig:
         """Return the host, where it is the scripted one."""
         assert isinstance(self.host, ScriptedHost)
         return self.host
+
+    def reaper(
+        self, policies: Mapping[str, Policy], presence: Presence | None = None, settings: ReaperSettings | None = None
+    ) -> SessionReaper:
+        """Return a reaper under which tenants of the rig have these policies; the test makes its passes."""
+
+        async def list_tenants() -> list[Tenant]:
+            return [Tenant(name, policy, "config") for name, policy in policies.items()]
+
+        presence = presence or ResidentPresence(self.services)
+        return SessionReaper(
+            self.pool, self.ownership, list_tenants, presence, self.clock, settings or ReaperSettings()
+        )
 
     async def token(self, tenant: str, user: str) -> str:
         """Return a user's token."""

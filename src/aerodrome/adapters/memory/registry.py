@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from aerodrome import errors
 from aerodrome.clock import Clock
+from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Key, Owner, Tenant
 from aerodrome.core.session import Claim, SessionRecord
 
@@ -53,6 +54,20 @@ class MemorySessionRegistry:
         owned = [record for record in self._records.values() if record.owner == owner]
         return sorted(owned, key=lambda record: (-record.used_at, record.session_id))
 
+    async def list_stale(
+        self, tenant: str, horizon: Horizon, limit: int, after: SessionRecord | None = None
+    ) -> Sequence[SessionRecord]:
+        """Return a page of a tenant's sessions used or created at or before the horizon's times, by user and id."""
+        self._door.check()
+        stale = [
+            record
+            for record in self._records.values()
+            if record.owner.tenant == tenant
+            and (record.used_at <= horizon.used_before or record.created_at <= horizon.created_before)
+            and (after is None or _place(record) > _place(after))
+        ]
+        return sorted(stale, key=_place)[:limit]
+
     async def touch(self, session_id: str, used_at: float) -> None:
         """Move the time of last use forward, never back."""
         self._door.check()
@@ -72,6 +87,10 @@ class MemorySessionRegistry:
     async def aclose(self) -> None:
         """Refuse further calls; idempotent."""
         self._door.close()
+
+
+def _place(record: SessionRecord) -> tuple[str, str]:
+    return record.owner.user, record.session_id
 
 
 class MemoryKeyStore:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from aerodrome.adapters.sql import engine, tables
+from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Owner
 from aerodrome.core.session import Claim, SessionRecord
 
@@ -17,6 +18,17 @@ _T = tables.SESSIONS.c
 _OWNED = (_T.tenant_name == sa.bindparam("tenant"), _T.user_name == sa.bindparam("user"))
 _FIND = sa.select(tables.SESSIONS).where(_T.session_id == sa.bindparam("id"))
 _LIST = sa.select(tables.SESSIONS).where(*_OWNED).order_by(_T.used_at.desc(), _T.session_id)
+# Walks the index on (tenant_name, user_name): one tenant's rows, once a pass. An index on the times would have to be rewritten
+# at every touch, for a read that happens every few minutes.
+_AFTER = sa.tuple_(sa.bindparam("user", type_=sa.Text), sa.bindparam("id", type_=sa.Text))
+_STALE = (
+    sa.select(tables.SESSIONS)
+    .where(_T.tenant_name == sa.bindparam("tenant"))
+    .where(sa.or_(_T.used_at <= sa.bindparam("used_before"), _T.created_at <= sa.bindparam("created_before")))
+    .where(sa.tuple_(_T.user_name, _T.session_id) > _AFTER)
+    .order_by(_T.user_name, _T.session_id)
+    .limit(sa.bindparam("limit"))
+)
 _TOUCH = (
     sa.update(tables.SESSIONS)
     .where(_T.session_id == sa.bindparam("id"), _T.used_at < sa.bindparam("at"))
@@ -43,6 +55,21 @@ class SqlSessionRegistry:
         """Return the owner's sessions, the most recently used first, equals by id."""
         values = {"tenant": owner.tenant, "user": owner.user}
         return await self._database.read(lambda connection: [_record(row) for row in connection.execute(_LIST, values)])
+
+    async def list_stale(
+        self, tenant: str, horizon: Horizon, limit: int, after: SessionRecord | None = None
+    ) -> Sequence[SessionRecord]:
+        """Return a page of a tenant's sessions used or created at or before the horizon's times, by user and id."""
+        user, session_id = (after.owner.user, after.session_id) if after is not None else ("", "")
+        values = {
+            "tenant": tenant,
+            "used_before": horizon.used_before,
+            "created_before": horizon.created_before,
+            "user": user,
+            "id": session_id,
+            "limit": limit,
+        }
+        return await self._database.read(lambda connection: [_record(r) for r in connection.execute(_STALE, values)])
 
     async def touch(self, session_id: str, used_at: float) -> None:
         """Move the time of last use forward, never back."""
