@@ -72,7 +72,8 @@ async def run(sdk_port: int, log_level: str, announce: Callable[[Demo], None]) -
                 state_directory=Path(directory),
                 policy="tenants",
                 log_level=log_level,
-                drain_seconds=0,
+                # Who tries it wants it gone at the first Ctrl-C; the environment may say otherwise.
+                drain_seconds=None if "AERODROME_DRAIN_SECONDS" in os.environ else 0,
                 runtime={"environment": {"COPILOT_OFFLINE": "true", **_node_offline(model)}},
             )
 
