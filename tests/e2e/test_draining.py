@@ -96,7 +96,7 @@ async def test_a_restarted_gateway_goes_on_with_every_session(tmp_path):
         ids: dict[str, list[str]] = {"one": [], "two": []}
         for life in range(3):
             async with app.open_application(settings) as application:
-                place = _Place(f"{application.host}:{application.port}", model)
+                place = Place(f"{application.host}:{application.port}", model)
                 for tenant, known in ids.items():
                     if tenant not in tokens:
                         key, tokens[tenant] = identity.create_key(Owner(tenant, "ann"), time.time())
@@ -121,7 +121,7 @@ def _recalled(said: list[str], life: int) -> list[str]:
     return [first, *(word for text in later for word in (text, "[recall]"))]
 
 
-class _Place:
+class Place:
     """What a program wants to know of a gateway."""
 
     def __init__(self, sdk: str, model: dict[str, str]) -> None:
