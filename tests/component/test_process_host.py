@@ -23,7 +23,7 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Isolation
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.ports.host import SpawnSpec
+from aerodrome.ports.host import ResourceLimits, SpawnSpec
 from aerodrome.testing import rig as rigs
 
 ANN = Realm("user:acme/ann", Isolation.USER)
@@ -52,7 +52,8 @@ def mark():
 
 
 def spec(tmp_path: Path, *argv: str, environment: dict[str, str] | None = None, files: int = 512) -> SpawnSpec:
-    return SpawnSpec("rt-test", argv, {"PATH": os.defpath, **(environment or {})}, tmp_path, files)
+    variables = {"PATH": os.defpath, **(environment or {})}
+    return SpawnSpec("rt-test", argv, variables, tmp_path, ResourceLimits(open_files=files))
 
 
 def shell(tmp_path: Path, script: str) -> SpawnSpec:
@@ -363,13 +364,13 @@ async def test_a_runtime_whose_guardian_and_keeper_are_both_killed_dies_with_the
 GATEWAY = """
 import asyncio, os, pathlib, sys
 from aerodrome.adapters.process.host import ProcessHost
-from aerodrome.ports.host import SpawnSpec
+from aerodrome.ports.host import ResourceLimits, SpawnSpec
 
 async def main():
     host = ProcessHost()
-    argv = ("/bin/sh", "-c", sys.argv[1])
+    argv, limits = ("/bin/sh", "-c", sys.argv[1]), ResourceLimits(open_files=512)
     for _ in range(2):
-        runtime = await host.spawn(SpawnSpec("rt-test", argv, {"PATH": os.defpath}, pathlib.Path(sys.argv[2]), 512))
+        runtime = await host.spawn(SpawnSpec("rt-test", argv, {"PATH": os.defpath}, pathlib.Path(sys.argv[2]), limits))
         await runtime.address()
     print(host.guardian_pid, flush=True)
     await asyncio.sleep(60)
