@@ -75,6 +75,8 @@ class RuntimeGroup:
 
     directories: tuple[Path, ...] = ()
     held: frozenset[str] = frozenset()
+    #: Where memory is counted, and whether that is version 2.
+    accounting: tuple[Path, bool] | None = None
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or thaw all in the group; return False where no group can."""
@@ -91,19 +93,17 @@ class RuntimeGroup:
 
     def memory_bytes(self) -> int | None:
         """Return what it uses without the file cache that can be given back at once; None where that is not counted."""
-        for directory in self.directories:
-            for usage, cache in (
-                ("memory.current", "inactive_file"),
-                ("memory.usage_in_bytes", "total_inactive_file"),
-            ):
-                if used := _read(directory / usage):
-                    return max(0, int(used) - _field(directory / "memory.stat", cache))
-        return None
+        if self.accounting is None:
+            return None
+        directory, is_unified = self.accounting
+        used = _read(f"{directory}/{'memory.current' if is_unified else 'memory.usage_in_bytes'}")
+        cache = _field(f"{directory}/memory.stat", "inactive_file" if is_unified else "total_inactive_file")
+        return max(0, int(used) - cache) if used else None
 
     def was_out_of_memory(self) -> bool:
         """Return whether the kernel has killed anything in it for want of memory."""
         return any(
-            _field(directory / name, "oom_kill") > 0
+            _field(f"{directory}/{name}", "oom_kill") > 0
             for directory in self.directories
             for name in ("memory.events", "memory.oom_control")
         )
@@ -134,7 +134,7 @@ class GatewayGroups:
         """Make the group of a runtime and set its limits, as far as that can be done here."""
         # Entering a group costs milliseconds in some hierarchies: none without need.
         wanted = {"memory", "pids"} | ({"cpu"} if limits.cpu_cores is not None else set())
-        directories, held, freezes = [], set(), False
+        directories, held, freezes, accounting = [], set(), False, None
         for hierarchy in self._hierarchies:
             freezer = "freezer" in hierarchy.controllers and not freezes
             if not (hierarchy.is_unified or freezer or hierarchy.controllers & wanted):
@@ -145,11 +145,13 @@ class GatewayGroups:
             except OSError:
                 continue
             directories.append(directory)
+            if "memory" in controllers:
+                accounting = (directory, hierarchy.is_unified)
             freezes = freezes or (directory / "cgroup.freeze").exists()
             for controller, file, value in _limit_files(limits, hierarchy.is_unified):
                 if controller in controllers and _try_write(directory / file, value):
                     held.add(_LIMIT_OF[controller])
-        return RuntimeGroup(tuple(directories), frozenset(held))
+        return RuntimeGroup(tuple(directories), frozenset(held), accounting)
 
     def remove(self) -> bool:
         """Remove the parents and all that is empty below them; return whether they are gone."""
@@ -249,23 +251,37 @@ def _start_of(pid: int) -> str:
 
 
 def _processes_in(directory: Path) -> set[int]:
+    try:
+        has_groups = os.stat(directory).st_nlink > 2  # here, as in the old days, every directory below is a link
+    except OSError:
+        return set()
+    paths = [path for path, _, _ in os.walk(directory)] if has_groups else [str(directory)]
     # One that this process's namespace has no number for reads as 0, which to kill() is our own process group.
-    return {int(pid) for path, _, _ in os.walk(directory) for pid in _read(Path(path, "cgroup.procs")).split()} - {0}
+    return {int(pid) for path in paths for pid in _read(f"{path}/cgroup.procs").split()} - {0}
 
 
-def _field(path: Path, name: str) -> int:
-    for line in _read(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+def _field(path: str, name: str) -> int:
+    """Return a number of a file of names and numbers; 0 where it is not there."""
+    _, found, rest = ("\n" + _read(path)).partition(f"\n{name} ")
+    return int(rest.partition("\n")[0]) if found else 0
 
 
-def _read(path: Path) -> str:
+def _read(path: Path | str) -> str:
     """Return what a kernel file says; nothing if it is not there."""
-    with suppress(OSError):
-        return path.read_text()
-    return ""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    # Not open(): three times as long for a small file, and these are read for every runtime every few seconds.
+    text = b""
+    try:
+        while chunk := os.read(descriptor, 65536):
+            text += chunk
+    except OSError:  # who it tells of is gone
+        return ""
+    finally:
+        os.close(descriptor)
+    return text.decode()
 
 
 def _try_write(path: Path, text: str) -> bool:
