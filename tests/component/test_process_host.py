@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from aerodrome import errors
-from aerodrome.adapters.process import orphans
+from aerodrome.adapters.process import guardian, orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
@@ -305,6 +305,20 @@ async def test_a_host_can_be_used_again_after_its_guardian_was_killed(host, tmp_
     await again.stop(1.0)
 
 
+@pytest.mark.parametrize("lists_children", [True, False])
+async def test_a_tree_is_found_whether_or_not_the_kernel_lists_children(
+    host, tmp_path, mark, monkeypatch, lists_children
+):
+    monkeypatch.setattr(guardian, "_LISTS_CHILDREN", lists_children and guardian._LISTS_CHILDREN)
+    runtime = await host.spawn(shell(tmp_path, escaping(mark)))
+    await runtime.address()
+    await eventually(lambda: len(find(mark)) >= ESCAPED)
+    keeper = parent_of(runtime.pid)
+    assert await eventually(lambda: set(find(mark)) <= set(guardian._descendants(keeper, spared=())))
+    spared = guardian._descendants(host.guardian_pid, spared={keeper})
+    assert [pid for pid in find(mark) if pid in spared] == []
+
+
 async def test_a_keeper_that_is_killed_takes_its_runtime_along_and_no_other(host, tmp_path, mark):
     runtime = await host.spawn(shell(tmp_path, escaping(mark)))
     other = await host.spawn(shell(tmp_path, f"echo listening on port 3; exec sleep 1{mark}"))
@@ -353,13 +367,13 @@ def test_a_gateway_killed_with_9_leaves_no_process_behind(tmp_path, mark, victim
         [sys.executable, "-c", GATEWAY, escaping(mark), str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        guardian = int(gateway.stdout.readline())
+        guardian_pid = int(gateway.stdout.readline())
         wait_for(lambda: len(find(mark)) >= 2 * ESCAPED)
-        pids = {"gateway": gateway.pid, "guardian": guardian}
+        pids = {"gateway": gateway.pid, "guardian": guardian_pid}
         for victim in victims.split(" and "):
             os.kill(pids[victim], signal.SIGKILL)
         wait_for(lambda: find(mark) == [])
-        wait_for(lambda: not is_alive(guardian))
+        wait_for(lambda: not is_alive(guardian_pid))
         gateway.wait()
         if victims == "gateway":
             assert find_groups(gateway.pid) == [], "the guardian removes them"

@@ -188,6 +188,25 @@ async def test_nothing_a_runtime_starts_is_outside_its_group_and_its_keeper_is(h
     assert find(mark) == []
 
 
+HEADLESS = """
+import ctypes, os, threading, time
+os.setsid()
+threading.Thread(target=time.sleep, args=(1000,)).start()
+open("pid", "w").write(str(os.getpid()))
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+async def test_a_process_whose_first_thread_has_ended_is_not_taken_for_dead(host, tmp_path, mark):
+    (tmp_path / "headless.py").write_text(HEADLESS)
+    runtime, _ = await spawn(host, tmp_path, f"{sys.executable} -S headless.py & {LISTENING} exec sleep {mark}")
+    pid = int(await eventually(lambda: (path := tmp_path / "pid").exists() and path.read_text()))
+    await eventually(lambda: not is_alive(pid))
+    assert len(os.listdir(f"/proc/{pid}/task")) == 2
+    await runtime.stop(5.0)
+    await eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
 async def test_groups_that_a_runtime_made_below_its_own_end_with_it(host, tmp_path, mark):
     runtime, _ = await spawn(host, tmp_path, f"sleep {mark} & {LISTENING} exec sleep {mark}")
     [child] = set(await eventually(lambda: len(found := find(mark)) == 2 and found)) - {runtime.pid}

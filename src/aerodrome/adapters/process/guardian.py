@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -37,6 +38,8 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 #: A keeper that is killed itself leaves that to the guardian, which may be the next to be killed.
 _TAKE_DOWN = signal.SIGUSR2
 _KILL_SECONDS = 10.0
+#: Whether the kernel lists a process's children: else the whole table is read, for each of hundreds of keepers.
+_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 def _prctl(option: int, value: int) -> None:
@@ -259,7 +262,7 @@ def _kill_below(ancestor: int, spared: Collection[int]) -> None:
     """Kill all descendants but the spared and what is below them, until none is left; new ones come only from the living."""
     deadline = time.monotonic() + _KILL_SECONDS
     clean_passes = 0
-    # Twice: the table is read row by row, and a row whose parent died meanwhile hangs in the air for one pass.
+    # Twice: what is read process by process leaves out, for one pass, whoever is given another parent meanwhile.
     while clean_passes < 2 and time.monotonic() < deadline:
         victims = _descendants(ancestor, spared)
         for pid in victims:
@@ -331,29 +334,43 @@ def _write(path: str, text: bytes) -> bool:
 
 
 def _descendants(ancestor: int, spared: Collection[int]) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for pid, parent in _table().items():
-        children.setdefault(parent, []).append(pid)
+    """Return all living processes below one, parents first, but the spared and what is below them."""
+    children_of = _children if _LISTS_CHILDREN else _table().__getitem__
     found: list[int] = []
     frontier = [ancestor]
     while frontier:
-        frontier = [pid for parent in frontier for pid in children.get(parent, ()) if pid not in spared]
+        children = [pid for parent in frontier for pid in children_of(parent) if pid not in spared]
+        frontier = [pid for pid in children if _parent(pid) is not None]
         found += frontier
     return found
 
 
-def _table() -> dict[int, int]:
-    """Return the parent of every process but those dead already; empty where there is no /proc."""
-    names = os.listdir("/proc") if os.path.isdir("/proc") else []
-    found = ((int(name), _parent(int(name))) for name in names if name.isdigit())
-    return {pid: parent for pid, parent in found if parent is not None}
+def _children(pid: int) -> list[int]:
+    """Return the children of a process, dead ones too. While some are reaped others may be left out, so look again."""
+    found = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError), open(f"/proc/{pid}/task/{task}/children", "rb") as listed:
+                found += [int(child) for child in listed.read().split()]
+    return found
+
+
+def _table() -> "dict[int, list[int]]":
+    """Return the children of every process, for kernels that do not list them; empty where there is no /proc."""
+    children = defaultdict(list)
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        parent = _parent(int(name)) if name.isdigit() else None
+        if parent is not None:
+            children[parent].append(int(name))
+    return children
 
 
 def _parent(pid: int) -> "int | None":
     """Return the parent of a living process; None if it is dead."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as stat:
         fields = stat.read().rpartition(b")")[2].split()
-        if fields[0] not in (b"Z", b"X"):
+        # A process whose first thread has ended shows as a zombie too: it lives as long as it has another.
+        if fields[0] not in (b"Z", b"X") or int(fields[17]) > 1:
             return int(fields[1])
     return None
 
