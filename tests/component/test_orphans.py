@@ -112,6 +112,7 @@ def test_groups_of_gateways_that_are_gone_are_removed_and_others_stay(tmp_path):
 
 GATEWAY = """
 import asyncio, os, pathlib, sys
+from aerodrome import observe
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.ports.host import ResourceLimits, SpawnSpec
 
@@ -127,6 +128,7 @@ async def main():
     print(host.guardian_pid, flush=True)
     await asyncio.sleep(60)
 
+observe.configure_logs("error", as_json=True)
 asyncio.run(main())
 """
 

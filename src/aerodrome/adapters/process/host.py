@@ -53,7 +53,7 @@ class ProcessRuntime:
         self._port: asyncio.Future[int] = loop.create_future()
         self._host = host
         self._last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
-        self._reading = loop.create_task(self._read_output(output), name=f"runtime process {number} output")
+        self.reading = loop.create_task(self._read_output(output), name=f"runtime process {number} output")
 
     @property
     def pid(self) -> int:
@@ -70,7 +70,7 @@ class ProcessRuntime:
         await asyncio.wait((self._port, self._exited), return_when=asyncio.FIRST_COMPLETED)
         if self._port.done():
             return "127.0.0.1", self._port.result()
-        await asyncio.wait((self._reading,), timeout=1)
+        await asyncio.wait((self.reading,), timeout=1)
         words = b" | ".join(self._last_lines).decode(errors="replace").strip() or "it said nothing"
         raise errors.SpawnFailed(f"the runtime exited with code {self._exited.result()} before it was ready: {words}")
 
@@ -154,6 +154,8 @@ class ProcessHost:
         #: Of runtimes that are gone, but not the group yet.
         self._leftover: list[RuntimeGroup] = []
         self._unheld: set[str] = set()
+        #: What reads the last words of runtimes, also of those whose end is known already.
+        self._outputs: set[asyncio.Task[None]] = set()
         #: By a number of ours: a runtime's id may be spawned anew while an earlier process of it is still being reaped.
         self._runtimes: dict[int, ProcessRuntime] = {}
         self._numbers = itertools.count(1)
@@ -173,6 +175,8 @@ class ProcessHost:
         group = self._make_group(number, spec.limits)
         read_end, write_end = os.pipe()
         runtime = self._runtimes[number] = ProcessRuntime(self, number, read_end, group)
+        self._outputs.add(runtime.reading)
+        runtime.reading.add_done_callback(self._outputs.discard)
         order = {
             "op": "spawn",
             "id": number,
@@ -225,10 +229,9 @@ class ProcessHost:
         if guardian is not None:
             await asyncio.to_thread(_collect, guardian)
         self._note_all_gone()
-        outputs = [runtime._reading for runtime in self._runtimes.values()]
         self._runtimes.clear()
-        if outputs:
-            await asyncio.wait(outputs, timeout=5)
+        if self._outputs:
+            await asyncio.wait(self._outputs, timeout=5)
         groups, self._groups = self._groups, None
         if groups is not None:
             await asyncio.to_thread(_remove_all, groups, self._leftover)
