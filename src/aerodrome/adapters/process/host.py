@@ -81,8 +81,9 @@ class ProcessRuntime:
         return usage.measure(self.pid, self._keeper, self.group)
 
     def freeze(self) -> None:
-        """Stop it by its control group; without one the guardian sends STOP to all below the keeper."""
-        self._set_frozen(True)
+        """Stop it by its control group; without one the guardian sends STOP to all below the keeper, some ms later."""
+        if not self._is_stopping:
+            self._set_frozen(True)
 
     def thaw(self) -> None:
         """Let it run again."""
@@ -229,12 +230,14 @@ class ProcessHost:
         if guardian is not None:
             await asyncio.to_thread(_collect, guardian)
         self._note_all_gone()
+        self._leftover += [runtime.group for runtime in self._runtimes.values()]
         self._runtimes.clear()
         if self._outputs:
             await asyncio.wait(self._outputs, timeout=5)
         groups, self._groups = self._groups, None
         if groups is not None:
             await asyncio.to_thread(_remove_all, groups, self._leftover)
+            self._leftover = []
 
     def _make_group(self, number: int, limits: ResourceLimits) -> RuntimeGroup:
         """Make a runtime's group; say once of each limit that it cannot be held here."""
