@@ -21,6 +21,7 @@ import structlog
 from aerodrome import errors
 from aerodrome import settings as settings_module
 from aerodrome.adapters.distribution import install, release
+from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
@@ -94,6 +95,7 @@ async def open_application(settings: Settings) -> AsyncIterator[Application]:
     async with AsyncExitStack() as stack:
         if settings.upstream is None:
             stack.enter_context(_sole_use(settings.state_directory))
+            await _collect_orphans(settings.state_directory)
         fleet, found = await _open_fleet(settings)
         stack.push_async_callback(fleet.aclose)
         gateway_settings = _gateway_settings(settings)
@@ -225,7 +227,7 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         links_per_runtime=section.links_per_runtime,
         shared_runtimes=section.shared_runtimes,
         spawns_at_once=section.spawns_at_once,
-        limits=ResourceLimits(open_files=section.max_open_files),
+        limits=ResourceLimits(section.max_open_files, section.memory_bytes, section.processes, section.cpu_cores),
         backoff=Backoff(attempts=section.spawn_attempts),
     )
 
@@ -266,6 +268,13 @@ def _sole_use(directory: Path) -> Iterator[None]:
                 f"state_directory: another gateway uses {directory}; stop it, or name another with --state-directory"
             ) from None
         yield
+
+
+async def _collect_orphans(directory: Path) -> None:
+    """Kill what earlier gateways over this directory left behind; it must be held alone."""
+    killed = await asyncio.to_thread(orphans.collect, directory)
+    if killed:
+        _log.warning("orphans.collected", count=len(killed))
 
 
 def _note_flush_failure(error: errors.StoreUnavailable) -> None:

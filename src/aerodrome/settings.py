@@ -47,6 +47,9 @@ class RuntimeSection(_Section):
     spawns_at_once: int = Field(default=4, ge=1)
     spawn_attempts: int = Field(default=5, ge=1)
     max_open_files: int = Field(default=16384, ge=256)
+    memory_bytes: int = Field(default=2 * 1024**3, ge=120 * 1024**2)
+    processes: int = Field(default=512, ge=28)
+    cpu_cores: float | None = Field(default=None, ge=0.01)
 
 
 class LimitsSection(_Section):

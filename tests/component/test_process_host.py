@@ -18,25 +18,28 @@ import pytest
 import structlog
 
 from aerodrome import errors
+from aerodrome.adapters.process import guardian, orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Isolation
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.ports.host import SpawnSpec
+from aerodrome.ports.host import ResourceLimits, SpawnSpec
 from aerodrome.testing import rig as rigs
+from aerodrome.testing.process_table import eventually, find, find_groups, is_alive, parent_of, read, wait_for
 
 ANN = Realm("user:acme/ann", Isolation.USER)
 
 
 @pytest.fixture
 async def host(mark) -> AsyncIterator[ProcessHost]:
-    """A host; closing it must leave no file descriptor behind, and no process."""
+    """A host; closing it must leave no file descriptor behind, no process and no control group."""
     before = len(os.listdir("/proc/self/fd"))
     opened = ProcessHost()
     yield opened
     await opened.aclose()
     assert len(os.listdir("/proc/self/fd")) == before
+    assert find_groups(os.getpid()) == []
 
 
 @pytest.fixture
@@ -52,46 +55,12 @@ def mark():
 
 
 def spec(tmp_path: Path, *argv: str, environment: dict[str, str] | None = None, files: int = 512) -> SpawnSpec:
-    return SpawnSpec("rt-test", argv, {"PATH": os.defpath, **(environment or {})}, tmp_path, files)
+    variables = {"PATH": os.defpath, **(environment or {})}
+    return SpawnSpec("rt-test", argv, variables, tmp_path, ResourceLimits(open_files=files))
 
 
 def shell(tmp_path: Path, script: str) -> SpawnSpec:
     return spec(tmp_path, "/bin/sh", "-c", script)
-
-
-def read(pid: int, name: str) -> bytes:
-    return Path(f"/proc/{pid}/{name}").read_bytes()
-
-
-def is_alive(pid: int) -> bool:
-    with suppress(OSError):
-        return read(pid, "stat").rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    return False
-
-
-def find(word: str, where: str = "cmdline") -> list[int]:
-    """Return the living processes with a word in their command line or environment."""
-    found = []
-    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]:
-        with suppress(OSError):
-            if word.encode() in read(pid, where) and is_alive(pid):
-                found.append(pid)
-    return found
-
-
-def wait_for(condition, seconds: float = 5.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-    return found
-
-
-async def eventually(condition, seconds: float = 5.0):
-    async with asyncio.timeout(seconds):
-        while not (found := condition()):  # noqa: ASYNC110  other processes have no events for us
-            await asyncio.sleep(0.005)
-    return found
 
 
 async def last_words(host: ProcessHost, wanted: SpawnSpec) -> str:
@@ -336,12 +305,26 @@ async def test_a_host_can_be_used_again_after_its_guardian_was_killed(host, tmp_
     await again.stop(1.0)
 
 
+@pytest.mark.parametrize("lists_children", [True, False])
+async def test_a_tree_is_found_whether_or_not_the_kernel_lists_children(
+    host, tmp_path, mark, monkeypatch, lists_children
+):
+    monkeypatch.setattr(guardian, "_LISTS_CHILDREN", lists_children and guardian._LISTS_CHILDREN)
+    runtime = await host.spawn(shell(tmp_path, escaping(mark)))
+    await runtime.address()
+    await eventually(lambda: len(find(mark)) >= ESCAPED)
+    keeper = parent_of(runtime.pid)
+    assert await eventually(lambda: set(find(mark)) <= set(guardian._descendants(keeper, spared=())))
+    spared = guardian._descendants(host.guardian_pid, spared={keeper})
+    assert [pid for pid in find(mark) if pid in spared] == []
+
+
 async def test_a_keeper_that_is_killed_takes_its_runtime_along_and_no_other(host, tmp_path, mark):
     runtime = await host.spawn(shell(tmp_path, escaping(mark)))
     other = await host.spawn(shell(tmp_path, f"echo listening on port 3; exec sleep 1{mark}"))
     await runtime.address()
     await eventually(lambda: len(find(mark)) >= ESCAPED + 1)
-    keeper = int(read(runtime.pid, "stat").rpartition(b")")[2].split()[1])
+    keeper = parent_of(runtime.pid)
     os.kill(keeper, signal.SIGKILL)
     async with asyncio.timeout(5):
         await runtime.exited
@@ -353,7 +336,7 @@ async def test_a_keeper_that_is_killed_takes_its_runtime_along_and_no_other(host
 async def test_a_runtime_whose_guardian_and_keeper_are_both_killed_dies_with_them(host, tmp_path, mark):
     runtime = await host.spawn(shell(tmp_path, f"trap '' TERM HUP; echo listening on port 1; exec sleep {mark}"))
     await runtime.address()
-    keeper = int(read(runtime.pid, "stat").rpartition(b")")[2].split()[1])
+    keeper = parent_of(runtime.pid)
     os.kill(keeper, signal.SIGSTOP)
     os.kill(host.guardian_pid, signal.SIGKILL)
     os.kill(keeper, signal.SIGKILL)
@@ -363,13 +346,13 @@ async def test_a_runtime_whose_guardian_and_keeper_are_both_killed_dies_with_the
 GATEWAY = """
 import asyncio, os, pathlib, sys
 from aerodrome.adapters.process.host import ProcessHost
-from aerodrome.ports.host import SpawnSpec
+from aerodrome.ports.host import ResourceLimits, SpawnSpec
 
 async def main():
     host = ProcessHost()
-    argv = ("/bin/sh", "-c", sys.argv[1])
+    argv, limits = ("/bin/sh", "-c", sys.argv[1]), ResourceLimits(open_files=512)
     for _ in range(2):
-        runtime = await host.spawn(SpawnSpec("rt-test", argv, {"PATH": os.defpath}, pathlib.Path(sys.argv[2]), 512))
+        runtime = await host.spawn(SpawnSpec("rt-test", argv, {"PATH": os.defpath}, pathlib.Path(sys.argv[2]), limits))
         await runtime.address()
     print(host.guardian_pid, flush=True)
     await asyncio.sleep(60)
@@ -384,13 +367,18 @@ def test_a_gateway_killed_with_9_leaves_no_process_behind(tmp_path, mark, victim
         [sys.executable, "-c", GATEWAY, escaping(mark), str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        guardian = int(gateway.stdout.readline())
+        guardian_pid = int(gateway.stdout.readline())
         wait_for(lambda: len(find(mark)) >= 2 * ESCAPED)
-        pids = {"gateway": gateway.pid, "guardian": guardian}
+        pids = {"gateway": gateway.pid, "guardian": guardian_pid}
         for victim in victims.split(" and "):
             os.kill(pids[victim], signal.SIGKILL)
         wait_for(lambda: find(mark) == [])
-        wait_for(lambda: not is_alive(guardian))
+        wait_for(lambda: not is_alive(guardian_pid))
+        gateway.wait()
+        if victims == "gateway":
+            assert find_groups(gateway.pid) == [], "the guardian removes them"
+        assert orphans.collect(tmp_path) == []
+        assert find_groups(gateway.pid) == [], "the next gateway removes them"
     finally:
         gateway.kill()
         gateway.wait()

@@ -50,6 +50,13 @@ def test_without_anything_the_defaults_listen_on_loopback_for_tenants(tmp_path):
     assert loaded.configured_tenants() == {}
 
 
+def test_runtimes_are_limited_by_default_and_never_below_what_one_needs(write):
+    runtime = settings.load().runtime
+    assert (runtime.memory_bytes, runtime.processes, runtime.cpu_cores) == (2 * 1024**3, 512, None)
+    for line in ("memory_bytes = 1000000", "processes = 27", "cpu_cores = 0"):
+        assert refusal(write(f"[runtime]\n{line}\n")).startswith(f"runtime.{line.split()[0]}")
+
+
 def test_option_goes_before_environment_before_file_before_default(write, monkeypatch):
     path = write('listen = "127.0.0.1:1"\nlog_level = "debug"\n[limits]\nmax_links = 1\nfailed_tokens = 1\n')
     assert settings.load(path).listen == "127.0.0.1:1"

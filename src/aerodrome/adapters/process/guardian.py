@@ -10,8 +10,11 @@ belongs to a runtime is always known. Whoever of gateway, guardian, keeper and r
 that nothing of the runtime stays: the guardian when its socket closes or a keeper dies, a keeper when the guardian or its runtime
 dies, the kernel (PDEATHSIG) for a runtime whose keeper dies.
 
-Protocol: one JSON object a line over a stream socket. In: {"op":"spawn","id","argv","env","cwd","nofile"} with the output's
-file descriptor attached; {"op":"signal","id","signal"}. Out: {"id","pid"}, {"id","error"}, {"id","exited"} (negative: signal).
+Control groups are the gateway's to make (cgroups.py); here a runtime enters them before it is one, and a keeper empties them.
+
+Protocol: one JSON object a line over a stream socket. In: {"op":"spawn","id","argv","env","cwd","nofile","data","groups"} with
+the output's file descriptor attached; {"op":"signal","id","signal"}, to the runtime; {"op":"signal_all","id","signal"} with STOP
+or CONT, to it and all below. Out: {"id","pid","keeper"}, {"id","error"}, {"id","exited"} (negative: signal).
 """
 
 import ctypes
@@ -23,6 +26,7 @@ import signal
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -34,6 +38,8 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 #: A keeper that is killed itself leaves that to the guardian, which may be the next to be killed.
 _TAKE_DOWN = signal.SIGUSR2
 _KILL_SECONDS = 10.0
+#: Whether the kernel lists a process's children: else the whole table is read, for each of hundreds of keepers.
+_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 def _prctl(option: int, value: int) -> None:
@@ -47,7 +53,8 @@ class Guardian:
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
-        self.keepers: dict[int, int] = {}
+        #: The spawn order of each living keeper.
+        self.keepers: dict[int, dict] = {}  # type: ignore[type-arg]
         self.received = b""
         self.descriptors: list[int] = []
 
@@ -84,8 +91,10 @@ class Guardian:
             order = json.loads(line)
             if order["op"] == "spawn":
                 self.spawn(order)
-            else:
+            elif order["op"] == "signal":
                 self.signal(order)
+            else:
+                self.signal_all(order)
         return True
 
     def spawn(self, order: dict) -> None:  # type: ignore[type-arg]
@@ -97,7 +106,7 @@ class Guardian:
             if keeper == 0:
                 _keep(order, output, telling)
             os.close(telling)
-            self.keepers[keeper] = order["id"]
+            self.keepers[keeper] = order
             pid = os.read(told, 32)
         except OSError as error:
             os.close(telling)
@@ -105,7 +114,7 @@ class Guardian:
         else:
             # A keeper that could not fork says nothing and exits: that is told when it is reaped.
             if pid:
-                self.tell({"id": order["id"], "pid": int(pid)})
+                self.tell({"id": order["id"], "pid": int(pid), "keeper": keeper})
         finally:
             os.close(output)
             os.close(told)
@@ -113,9 +122,22 @@ class Guardian:
     def signal(self, order: dict) -> None:  # type: ignore[type-arg]
         """Signal one runtime through its keeper, which is unreaped, so that its pid cannot be another's."""
         wanted = _TAKE_DOWN if order["signal"] == signal.SIGKILL else order["signal"]
-        for keeper, number in self.keepers.items():
-            if number == order["id"]:
-                os.kill(keeper, wanted)
+        for keeper in self.keepers_of(order):
+            os.kill(keeper, wanted)
+
+    def signal_all(self, order: dict) -> None:  # type: ignore[type-arg]
+        """Stop or continue a runtime and all below it; the keeper stays awake."""
+        for keeper in self.keepers_of(order):
+            if order["signal"] == signal.SIGSTOP:
+                _stop_below(keeper)
+            else:
+                # Children first: one that its parent finds stopped is news to a shell.
+                for pid in reversed(_descendants(keeper, spared=())):
+                    _kill(pid, order["signal"])
+
+    def keepers_of(self, order: dict) -> list[int]:  # type: ignore[type-arg]
+        """Return the living keeper of the runtime that an order names, if there is one."""
+        return [keeper for keeper, spawned in self.keepers.items() if spawned["id"] == order["id"]]
 
     def reap(self) -> None:
         """Collect what has exited; say that a runtime has once nothing of it is left."""
@@ -126,15 +148,19 @@ class Guardian:
                 if pid == 0:
                     break
                 if pid in self.keepers:
-                    ended.append({"id": self.keepers.pop(pid), "exited": os.waitstatus_to_exitcode(status)})
+                    ended.append((self.keepers.pop(pid), os.waitstatus_to_exitcode(status)))
+        for order, _ in ended:
+            _thaw(order["groups"])  # its keeper may have been killed before it could
         if ended:
             # Every living keeper holds what is its runtime's: whatever else is below us was a dead one's.
             _kill_below(os.getpid(), spared=self.keepers)
-        for message in ended:
-            self.tell(message)
+        for order, code in ended:
+            _empty(order["groups"])
+            self.tell({"id": order["id"], "exited": code})
 
     def take_everything_down(self) -> None:
-        """Have every keeper kill what is below it; then kill whatever is left."""
+        """Have every keeper kill what is below it; then kill whatever is left, and remove the empty groups."""
+        groups = [group for order in self.keepers.values() for group in order["groups"]]
         for keeper in self.keepers:
             _kill(keeper, signal.SIGCONT)
             _kill(keeper, _TAKE_DOWN)
@@ -143,6 +169,8 @@ class Guardian:
             self.reap()
             time.sleep(0.002)
         _kill_below(os.getpid(), spared=())
+        for group in groups:
+            _remove(group)
 
     def tell(self, message: dict) -> None:  # type: ignore[type-arg]
         """Report to the gateway; if it is gone, the closed socket is noticed by `serve`."""
@@ -165,16 +193,18 @@ def _keep(order: dict, output: int, telling: int) -> None:  # type: ignore[type-
             _become(order, output)
         for number in _PASSED_ON:
             signal.signal(number, lambda passed, _: _kill(runtime, passed))
-        signal.signal(_TAKE_DOWN, lambda *_: _kill(runtime, signal.SIGKILL))
+        signal.signal(_TAKE_DOWN, lambda *_: _kill_thawed(runtime, order["groups"]))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_PASSED_ON, _TAKE_DOWN))
         if os.getppid() != guardian:
-            _kill(runtime, signal.SIGKILL)  # it died before it could be said that its death matters
+            _kill_thawed(runtime, order["groups"])  # it died before it could be said that its death matters
         os.write(telling, str(runtime).encode())
         os.closerange(3, 1024)
         ended = status = 0
         while ended != runtime:
             ended, status = os.waitpid(-1, 0)
+        _thaw(order["groups"])
         _kill_below(os.getpid(), spared=())
+        _empty(order["groups"])
         _end_with(os.waitstatus_to_exitcode(status))
     finally:
         os._exit(126)
@@ -194,7 +224,13 @@ def _become(order: dict, output: int) -> None:  # type: ignore[type-arg]
         os.dup2(output, 2)
         os.closerange(3, 1024)
         _limit_files(order["nofile"])
+        if order["data"] is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (order["data"], order["data"]))
         os.umask(0o077)
+        for group in order["groups"]:
+            if not _write(os.path.join(group, "cgroup.procs"), b"0"):
+                os.write(2, f"cannot enter the control group {group}\n".encode())
+                return
         try:
             os.chdir(order["cwd"])
         except OSError as error:
@@ -226,7 +262,7 @@ def _kill_below(ancestor: int, spared: Collection[int]) -> None:
     """Kill all descendants but the spared and what is below them, until none is left; new ones come only from the living."""
     deadline = time.monotonic() + _KILL_SECONDS
     clean_passes = 0
-    # Twice: the table is read row by row, and a row whose parent died meanwhile hangs in the air for one pass.
+    # Twice: what is read process by process leaves out, for one pass, whoever is given another parent meanwhile.
     while clean_passes < 2 and time.monotonic() < deadline:
         victims = _descendants(ancestor, spared)
         for pid in victims:
@@ -236,29 +272,107 @@ def _kill_below(ancestor: int, spared: Collection[int]) -> None:
             time.sleep(0.002)
 
 
+def _stop_below(ancestor: int) -> None:
+    """Stop all descendants, parents first, until none is new: who is stopped starts no more."""
+    stopped: set[int] = set()
+    deadline = time.monotonic() + _KILL_SECONDS
+    while (found := set(_descendants(ancestor, spared=())) - stopped) and time.monotonic() < deadline:
+        for pid in found:
+            _kill(pid, signal.SIGSTOP)
+        stopped |= found
+
+
+def _empty(groups: list[str]) -> None:
+    """Kill whatever is in control groups, however it came there, until they hold no living process."""
+    deadline = time.monotonic() + _KILL_SECONDS
+    while time.monotonic() < deadline:
+        found = {pid for group in groups for pid in _living_in(group)}
+        if not found:
+            return
+        for group in groups:
+            _write(os.path.join(group, "cgroup.kill"), b"1")
+        for pid in found:
+            _kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _living_in(group: str) -> list[int]:
+    found = []
+    for path, _, _ in os.walk(group):
+        with suppress(OSError), open(os.path.join(path, "cgroup.procs"), "rb") as listed:
+            found += [int(pid) for pid in listed.read().split() if _parent(int(pid)) is not None]
+    return found
+
+
+def _kill_thawed(runtime: int, groups: list[str]) -> None:
+    _kill(runtime, signal.SIGKILL)
+    _thaw(groups)
+
+
+def _thaw(groups: list[str]) -> None:
+    """Let frozen groups run: what version 1 has frozen acts on no signal, KILL included."""
+    for group in groups:
+        _write(os.path.join(group, "freezer.state"), b"THAWED")
+
+
+def _remove(group: str) -> None:
+    """Remove an empty control group, those below it, and the one above if this was its last."""
+    for path in [path for path, _, _ in os.walk(group, topdown=False)] + [os.path.dirname(group)]:
+        with suppress(OSError):
+            os.rmdir(path)
+
+
+def _write(path: str, text: bytes) -> bool:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
+        return True
+    return False
+
+
 def _descendants(ancestor: int, spared: Collection[int]) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for pid, parent in _table().items():
-        children.setdefault(parent, []).append(pid)
+    """Return all living processes below one, parents first, but the spared and what is below them."""
+    children_of = _children if _LISTS_CHILDREN else _table().__getitem__
     found: list[int] = []
     frontier = [ancestor]
     while frontier:
-        frontier = [pid for parent in frontier for pid in children.get(parent, ()) if pid not in spared]
+        children = [pid for parent in frontier for pid in children_of(parent) if pid not in spared]
+        frontier = [pid for pid in children if _parent(pid) is not None]
         found += frontier
     return found
 
 
-def _table() -> dict[int, int]:
-    """Return the parent of every process but those dead already; empty where there is no /proc."""
-    table = {}
+def _children(pid: int) -> list[int]:
+    """Return the children of a process, dead ones too. While some are reaped others may be left out, so look again."""
+    found = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError), open(f"/proc/{pid}/task/{task}/children", "rb") as listed:
+                found += [int(child) for child in listed.read().split()]
+    return found
+
+
+def _table() -> "dict[int, list[int]]":
+    """Return the children of every process, for kernels that do not list them; empty where there is no /proc."""
+    children = defaultdict(list)
     for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
-        if name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as stat:
-                    fields = stat.read().rpartition(b")")[2].split()
-                if fields[0] not in (b"Z", b"X"):
-                    table[int(name)] = int(fields[1])
-    return table
+        parent = _parent(int(name)) if name.isdigit() else None
+        if parent is not None:
+            children[parent].append(int(name))
+    return children
+
+
+def _parent(pid: int) -> "int | None":
+    """Return the parent of a living process; None if it is dead."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()
+        # A process whose first thread has ended shows as a zombie too: it lives as long as it has another.
+        if fields[0] not in (b"Z", b"X") or int(fields[17]) > 1:
+            return int(fields[1])
+    return None
 
 
 def _kill(pid: int, number: int) -> None:

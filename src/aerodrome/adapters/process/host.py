@@ -14,32 +14,46 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from aerodrome import errors
-from aerodrome.ports.host import RuntimeProcess, SpawnSpec
+from aerodrome.adapters.process import cgroups, usage
+from aerodrome.adapters.process.cgroups import GatewayGroups, Hierarchy, RuntimeGroup
+from aerodrome.ports.host import ResourceLimits, ResourceUsage, SpawnSpec
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 #: What the runtime prints when it listens (measured; the line has not changed since the first headless release).
 _READY_LINE = re.compile(rb"listening on port (\d+)")
 _LAST_LINES = 20
 _LINE_BYTES = 500
+_KILL_SECONDS = 10.0
+
+_log = structlog.get_logger()
 
 
 class ProcessRuntime:
     """A runtime process under the guardian."""
 
-    def __init__(self, host: ProcessHost, number: int, output: int) -> None:
+    def __init__(self, host: ProcessHost, number: int, output: int, group: RuntimeGroup) -> None:
         loop = asyncio.get_running_loop()
         self._number = number
+        self.group = group
+        self.exit_note: str | None = None
+        self._keeper = 0
+        self._is_frozen = False
+        self._is_stopping = False
         self.started: asyncio.Future[int] = loop.create_future()
         self._exited: asyncio.Future[int] = loop.create_future()
         self._port: asyncio.Future[int] = loop.create_future()
         self._host = host
         self._last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
-        self._reading = loop.create_task(self._read_output(output), name=f"runtime process {number} output")
+        self.reading = loop.create_task(self._read_output(output), name=f"runtime process {number} output")
 
     @property
     def pid(self) -> int:
@@ -56,23 +70,54 @@ class ProcessRuntime:
         await asyncio.wait((self._port, self._exited), return_when=asyncio.FIRST_COMPLETED)
         if self._port.done():
             return "127.0.0.1", self._port.result()
-        await asyncio.wait((self._reading,), timeout=1)
+        await asyncio.wait((self.reading,), timeout=1)
         words = b" | ".join(self._last_lines).decode(errors="replace").strip() or "it said nothing"
         raise errors.SpawnFailed(f"the runtime exited with code {self._exited.result()} before it was ready: {words}")
 
+    def usage(self) -> ResourceUsage | None:
+        """Return what it and all below its keeper use; some 0.1 ms, blocking (measured: docs/performance.md)."""
+        if not self.started.done() or self._exited.done():
+            return None
+        return usage.measure(self.pid, self._keeper, self.group)
+
+    def freeze(self) -> None:
+        """Stop it by its control group; without one the guardian sends STOP to all below the keeper, some ms later."""
+        if not self._is_stopping:
+            self._set_frozen(True)
+
+    def thaw(self) -> None:
+        """Let it run again."""
+        self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> None:
+        if frozen != self._is_frozen and not self._exited.done():
+            self._is_frozen = frozen
+            if not self.group.set_frozen(frozen):
+                self._host.signal_all(self._number, signal.SIGSTOP if frozen else signal.SIGCONT)
+
     async def stop(self, grace_seconds: float) -> None:
-        """TERM, wait, KILL."""
-        for sign, wait_seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
+        """TERM, wait, KILL; KILL at once without grace."""
+        self._is_stopping = True
+        ladder = ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, _KILL_SECONDS))
+        for sign, wait_seconds in ladder if grace_seconds > 0 else ladder[1:]:
             if self._exited.done():
                 break
+            self.thaw()
             # A stopped process acts on no TERM until it is continued.
             self._host.signal(self._number, signal.SIGCONT)
             self._host.signal(self._number, sign)
             await asyncio.wait((self._exited,), timeout=wait_seconds)
 
+    def note_start(self, pid: int, keeper: int) -> None:
+        """Take the guardian's word that the process is there."""
+        self._keeper = keeper
+        self.started.set_result(pid)
+
     def note_exit(self, code: int) -> None:
         """Take the guardian's word that the process is gone."""
         if not self._exited.done():
+            if code == -signal.SIGKILL and not self._is_stopping and self.group.was_out_of_memory():
+                self.exit_note = "the kernel killed it or a part of it for want of memory"
             self._exited.set_result(code)
 
     async def _read_output(self, descriptor: int) -> None:
@@ -104,7 +149,14 @@ class ProcessRuntime:
 class ProcessHost:
     """Spawns runtimes through one guardian process, started at first use and again if it should die."""
 
-    def __init__(self) -> None:
+    def __init__(self, discover: Callable[[], list[Hierarchy]] = cgroups.discover) -> None:
+        self._discover = discover
+        self._groups: GatewayGroups | None = None
+        #: Of runtimes that are gone, but not the group yet.
+        self._leftover: list[RuntimeGroup] = []
+        self._unheld: set[str] = set()
+        #: What reads the last words of runtimes, also of those whose end is known already.
+        self._outputs: set[asyncio.Task[None]] = set()
         #: By a number of ours: a runtime's id may be spawned anew while an earlier process of it is still being reaped.
         self._runtimes: dict[int, ProcessRuntime] = {}
         self._numbers = itertools.count(1)
@@ -117,12 +169,15 @@ class ProcessHost:
         """Return the guardian's process id, None before the first spawn."""
         return self._guardian.pid if self._guardian else None
 
-    async def spawn(self, spec: SpawnSpec) -> RuntimeProcess:
-        """Ask the guardian for a process."""
+    async def spawn(self, spec: SpawnSpec) -> ProcessRuntime:
+        """Ask the guardian for a process, in a control group of its own where one can be had."""
         control = self._control or self._start_guardian()
-        read_end, write_end = os.pipe()
         number = next(self._numbers)
-        runtime = self._runtimes[number] = ProcessRuntime(self, number, read_end)
+        group = self._make_group(number, spec.limits)
+        read_end, write_end = os.pipe()
+        runtime = self._runtimes[number] = ProcessRuntime(self, number, read_end, group)
+        self._outputs.add(runtime.reading)
+        runtime.reading.add_done_callback(self._outputs.discard)
         order = {
             "op": "spawn",
             "id": number,
@@ -130,6 +185,8 @@ class ProcessHost:
             "env": {**spec.environment, "AERODROME_RUNTIME_ID": spec.runtime_id},
             "cwd": str(spec.working_directory),
             "nofile": spec.limits.open_files,
+            "data": None if "memory_bytes" in group.held else spec.limits.memory_bytes,
+            "groups": [str(directory) for directory in group.directories],
         }
         try:
             _send(control, order, write_end)
@@ -153,9 +210,16 @@ class ProcessHost:
 
     def signal(self, number: int, sign: int) -> None:
         """Send a signal to a runtime; does nothing if it is gone."""
-        if self._control is not None and number in self._runtimes:
+        self._order({"op": "signal", "id": number, "signal": int(sign)})
+
+    def signal_all(self, number: int, sign: int) -> None:
+        """Send STOP or CONT to a runtime and all it started; does nothing if it is gone."""
+        self._order({"op": "signal_all", "id": number, "signal": int(sign)})
+
+    def _order(self, order: dict[str, Any]) -> None:
+        if self._control is not None and order["id"] in self._runtimes:
             try:
-                _send(self._control, {"op": "signal", "id": number, "signal": int(sign)})
+                _send(self._control, order)
             except OSError:
                 self._lose_guardian()
 
@@ -166,10 +230,30 @@ class ProcessHost:
         if guardian is not None:
             await asyncio.to_thread(_collect, guardian)
         self._note_all_gone()
-        outputs = [runtime._reading for runtime in self._runtimes.values()]
+        self._leftover += [runtime.group for runtime in self._runtimes.values()]
         self._runtimes.clear()
-        if outputs:
-            await asyncio.wait(outputs, timeout=5)
+        if self._outputs:
+            await asyncio.wait(self._outputs, timeout=5)
+        groups, self._groups = self._groups, None
+        if groups is not None:
+            await asyncio.to_thread(_remove_all, groups, self._leftover)
+            self._leftover = []
+
+    def _make_group(self, number: int, limits: ResourceLimits) -> RuntimeGroup:
+        """Make a runtime's group; say once of each limit that it cannot be held here."""
+        self._remove_groups(())
+        if self._groups is None:
+            self._groups = GatewayGroups(self._discover())
+        group = self._groups.make(f"rt-{number}", limits)
+        wanted = {name for name in ("memory_bytes", "processes", "cpu_cores") if getattr(limits, name) is not None}
+        if unheld := wanted - group.held - self._unheld:
+            self._unheld |= unheld
+            _log.warning("limits.unheld", limits=sorted(unheld), reason="no writable control group with the controller")
+        return group
+
+    def _remove_groups(self, ended: Iterable[RuntimeGroup]) -> None:
+        """Remove the groups of runtimes that are gone; one that is still being left is tried again at the next end or spawn."""
+        self._leftover = [group for group in (*self._leftover, *ended) if not group.remove()]
 
     def _start_guardian(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -203,10 +287,11 @@ class ProcessHost:
         if runtime is None:
             return
         if "pid" in message:
-            runtime.started.set_result(message["pid"])
+            runtime.note_start(message["pid"], message["keeper"])
         else:
             runtime.note_exit(message.get("exited", -signal.SIGKILL))
             del self._runtimes[message["id"]]
+            self._remove_groups((runtime.group,))
 
     def _lose_guardian(self) -> None:
         """Every runtime has the guardian's death as its own (PDEATHSIG): take note of it."""
@@ -216,7 +301,11 @@ class ProcessHost:
             guardian.kill()
             guardian.wait()
         self._note_all_gone()
+        ended = [runtime.group for runtime in self._runtimes.values()]
         self._runtimes.clear()
+        for group in ended:
+            group.kill()  # the keepers do, if they live; who killed the guardian may have killed them as well
+        self._remove_groups(ended)
 
     def _disconnect(self) -> None:
         control, self._control = self._control, None
@@ -245,3 +334,11 @@ def _collect(guardian: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         guardian.kill()
         guardian.wait()
+
+
+def _remove_all(groups: GatewayGroups, leftover: list[RuntimeGroup]) -> None:
+    deadline = time.monotonic() + _KILL_SECONDS
+    while not groups.remove() and time.monotonic() < deadline:
+        for group in leftover:
+            group.kill()
+        time.sleep(0.002)

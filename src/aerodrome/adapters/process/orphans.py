@@ -1,0 +1,84 @@
+"""What earlier gateways over the same state directory left behind, collected before the first spawn.
+
+The guardian leaves nothing. But where gateway, guardian and keepers are all killed at the same moment, what a runtime had started
+lives on: it would write to sessions that the next gateway gives to a fresh runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from aerodrome.adapters.process import cgroups
+
+_MARK = b"AERODROME_RUNTIME_ID"
+_SECONDS = 10.0
+
+
+def collect(state_directory: Path) -> list[int]:
+    """Kill the runtimes and tools of gateways that are gone; remove their empty control groups; return whom it killed.
+
+    Killed is only who is of this user, has a runtime's id in its environment and there, too, a path in this very directory.
+    Call it while the directory is held alone and before the first spawn: whoever carries both marks then is an orphan.
+    Blocks until they are gone.
+    """
+    stale = cgroups.find_stale(cgroups.discover())
+    for directory in stale:
+        cgroups.thaw(directory)
+    roots = {os.fsencode(path) for path in (state_directory.absolute(), state_directory.resolve())} - {b"/"}
+    killed: set[int] = set()
+    deadline = time.monotonic() + _SECONDS
+    while (found := _kill_marked(roots)) and time.monotonic() < deadline:
+        killed |= found
+        time.sleep(0.002)
+    for directory in stale:
+        cgroups.remove(directory)
+    return sorted(killed)
+
+
+def _kill_marked(roots: set[bytes]) -> set[int]:
+    """Kill whoever carries both marks; return who did and was alive."""
+    spared = _ancestry()
+    found = set()
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit() and int(name) not in spared and _kill_if_marked(int(name), roots):
+            found.add(int(name))
+    return found
+
+
+def _kill_if_marked(pid: int, roots: set[bytes]) -> bool:
+    with suppress(OSError):
+        # Held before it is looked at: a pid that is given anew meanwhile is not hit.
+        process = os.pidfd_open(pid)
+        try:
+            if os.stat(f"/proc/{pid}").st_uid == os.geteuid() and _is_marked(pid, roots):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                return True
+        finally:
+            os.close(process)
+    return False
+
+
+def _is_marked(pid: int, roots: set[bytes]) -> bool:
+    """Return whether a process carries both marks; a dead one shows no environment."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    names_and_values = [(name, value) for name, _, value in (variable.partition(b"=") for variable in variables)]
+    return any(name == _MARK and value for name, value in names_and_values) and any(
+        value == root or value.startswith(root + b"/") for _, value in names_and_values for root in roots
+    )
+
+
+def _ancestry() -> set[int]:
+    """Return this process and those above it: a gateway may itself have been started in a runtime's shell."""
+    found: set[int] = set()
+    pid = os.getpid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return found
