@@ -43,8 +43,22 @@ class RuntimeSection(_Section):
     links_per_runtime: int = Field(default=120, ge=1)
     shared_runtimes: int = Field(default=4, ge=1)
     spawns_at_once: int = Field(default=4, ge=1)
+    spawn_queue: int = Field(default=1000, ge=0)
     spawn_attempts: int = Field(default=5, ge=1)
+    max_runtimes: int = Field(default=0, ge=0)
+    warm_runtimes: int = Field(default=2, ge=0)
+    warm_runtimes_max: int = Field(default=8, ge=0)
     max_open_files: int = Field(default=16384, ge=256)
+    health_interval_seconds: float = Field(default=5.0, ge=0)
+    health_deadline_seconds: float = Field(default=5.0, gt=0)
+    health_failures: int = Field(default=2, ge=1)
+    recycle_memory_bytes: int = Field(default=1536 * 1024 * 1024, ge=0)
+    recycle_threads: int = Field(default=2000, ge=0)
+    recycle_processes: int = Field(default=256, ge=0)
+    recycle_age_seconds: float = Field(default=24 * 3600.0, ge=0)
+    recycle_sessions: int = Field(default=10_000, ge=0)
+    recycle_ping_factor: float = Field(default=5.0, ge=0)
+    recycle_ping_floor_seconds: float = Field(default=0.015, ge=0)
 
 
 class LimitsSection(_Section):

@@ -80,7 +80,8 @@ class ScriptedRuntime:
         self.calls: list[Call] = []
         self.peers: list[Peer] = []
         self.sessions: dict[str, Session] = {}
-        self.disk: set[str] = set() if disk is None else disk
+        own = set() if disk is None else disk
+        self.find_disk: Callable[[], set[str]] = lambda: own
         self.die: Callable[[], None] = self.cut
         self.port = 0
         self._token = token
@@ -88,6 +89,21 @@ class ScriptedRuntime:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._runs = asyncio.Event()
+        self._runs.set()
+
+    @property
+    def disk(self) -> set[str]:
+        """Return the sessions that are on disk now."""
+        return self.find_disk()
+
+    def freeze(self) -> None:
+        """Take no request until thawed; what came meanwhile is taken then, in its order."""
+        self._runs.clear()
+
+    def thaw(self) -> None:
+        """Take requests."""
+        self._runs.set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen; return the port."""
@@ -153,6 +169,7 @@ class ScriptedRuntime:
         await peer.aclose()
 
     async def _take(self, peer: Peer, request: Heard) -> Any:
+        await self._runs.wait()
         method, params = request.method, request.params
         self.calls.append(Call(peer, method, params))
         self._changed.set()
