@@ -50,6 +50,11 @@ async def eventually(condition, seconds: float = 5.0) -> None:
             await asyncio.sleep(0.002)
 
 
+def home_of(process) -> str:
+    """Return the directory that a runtime's COPILOT_HOME leads to."""
+    return os.path.realpath(process.spec.environment["COPILOT_HOME"])
+
+
 async def test_many_who_want_one_realm_at_once_share_one_spawn(open_pool):
     pool, host = open_pool()
     handles = await asyncio.gather(*(pool.acquire(ANN) for _ in range(50)))
@@ -143,7 +148,7 @@ async def test_a_runtime_is_stopped_once_it_was_idle_so_long_and_a_new_one_has_t
     pool, host = open_pool(idle_seconds=0.05)
     handle = await pool.acquire(ANN)
     other = await pool.acquire(ANN)
-    home = os.path.realpath(host.processes[0].spec.environment["COPILOT_HOME"])
+    home = home_of(host.processes[0])
     pool.release(handle)
     await asyncio.sleep(0.1)
     assert host.alive, "a link is left"
@@ -152,7 +157,7 @@ async def test_a_runtime_is_stopped_once_it_was_idle_so_long_and_a_new_one_has_t
     await eventually(lambda: not host.alive)
     await pool.acquire(ANN)
     assert len(host.processes) == 2
-    assert os.path.realpath(host.processes[1].spec.environment["COPILOT_HOME"]) == home
+    assert home_of(host.processes[1]) == home
 
 
 async def test_nothing_is_kept_of_a_realm_without_runtimes(open_pool):
