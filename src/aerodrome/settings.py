@@ -58,7 +58,7 @@ class RuntimeSection(_Section):
     recycle_age_seconds: float = Field(default=24 * 3600.0, ge=0)
     recycle_sessions: int = Field(default=10_000, ge=0)
     recycle_ping_factor: float = Field(default=5.0, ge=0)
-    recycle_ping_floor_seconds: float = Field(default=0.015, ge=0)
+    recycle_ping_floor_seconds: float = Field(default=0.005, ge=0)
 
 
 class LimitsSection(_Section):

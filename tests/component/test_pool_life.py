@@ -321,6 +321,14 @@ async def test_a_realm_that_may_rely_on_what_is_read_at_the_start_has_its_own_sp
     handle = await pool.acquire(OPEN)
     assert handle.runtime_id == host.processes[1].spec.runtime_id
     assert pool.describe_pool().warm == 1
+    own, told = spec.directories_of(OPEN, tmp_path), host.processes[1].spec
+    assert told.environment["COPILOT_HOME"] == str(own.copilot_home), "what is told outlives the runtime"
+    assert told.working_directory == own.work
+    (own.work / "kept").touch()
+    pool.retire(handle, "moved")
+    await handle.lost
+    await eventually(lambda: len(host.alive) == 1)
+    assert (own.work / "kept").exists()
 
 
 async def test_a_warm_runtime_that_dies_is_replaced_and_given_to_nobody(open_pool):

@@ -40,8 +40,9 @@ class DriftLimits:
     """When a runtime has drifted far enough to be replaced; 0 sets no limit.
 
     A ping may take `ping_factor` times what it took at first, and `ping_floor_seconds` in any case. The floor lies above what a
-    loaded machine does to a ping and below the shortest turn (p95 17 ms, protocol facts 2.3): whatever makes every answer late
-    by the floor is found before turns take twice their time.
+    fully loaded machine does to a ping (0.5 to 2.5 ms, measured) and well below the shortest turn (p95 17 ms, protocol facts
+    2.3), so that a runtime that gets slower is found before its turns take twice their time. Load that comes and stays can
+    cost a replacement once: the next one's first pings are taken under it.
     """
 
     memory_bytes: int = 1536 * 1024 * 1024
@@ -51,7 +52,7 @@ class DriftLimits:
     age_seconds: float = 24 * 3600.0
     sessions: int = 10_000
     ping_factor: float = 5.0
-    ping_floor_seconds: float = 0.015
+    ping_floor_seconds: float = 0.005
 
 
 @dataclass(frozen=True, slots=True)

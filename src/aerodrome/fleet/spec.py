@@ -4,7 +4,8 @@ A runtime is started with paths of its own, STATE/runtimes/<id>/{copilot,home,tm
 directories, or while it is warm to empty ones of its own. The runtime keeps the paths as it was given them and looks them up at
 each use (measured on release 1.0.102), so that a link turned to a realm's directory takes effect at the next session. What it
 reads once, at its start, is its working directory, COPILOT_HOME/settings.json, config.json and providers.json: realms whose users
-may rely on those (`Realm.is_open`) are never given a warm one.
+may rely on those (`Realm.is_open`) are never given a warm one. Their runtimes are told the realm's directories as they are,
+because such users may keep the paths that a runtime names (`workspacePath`) for longer than it lives.
 
 Default deny: the environment holds only what is named here and what the operator names; nothing is inherited, so no secret
 of the gateway's can reach a runtime by accident.

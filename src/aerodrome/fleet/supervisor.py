@@ -48,7 +48,11 @@ class SupervisedRuntime:
         self._settings = settings
         self._broadcast = broadcast
         self._token = secrets.token_urlsafe(32)
+        #: Its own, removed with it; and those it is told: an open realm's as they are, for its users read them (fleet.spec).
         self._directories = spec.runtime_directories(self.runtime_id, settings.state_directory)
+        self._told = self._directories
+        if realm is not None and realm.is_open:
+            self._told = spec.directories_of(realm, settings.state_directory)
         self._process: RuntimeProcess | None = None
         self._control: ControlLink | None = None
         self._address = ("", 0)
@@ -166,7 +170,7 @@ class SupervisedRuntime:
         )
 
     async def _spawn_once(self) -> None:
-        wanted = spec.spawn_spec(self.runtime_id, self._token, self._directories, self._settings)
+        wanted = spec.spawn_spec(self.runtime_id, self._token, self._told, self._settings)
         try:
             async with asyncio.timeout(self._settings.ready_seconds):
                 self._process = await self._host.spawn(wanted)
@@ -199,7 +203,8 @@ class SupervisedRuntime:
         )
         try:
             target.create()
-            self._directories.point_to(target)
+            if self._told != target:
+                self._directories.point_to(target)
         except OSError as error:
             self._directories.remove()
             whose = realm.key if realm is not None else "a warm runtime"
