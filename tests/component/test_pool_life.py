@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from aerodrome import errors
+from aerodrome.clock import SystemClock
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Isolation
@@ -40,9 +41,11 @@ async def open_pool(tmp_path):
     pools = []
     before = asyncio.all_tasks()
 
-    def opened(faults=lambda _: Faults(), prepare=lambda _: None, **changes) -> tuple[RuntimePool, ScriptedHost]:
+    def opened(
+        faults=lambda _: Faults(), prepare=lambda _: None, clock=None, **changes
+    ) -> tuple[RuntimePool, ScriptedHost]:
         host = ScriptedHost(faults, prepare)
-        pool = RuntimePool(host, rigs.fleet_settings(tmp_path, **{"health": HealthSettings(0), **changes}))
+        pool = RuntimePool(host, rigs.fleet_settings(tmp_path, **{"health": HealthSettings(0), **changes}), clock)
         pool.start()
         pools.append((pool, host))
         return pool, host
@@ -56,6 +59,15 @@ async def open_pool(tmp_path):
         _, left = await asyncio.wait(left, timeout=5)
     assert left == set()
     assert not (tmp_path / "runtimes").exists() or os.listdir(tmp_path / "runtimes") == []
+
+
+class ShiftedClock(SystemClock):
+    """The real clock, ahead by as much as a test says."""
+
+    shift = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.shift
 
 
 async def eventually(condition, seconds: float = 5.0) -> None:
@@ -339,6 +351,37 @@ async def test_a_warm_runtime_that_dies_is_replaced_and_given_to_nobody(open_poo
     assert (await pool.acquire(ANN)).runtime_id == host.processes[1].spec.runtime_id
 
 
+async def test_a_warm_runtime_whose_control_link_has_ended_is_given_to_nobody(open_pool):
+    pool, host = open_pool(warm_runtimes=1)
+    await eventually(lambda: pool.describe_pool().warm == 1)
+    [cut] = pool._warm.runtimes
+    host.runtimes[0].cut()
+    await eventually(lambda: not cut.is_usable)
+    assert (await pool.acquire(ANN)).runtime_id != cut.runtime_id
+    await eventually(host.processes[0].exited.done)
+
+
+async def test_more_wait_in_demand_and_those_too_many_go_when_it_is_over(open_pool):
+    def prepare(runtime):
+        async def answer(_peer, _params):
+            await asyncio.sleep(0.1)  # how long a spawn takes
+            return {}
+
+        runtime.on["ping"] = answer
+
+    clock = ShiftedClock()
+    pool, host = open_pool(prepare=prepare, clock=clock, warm_runtimes=1, warm_runtimes_max=3)
+    await eventually(lambda: pool.describe_pool().warm == 1)
+    for _ in range(40):
+        pool._warm.note_demand()
+    await eventually(lambda: pool.describe_pool().warm == 3)
+    assert pool.describe_pool().warm_target == 3
+    clock.shift = 11.0
+    assert pool.describe_pool().warm_target == 1
+    await pool.acquire(ANN)
+    await eventually(lambda: len(host.alive) == 2 and pool.describe_pool().warm == 1)
+
+
 async def test_a_warm_runtime_that_hangs_or_drifts_is_replaced(open_pool):
     pool, host = open_pool(warm_runtimes=1, health=BRISK)
     await eventually(lambda: pool.describe_pool().warm == 1)
@@ -489,6 +532,39 @@ async def test_spawns_in_advance_leave_clients_their_places_and_go_behind_them(o
     host.may_spawn.set()
     await asyncio.gather(*acquiring)
     await eventually(lambda: pool.describe_pool().warm == 4)
+
+
+async def test_a_client_in_the_queue_takes_what_becomes_warm_meanwhile(open_pool):
+    pool, host = open_pool(spawns_at_once=1, warm_runtimes=1)
+    host.may_spawn.clear()
+    await eventually(lambda: len(host.processes) == 1)
+    acquiring = asyncio.create_task(pool.acquire(ANN))
+    await eventually(lambda: pool.describe_pool().queued == 1)
+    host.may_spawn.set()
+    assert (await acquiring).runtime_id == host.processes[0].spec.runtime_id
+
+
+async def test_one_who_gives_up_waiting_is_out_of_the_queue_at_once_and_is_given_no_place():
+    queue = SpawnQueue(1, 10)
+
+    async def spawn() -> None:
+        async with queue.turn("acme"):
+            pass
+
+    async with queue.turn("acme"):
+        waiting = asyncio.create_task(spawn())
+        await eventually(lambda: queue.queued == 1)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        assert queue.queued == 0
+        waiting = asyncio.create_task(spawn())
+        await eventually(lambda: queue.queued == 1)
+        waiting.cancel()  # and before it hears of that, the place becomes free
+    assert queue.running == 0
+    await asyncio.wait((waiting,))
+    assert waiting.cancelled()
+    async with asyncio.timeout(5):
+        await spawn()
 
 
 async def test_a_place_in_the_queue_is_given_back_whenever_its_holder_gives_up():

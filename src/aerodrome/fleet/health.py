@@ -15,7 +15,6 @@ import structlog
 
 from aerodrome.clock import Clock
 from aerodrome.core import vitals
-from aerodrome.core.runtime import RuntimeState
 from aerodrome.core.vitals import Vitals
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.fleet.supervisor import SupervisedRuntime
@@ -64,7 +63,7 @@ class HealthWatch:
             if missed >= self._settings.failures:
                 self._on_hang(runtime, f"the runtime did not answer {missed} pings")
                 return
-            if missed == 0 and runtime.state is not RuntimeState.CORDONED:
+            if missed == 0:
                 reason = self._find_drift(runtime)
                 if reason is not None:
                     self._on_drift(runtime, reason)

@@ -107,8 +107,10 @@ class ScriptedRuntime:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen; return the port."""
-        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024)
+        # In two steps: a caller who gives up in the second must leave a server that can be closed.
+        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024, start_serving=False)
         self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.start_serving()
         return self.port
 
     def cut(self) -> None:
