@@ -522,6 +522,17 @@ async def test_the_limit_holds_for_callers_at_once_and_what_waits_for_nobody_giv
     assert len(host.processes) == 3
 
 
+async def test_what_is_still_on_its_way_for_nobody_gives_way_too(open_pool):
+    pool, host = open_pool(max_runtimes=1, warm_runtimes=1, spawns_at_once=1)
+    host.may_spawn.clear()
+    await eventually(lambda: len(host.processes) == 1)
+    acquiring = asyncio.create_task(pool.acquire(OPEN))
+    await eventually(lambda: len(host.processes) == 2)
+    host.may_spawn.set()
+    assert (await acquiring).runtime_id == host.processes[1].spec.runtime_id
+    assert host.alive == [host.processes[1]]
+
+
 async def test_spawns_in_advance_leave_clients_their_places_and_go_behind_them(open_pool):
     pool, host = open_pool(spawns_at_once=2, warm_runtimes=4)
     host.may_spawn.clear()

@@ -112,7 +112,11 @@ class ScriptedHost:
         self._prepare(runtime)
         process = ScriptedProcess(_FIRST_PID + number, spec, runtime)
         self.processes.append(process)
-        await self.may_spawn.wait()
+        try:
+            await self.may_spawn.wait()
+        except asyncio.CancelledError:
+            process.kill()  # what is spawned for a caller who gave up
+            raise
         return process
 
     async def aclose(self) -> None:
