@@ -29,9 +29,10 @@ from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core.backoff import Backoff
+from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings
+from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
@@ -46,7 +47,7 @@ from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits
-from aerodrome.settings import Settings
+from aerodrome.settings import RuntimeSection, Settings
 
 _log = structlog.get_logger()
 
@@ -205,7 +206,9 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
     found = await asyncio.to_thread(install.install, settings.runtime.path)
     if found.warning is not None:
         _log.warning("runtime.release_differs", reason=found.warning)
-    return RuntimePool(ProcessHost(), fleet_settings(settings, found)), found
+    pool = RuntimePool(ProcessHost(), fleet_settings(settings, found))
+    pool.start()
+    return pool, found
 
 
 def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSettings:
@@ -228,7 +231,28 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         shared_runtimes=section.shared_runtimes,
         spawns_at_once=section.spawns_at_once,
         limits=ResourceLimits(section.max_open_files, section.memory_bytes, section.processes, section.cpu_cores),
+        spawn_queue=section.spawn_queue,
+        max_runtimes=section.max_runtimes,
+        # The transparent policy has one realm, whose clients may rely on all that a runtime is started with.
+        warm_runtimes=0 if settings.policy == "transparent" else section.warm_runtimes,
+        warm_runtimes_max=section.warm_runtimes_max,
         backoff=Backoff(attempts=section.spawn_attempts),
+        health=HealthSettings(
+            section.health_interval_seconds, section.health_deadline_seconds, section.health_failures
+        ),
+        drift=_drift_limits(section),
+    )
+
+
+def _drift_limits(section: RuntimeSection) -> DriftLimits:
+    return DriftLimits(
+        memory_bytes=section.recycle_memory_bytes,
+        threads=section.recycle_threads,
+        processes=section.recycle_processes,
+        age_seconds=section.recycle_age_seconds,
+        sessions=section.recycle_sessions,
+        ping_factor=section.recycle_ping_factor,
+        ping_floor_seconds=section.recycle_ping_floor_seconds,
     )
 
 

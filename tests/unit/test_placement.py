@@ -65,3 +65,12 @@ def test_a_key_that_no_isolation_makes_is_refused(key):
 def test_trust_does_not_move_anyone_to_another_realm(isolation):
     limited, full = Policy(isolation, Trust.LIMITED), Policy(isolation, Trust.FULL, ("*",))
     assert placement.realm_of(ALICE, limited) == placement.realm_of(ALICE, full)
+
+
+def test_a_realm_knows_its_tenant_and_whether_its_users_may_rely_on_what_a_runtime_starts_with():
+    policy = Policy(Isolation.USER, Trust.FULL)
+    assert placement.realm_of(ALICE, policy).is_open
+    assert placement.realm_of(ALICE, policy) == realm(ALICE, Isolation.USER)
+    assert not realm(ALICE, Isolation.USER).is_open
+    assert not placement.realm_of(ALICE, Policy(Isolation.TENANT, Trust.FULL)).is_open
+    assert [realm(EVE, isolation).tenant for isolation in Isolation] == ["globex", "globex", ""]

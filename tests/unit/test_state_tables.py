@@ -54,9 +54,11 @@ def test_a_runtime_can_be_stopped_from_every_state_and_never_leaves_the_last():
     assert runtime.TRANSITIONS[RuntimeState.STOPPED] == frozenset()
 
 
-def test_only_a_runtime_that_started_becomes_ready_and_a_fatal_one_never_does():
+def test_only_a_runtime_that_started_or_waited_warm_becomes_ready_and_a_fatal_one_never_does():
     before_ready = [state for state in RuntimeState if RuntimeState.READY in runtime.TRANSITIONS[state]]
-    assert before_ready == [RuntimeState.STARTING]
+    assert before_ready == [RuntimeState.STARTING, RuntimeState.WARM]
+    for state in (RuntimeState.READY, RuntimeState.CORDONED):
+        assert RuntimeState.WARM not in reachable(runtime.TRANSITIONS, state), "one realm's is never another's"
     assert RuntimeState.READY not in reachable(runtime.TRANSITIONS, RuntimeState.FATAL)
     assert RuntimeState.READY not in reachable(runtime.TRANSITIONS, RuntimeState.CORDONED)
 

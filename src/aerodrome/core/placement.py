@@ -5,19 +5,29 @@ A realm is a set of runtimes that share one state directory. Two principals shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aerodrome import errors
 from aerodrome.core.identity import Owner
-from aerodrome.core.policy import Isolation, Policy
+from aerodrome.core.policy import Access, Isolation, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Realm:
-    """`key` is stable across restarts and names the state directory; `isolation` says who shares it."""
+    """`key` is stable across restarts and names the state directory; `isolation` says who shares it.
+
+    `is_open`: its users' parameters pass as they come, so they may rely on what a runtime is started with: its working
+    directory, and the settings that it reads once.
+    """
 
     key: str
     isolation: Isolation
+    is_open: bool = field(default=False, compare=False)
+
+    @property
+    def tenant(self) -> str:
+        """Return whose turn it is when spawns must wait: the tenant's name, "" for what all share."""
+        return self.key.partition(":")[2].partition("/")[0]
 
 
 def realm_of(owner: Owner, policy: Policy) -> Realm:
@@ -29,7 +39,7 @@ def realm_of(owner: Owner, policy: Policy) -> Realm:
             key = f"tenant:{owner.tenant}"
         case Isolation.SHARED:
             key = "shared"
-    return Realm(key, policy.isolation)
+    return Realm(key, policy.isolation, policy.access is Access.OPEN)
 
 
 def realm_of_key(key: str) -> Realm:

@@ -14,6 +14,7 @@ class RuntimeState(Enum):
     """Where a supervised runtime is in its life (words: design section 5)."""
 
     STARTING = "starting"
+    WARM = "warm"
     READY = "ready"
     CORDONED = "cordoned"
     BACKOFF = "backoff"
@@ -26,7 +27,9 @@ _S = RuntimeState
 
 #: From each state, the states that may follow.
 TRANSITIONS: dict[RuntimeState, frozenset[RuntimeState]] = {
-    _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.FATAL, _S.STOPPING}),
+    _S.STARTING: frozenset({_S.WARM, _S.READY, _S.BACKOFF, _S.FATAL, _S.STOPPING}),
+    # Answers, and belongs to no realm yet; a runtime that did never waits for another.
+    _S.WARM: frozenset({_S.READY, _S.STOPPING, _S.STOPPED}),
     _S.READY: frozenset({_S.CORDONED, _S.STOPPING, _S.STOPPED}),
     _S.CORDONED: frozenset({_S.STOPPING, _S.STOPPED}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),

@@ -1,5 +1,12 @@
 """How a runtime is started: its directories, its environment, its command line.
 
+A runtime is started with paths of its own, STATE/runtimes/<id>/{copilot,home,tmp,work}, which are symbolic links: to its realm's
+directories, or while it is warm to empty ones of its own. The runtime keeps the paths as it was given them and looks them up at
+each use (measured on release 1.0.102), so that a link turned to a realm's directory takes effect at the next session. What it
+reads once, at its start, is its working directory, COPILOT_HOME/settings.json, config.json and providers.json: realms whose users
+may rely on those (`Realm.is_open`) are never given a warm one. Their runtimes are told the realm's directories as they are,
+because such users may keep the paths that a runtime names (`workspacePath`) for longer than it lives.
+
 Default deny: the environment holds only what is named here and what the operator names; nothing is inherited, so no secret
 of the gateway's can reach a runtime by accident.
 """
@@ -7,22 +14,38 @@ of the gateway's can reach a runtime by accident.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
+from aerodrome.core.vitals import DriftLimits
 from aerodrome.ports.host import ResourceLimits, SpawnSpec
 
 #: Where an agent's shell looks for programs; the operator's own PATH may hold what is not for tenants.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+#: Drift in open files begins at this part of what a runtime may open.
+_OPEN_FILES_PART = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """How often runtimes are asked whether they live (0: never), and when the answer is that they do not."""
+
+    interval_seconds: float = 5.0
+    deadline_seconds: float = 5.0
+    failures: int = 2
+
+
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """How runtimes are spawned and how many links each takes."""
+    """How runtimes are spawned, watched and replaced, and how many links each takes. Counts of 0 set no limit."""
 
     entry: Path
     is_native: bool
@@ -36,13 +59,25 @@ class FleetSettings:
     links_per_runtime: int = 120
     shared_runtimes: int = 4
     spawns_at_once: int = 4
+    #: So many spawns may wait for their turn.
+    spawn_queue: int = 1000
+    max_runtimes: int = 0
+    warm_runtimes: int = 0
+    warm_runtimes_max: int = 8
     limits: ResourceLimits = field(default_factory=lambda: ResourceLimits(open_files=16384))
     backoff: Backoff = field(default_factory=Backoff)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    drift: DriftLimits = field(default_factory=DriftLimits)
+
+    @property
+    def drift_limits(self) -> DriftLimits:
+        """Return the limits of drift, that of open files taken from what a runtime may open."""
+        return replace(self.drift, open_files=int(self.limits.open_files * _OPEN_FILES_PART))
 
 
 @dataclass(frozen=True, slots=True)
-class RealmDirectories:
-    """What of the disk belongs to one realm; it outlives its runtimes."""
+class Directories:
+    """The four directories that a runtime works in: a realm's, which outlive its runtimes, or a runtime's links to them."""
 
     root: Path
 
@@ -68,18 +103,68 @@ class RealmDirectories:
 
     def create(self) -> None:
         """Make them, readable by this user alone."""
-        for path in (self.root, self.copilot_home, self.home, self.temporary, self.work):
+        for path in (self.root, *self._all):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def point_to(self, target: Directories) -> None:
+        """Make each of them a link to the target's, in place of what it was; each link is one atomic rename."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for link, path in zip(self._all, target._all, strict=True):
+            fresh = link.with_name(f"{link.name}.new")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(path)
+            os.replace(fresh, link)
 
-def directories_of(realm: Realm, state_directory: Path) -> RealmDirectories:
+    def remove(self) -> None:
+        """Remove them with all that is in them; links are not followed."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def _all(self) -> tuple[Path, ...]:
+        return (self.copilot_home, self.home, self.temporary, self.work)
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnKey:
+    """What is fixed when a runtime is spawned: a warm one may serve whoever wants the same."""
+
+    entry: Path
+    environment: tuple[tuple[str, str], ...] = field(repr=False)
+    limits: ResourceLimits
+
+
+def spawn_key(settings: FleetSettings) -> SpawnKey:
+    """Return what runtimes of these settings are spawned with."""
+    return SpawnKey(settings.entry, tuple(sorted(settings.environment.items())), settings.limits)
+
+
+def runtime_directories(runtime_id: str, state_directory: Path) -> Directories:
+    """Return a runtime's own paths."""
+    return Directories(_runtimes(state_directory) / runtime_id)
+
+
+def placeholders(runtime_id: str, state_directory: Path) -> Directories:
+    """Return the empty directories that a warm runtime's paths lead to."""
+    return Directories(_runtimes(state_directory) / runtime_id / "warm")
+
+
+def remove_leftovers(state_directory: Path) -> None:
+    """Remove the paths of runtimes that an earlier life of the gateway left; nothing in them is a realm's."""
+    shutil.rmtree(_runtimes(state_directory), ignore_errors=True)
+
+
+def _runtimes(state_directory: Path) -> Path:
+    return state_directory / "runtimes"
+
+
+def directories_of(realm: Realm, state_directory: Path) -> Directories:
     """Return a realm's directories: a readable name, made unambiguous by a digest of the key."""
     slug = re.sub(r"[^a-z0-9]+", "-", realm.key.lower())[:40].strip("-")
     digest = hashlib.sha256(realm.key.encode()).hexdigest()[:16]
-    return RealmDirectories(state_directory / "realms" / f"{slug}-{digest}")
+    return Directories(state_directory / "realms" / f"{slug}-{digest}")
 
 
-def spawn_spec(runtime_id: str, token: str, directories: RealmDirectories, settings: FleetSettings) -> SpawnSpec:
+def spawn_spec(runtime_id: str, token: str, directories: Directories, settings: FleetSettings) -> SpawnSpec:
     """Return the process to start for one runtime. The token goes by environment, never by argument."""
     environment = {
         "PATH": _PATH,

@@ -26,7 +26,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +39,8 @@ from aerodrome.core import expiry, placement
 from aerodrome.core import session as sessions
 from aerodrome.core.expiry import Expiry
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import Policy
+from aerodrome.core.placement import Realm
+from aerodrome.core.policy import Access, Policy
 from aerodrome.core.session import SessionRecord
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
@@ -151,7 +152,9 @@ class SessionReaper:
             outcomes[Outcome.WOULD_BE_REAPED] = len(free)
         elif free:
             try:
-                async with self._open_runtime(realm_key) as (handle, link):
+                # As the realm's clients would have it: they may be given this very runtime next.
+                realm = replace(placement.realm_of_key(realm_key), is_open=policy.access is Access.OPEN)
+                async with self._open_runtime(realm) as (handle, link):
                     for record in free:
                         outcomes[await self._reap(record, policy, handle, link)] += 1
             except errors.AerodromeError as error:
@@ -162,9 +165,9 @@ class SessionReaper:
         return outcomes
 
     @asynccontextmanager
-    async def _open_runtime(self, realm_key: str) -> AsyncIterator[tuple[RuntimeHandle, ControlLink]]:
+    async def _open_runtime(self, realm: Realm) -> AsyncIterator[tuple[RuntimeHandle, ControlLink]]:
         """Lend a runtime of the realm and a link to it."""
-        handle = await self._fleet.acquire(placement.realm_of_key(realm_key))
+        handle = await self._fleet.acquire(realm)
         try:
             handle.thaw()
             link, _ = await control.open_control(handle.host, handle.port, handle.token)

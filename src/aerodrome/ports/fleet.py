@@ -50,11 +50,14 @@ class RuntimeHandle:
     freezer: Freezer | None = None
     is_frozen: bool = False
     opened: int = 0
+    #: How often it was frozen: an answer that came late over a freeze says nothing of its health.
+    freezes: int = 0
 
     def freeze(self) -> None:
         """Stop the runtime from running while nothing is at work in it. Idempotent."""
         if self.freezer is not None and not self.is_frozen and not self.lost.done():
             self.is_frozen = True
+            self.freezes += 1
             self.freezer.freeze()
 
     def thaw(self) -> None:
@@ -63,6 +66,36 @@ class RuntimeHandle:
             self.is_frozen = False
             if self.freezer is not None:
                 self.freezer.thaw()
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeView:
+    """One runtime as an operator sees it; `realm` is None while it is warm, `cordoned` is why nothing new is placed on it."""
+
+    runtime_id: str
+    realm: str | None
+    state: str
+    pid: int
+    age_seconds: float
+    links: int
+    opened: int
+    is_frozen: bool
+    memory_bytes: int | None
+    cordoned: str | None
+    ping_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """The pool as an operator sees it: counts now, and the limits they run against (0: none)."""
+
+    runtimes: int
+    max_runtimes: int
+    warm: int
+    warm_target: int
+    spawning: int
+    queued: int
+    spawn_queue: int
 
 
 class Fleet(Protocol):

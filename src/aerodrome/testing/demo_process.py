@@ -107,14 +107,16 @@ class DemoProcess:
         return list(found.values())
 
     def runtimes(self, realm: str = "") -> dict[str, Child]:
-        """Return the runtimes that live now by id; `realm` is a part of their directory's name, such as a user's."""
+        """Return the runtimes that serve somebody now, by id; `realm` is a part of their directory's name, such as a user's."""
         entry = self.described["runtime"]["path"]
         found = {}
         for child in self._descendants():
             # What a runtime started may carry the same environment, but it is another program.
             variables = dict(value.partition("=")[::2] for value in _environment(child.pid))
             is_runtime = child.command.startswith(entry) and RUNTIME_MARK in variables
-            if is_runtime and realm in variables.get("COPILOT_HOME", ""):
+            # A runtime's own path is a link to its realm's directory; one that is warm has none yet.
+            home = os.path.realpath(variables.get("COPILOT_HOME", ""))
+            if is_runtime and "/realms/" in home and realm in home:
                 found[variables[RUNTIME_MARK]] = child
         return found
 

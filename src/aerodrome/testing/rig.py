@@ -68,6 +68,7 @@ class Rig:
         self.clock = SystemClock()
         self.host = host
         self.pool = RuntimePool(host, fleet_settings)
+        self.pool.start()
         self.registry = MemorySessionRegistry()
         self.keys = MemoryKeyStore()
         self.ownership = Ownership(self.registry, self.clock, settings.ownership_cache_seconds)

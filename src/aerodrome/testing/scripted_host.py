@@ -7,11 +7,12 @@ Real processes are adapters.process.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 
 from aerodrome import errors
-from aerodrome.ports.host import SpawnSpec
+from aerodrome.ports.host import ResourceUsage, SpawnSpec
 from aerodrome.testing.scripted_runtime import Faults, ScriptedRuntime
 
 _FIRST_PID = 1_000_000
@@ -26,6 +27,10 @@ class ScriptedProcess:
         self.runtime = runtime
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops = 0
+        #: What it says it uses; None: it cannot be told.
+        self.used: ResourceUsage | None = ResourceUsage(80_000_000, 6, 14, 1)
+        #: With what grace it was stopped, in order.
+        self.graces: list[float] = []
         runtime.die = self.kill
 
     async def address(self) -> tuple[str, int]:
@@ -37,9 +42,23 @@ class ScriptedProcess:
             await asyncio.get_running_loop().create_future()
         return "127.0.0.1", await self.runtime.start()
 
+    def usage(self) -> ResourceUsage | None:
+        """Return what a test says it uses."""
+        return None if self.exited.done() else self.used
+
+    def freeze(self) -> None:
+        """Have it answer nothing until it is thawed."""
+        self.runtime.freeze()
+
+    def thaw(self) -> None:
+        """Have it answer again, first what was asked meanwhile."""
+        self.runtime.thaw()
+
     async def stop(self, grace_seconds: float) -> None:
         """End it; one that ignores TERM takes its grace."""
         self.stops += 1
+        self.graces.append(grace_seconds)
+        self.thaw()
         if self.exited.done():
             return
         if self.runtime.faults.ignores_term:
@@ -86,12 +105,18 @@ class ScriptedHost:
     async def spawn(self, spec: SpawnSpec) -> ScriptedProcess:
         """Make a runtime; it listens when it is asked for its address."""
         number = len(self.processes)
-        disk = self._disks.setdefault(spec.environment["COPILOT_HOME"], set())
-        runtime = ScriptedRuntime(spec.environment["COPILOT_CONNECTION_TOKEN"], self._faults(number), disk)
+        home = spec.environment["COPILOT_HOME"]
+        runtime = ScriptedRuntime(spec.environment["COPILOT_CONNECTION_TOKEN"], self._faults(number))
+        # Where the path leads is looked up at each use, as the real one does: a warm runtime's changes once.
+        runtime.find_disk = lambda: self._disks.setdefault(os.path.realpath(home), set())
         self._prepare(runtime)
         process = ScriptedProcess(_FIRST_PID + number, spec, runtime)
         self.processes.append(process)
-        await self.may_spawn.wait()
+        try:
+            await self.may_spawn.wait()
+        except asyncio.CancelledError:
+            process.kill()  # what is spawned for a caller who gave up
+            raise
         return process
 
     async def aclose(self) -> None:

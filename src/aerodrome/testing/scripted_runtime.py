@@ -81,7 +81,8 @@ class ScriptedRuntime:
         self.calls: list[Call] = []
         self.peers: list[Peer] = []
         self.sessions: dict[str, Session] = {}
-        self.disk: set[str] = set() if disk is None else disk
+        own = set() if disk is None else disk
+        self.find_disk: Callable[[], set[str]] = lambda: own
         self.die: Callable[[], None] = self.cut
         self.port = 0
         self._token = token
@@ -89,11 +90,28 @@ class ScriptedRuntime:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._runs = asyncio.Event()
+        self._runs.set()
+
+    @property
+    def disk(self) -> set[str]:
+        """Return the sessions that are on disk now."""
+        return self.find_disk()
+
+    def freeze(self) -> None:
+        """Take no request until thawed; what came meanwhile is taken then, in its order."""
+        self._runs.clear()
+
+    def thaw(self) -> None:
+        """Take requests."""
+        self._runs.set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen; return the port."""
-        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024)
+        # In two steps: a caller who gives up in the second must leave a server that can be closed.
+        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024, start_serving=False)
         self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.start_serving()
         return self.port
 
     def cut(self) -> None:
@@ -154,6 +172,7 @@ class ScriptedRuntime:
         await peer.aclose()
 
     async def _take(self, peer: Peer, request: Heard) -> Any:
+        await self._runs.wait()
         method, params = request.method, request.params
         self.calls.append(Call(peer, method, params))
         self._changed.set()
