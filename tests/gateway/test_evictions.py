@@ -243,7 +243,7 @@ async def test_a_session_with_turns_whose_files_are_gone_is_not_made_anew_withou
     await rig.settled(lambda: live(rig) == {"b"})
     rig.scripted.runtimes[0].disk.discard("a")
 
-    with pytest.raises(Exception, match=r"could not be resumed.*not found"):
+    with pytest.raises(Exception, match=r"not on disk any more.*not found"):
         await client.call("session.send", {"sessionId": "a", "prompt": "x"})
 
 

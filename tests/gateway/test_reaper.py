@@ -78,15 +78,8 @@ def stored(rig) -> set[str]:
 
 
 def work_directory(rig, tenant: str, user: str = "user"):
-    processes = [
-        p for p in rig.scripted.processes if spec_key(rig, tenant, user) in str(p.spec.environment["COPILOT_HOME"])
-    ]
-    return processes[0].spec.working_directory
-
-
-def spec_key(rig, tenant, user):
     realm = reapers.placement.realm_of_key(rig.realm(tenant, user))
-    return str(spec.directories_of(realm, rig.pool._settings.state_directory).root)
+    return spec.directories_of(realm, rig.pool._settings.state_directory).work
 
 
 def gate(target, name: str) -> tuple[asyncio.Event, asyncio.Event]:

@@ -119,6 +119,7 @@ async def bring_back(client: Client, session_id: str) -> None:
 
     Raises:
         errors.RuntimeUnavailable: there is no runtime to be had, or it refuses the session to `client`.
+        errors.SessionMissing: the session is not on disk any more.
     """
     resident = client.services.residents.find(client.realm.key, session_id)
     if resident is None:
@@ -186,13 +187,16 @@ async def _open_again(upstream: Upstream, held: Attachment) -> None:
     """Resume or make anew, then say again what was set since.
 
     Raises:
-        errors.RuntimeUnavailable: the runtime refuses, or has lost what was said in the session.
+        errors.SessionMissing: the runtime has lost what was said in the session, and a new one would not be it.
+        errors.RuntimeUnavailable: the runtime refuses.
     """
     answer = await upstream.call("session.resume", resume_params(held))
     if answer.error is not UNSET and held.create is not None and not held.is_kept and is_missing(answer):
         # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
         held.hushed.pop("session.resume", None)
         answer = await upstream.call("session.create", held.create)
+    if answer.error is not UNSET and is_missing(answer):
+        raise errors.SessionMissing(f"session {held.session_id} is not on disk any more: {message_of(answer)}")
     if answer.error is not UNSET:
         raise errors.RuntimeUnavailable(f"session {held.session_id} could not be resumed: {message_of(answer)}")
     if held.options:

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aerodrome.protocol import framing, messages
@@ -365,8 +366,29 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
 }
 
 
+class _KeptDisk(set[str]):
+    """Session ids that outlive this process, as files of its COPILOT_HOME."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        super().__init__(path.name for path in directory.iterdir())
+
+    def __contains__(self, session_id: object, /) -> bool:
+        return (self._directory / str(session_id)).exists()
+
+    def add(self, session_id: str, /) -> None:
+        (self._directory / session_id).touch()
+        super().add(session_id)
+
+    def discard(self, session_id: str, /) -> None:
+        (self._directory / session_id).unlink(missing_ok=True)
+        super().discard(session_id)
+
+
 async def _serve(options: argparse.Namespace, faults: Faults) -> None:
-    runtime = ScriptedRuntime(os.environ.get("COPILOT_CONNECTION_TOKEN"), faults)
+    disk = _KeptDisk(Path(os.environ.get("COPILOT_HOME", ".")) / "scripted-sessions")
+    runtime = ScriptedRuntime(os.environ.get("COPILOT_CONNECTION_TOKEN"), faults, disk)
     runtime.die = lambda: os.kill(os.getpid(), signal.SIGKILL)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(
