@@ -22,6 +22,8 @@ TOKEN = "the-client-token"
 _LIMITS = {
     "AERODROME_LIMITS__HANDSHAKE_SECONDS": str(HANDSHAKE_SECONDS),
     "AERODROME_LIMITS__STALL_SECONDS": "30",
+    # Runtimes that are spawned in advance come when they will, and hold descriptors that are no attack's.
+    "AERODROME_RUNTIME__WARM_RUNTIMES": "0",
 }
 
 

@@ -381,9 +381,9 @@ class _KeptDisk(set[str]):
         (self._directory / session_id).touch()
         super().add(session_id)
 
-    def discard(self, session_id: str, /) -> None:
-        (self._directory / session_id).unlink(missing_ok=True)
-        super().discard(session_id)
+    def discard(self, session_id: object, /) -> None:
+        (self._directory / str(session_id)).unlink(missing_ok=True)
+        super().discard(str(session_id))
 
 
 async def _serve(options: argparse.Namespace, faults: Faults) -> None:
