@@ -208,6 +208,20 @@ async def test_an_evicted_session_that_is_created_again_is_joined_with_its_other
     await one.wait_for_event("a", "session.idle", 2)
 
 
+async def test_an_evicted_session_that_its_holder_creates_again_is_joined_and_not_begun_anew(open_rig):
+    rig = await open_rig(live_sessions=1)
+    client = await rig.client("alone")
+    await open_sessions(client, "a", "b")
+    await rig.settled(lambda: live(rig) == {"b"})
+    runtime = rig.scripted.runtimes[0]
+    before = len(runtime.calls)
+
+    await client.call("session.create", {"sessionId": "a"})
+
+    opened = [call.method for call in runtime.calls[before:] if call.params.get("sessionId") == "a"]
+    assert opened == ["session.resume", "session.create"]
+
+
 async def test_detaching_from_an_evicted_session_needs_no_runtime(open_rig):
     rig = await open_rig(live_sessions=1)
     client = await rig.client("alone")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -49,6 +50,10 @@ async def create(client: Client, request: Request) -> None:
         if not client.is_alone:
             # A runtime that others use must not hear of an id before it is known not to be theirs: create would join it.
             await claiming
+        if reattach.is_absent(client, session_id):
+            # To its holders it is live, and a create would join it; in the runtime it would begin a second conversation.
+            with suppress(errors.SessionMissing):
+                await reattach.bring_back(client, session_id)
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
