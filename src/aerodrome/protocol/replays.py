@@ -1,7 +1,8 @@
 """What a client said of a session after opening it that a runtime forgets when it unloads the session, and how it is said again.
 
-Measured on release 1.0.102, by setting, detaching and resuming: mode, name and plan come back from disk; permission modes, tools
-given later, providers, selected agents, switched-off skills and servers do not, and the model is what the resume says.
+Measured on release 1.0.102, by setting, detaching and resuming: mode, name, agent, effort, working directory and permission mode
+came back from disk; the model is what the resume says, and switched-off skills are on again. What was not measured, or may not
+come back where the resume names something else, is said again too: a setting that holds already is set to itself.
 `session.options.update` is not here: its options are merged into one call (gateway.reattach).
 """
 
