@@ -211,6 +211,7 @@ class Relay:
         params = request.object()
         row = request.row
         named = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
+        request.session_ids, request.missing_ids = [], []  # one that waited in a lane is looked at again
         for session_id in named:
             is_callers = calls.may_name(client, session_id, await client.services.ownership.find_owner(session_id))
             (request.session_ids if is_callers else request.missing_ids).append(session_id)
