@@ -9,14 +9,11 @@ import time
 import pytest
 from copilot._jsonrpc import JsonRpcError
 
-from aerodrome import app, demo
-from aerodrome import settings as settings_module
-from aerodrome.core import identity
-from aerodrome.core.identity import Owner
 from aerodrome.testing import demo_process
-from aerodrome.testing.demo_process import DemoProcess, Principal
+from aerodrome.testing.demo_process import DemoProcess
 
-from .python_sdk import Program, Programs, Recorder, say
+from . import place as places
+from .python_sdk import Programs, Recorder, say
 
 pytestmark = pytest.mark.runtime
 
@@ -81,49 +78,23 @@ def _wait(running: DemoProcess, seconds: float) -> None:
 
 
 async def test_a_restarted_gateway_goes_on_with_every_session(tmp_path):
-    async with demo.open_model() as model:
-        settings = settings_module.load(
-            None,
-            listen="127.0.0.1:0",
-            state_directory=tmp_path / "state",
-            runtime={"environment": {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}},
-            tenants={
-                "one": {"isolation": "user", "trust": "full", "providers": [model["base_url"]]},
-                "two": {"isolation": "shared", "providers": [model["base_url"]]},
-            },
-        )
-        tokens: dict[str, str] = {}
-        ids: dict[str, list[str]] = {"one": [], "two": []}
-        for life in range(3):
-            async with app.open_application(settings) as application:
-                place = Place(f"{application.host}:{application.port}", model)
-                for tenant, known in ids.items():
-                    if tenant not in tokens:
-                        key, tokens[tenant] = identity.create_key(Owner(tenant, "ann"), time.time())
-                        await application.stores.keys.add(key)
-                    program = Program(place, Principal(tenant, "ann", tokens[tenant], ""), "copilot-cli")
-                    await program.client.start()
-                    for born, session_id in enumerate(known):
-                        resumed = await program.resume(session_id)
-                        said = [f"life {number}" for number in range(born, life)]
-                        assert await say(resumed, f"life {life}") == f"You said: life {life}"
-                        assert await say(resumed, "[recall]") == " | ".join(_recalled(said, life))
-                    created = await program.create()
-                    assert await say(created, f"life {life}") == f"You said: life {life}"
-                    known.append(created.session_id)
-                    assert await program.list_ids() == set(known)
-                    await program.client.force_stop()
+    ids: dict[str, list[str]] = {"user": [], "shared": []}
+    for life in range(3):
+        async with places.open_place(tmp_path / "state") as place:
+            for tenant, known in ids.items():
+                program = await place.connect(tenant)
+                for born, session_id in enumerate(known):
+                    resumed = await program.resume(session_id)
+                    said = [f"life {number}" for number in range(born, life)]
+                    assert await say(resumed, f"life {life}") == f"You said: life {life}"
+                    assert await say(resumed, "[recall]") == " | ".join(_recalled(said, life))
+                created = await program.create()
+                assert await say(created, f"life {life}") == f"You said: life {life}"
+                known.append(created.session_id)
+                assert await program.list_ids() == set(known)
 
 
 def _recalled(said: list[str], life: int) -> list[str]:
     """Return all prompts of a session that was asked what it remembers once in each life but its first."""
     first, *later = [*said, f"life {life}"]
     return [first, *(word for text in later for word in (text, "[recall]"))]
-
-
-class Place:
-    """What a program wants to know of a gateway."""
-
-    def __init__(self, sdk: str, model: dict[str, str]) -> None:
-        self.sdk = sdk
-        self.model = model

@@ -3,78 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from aerodrome import app, demo
-from aerodrome import settings as settings_module
-from aerodrome.core import identity
-from aerodrome.core.identity import Owner
-from aerodrome.testing.demo_process import Principal
-
-from .python_sdk import Program, Programs, say
+from . import place as places
+from .place import WAIT_SECONDS, Place
+from .python_sdk import say
 
 pytestmark = pytest.mark.runtime
 
 IDLE_SECONDS = 1.0
-WAIT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """A gateway in this process, as an SDK program needs it described."""
-
-    sdk: str
-    model: dict[str, Any]
-    state: Path
-    application: app.Application
-    closing: AsyncExitStack
-
-    async def connect(self, tenant: str, user: str) -> Program:
-        """Connect a program of a user; it is cut at the end at the latest."""
-        key, token = identity.create_key(Owner(tenant, user), time.time())
-        await self.application.stores.keys.add(key)
-        programs = Programs(self)
-        self.closing.push_async_callback(programs.aclose)
-        return await programs.connect(Principal(tenant, user, token, tenant))
-
-    def on_disk(self) -> set[str]:
-        """Return the names of all session and working directories of all realms."""
-        realms = self.state / "realms"
-        return {path.name for path in [*realms.glob("*/copilot/session-state/*"), *realms.glob("*/work/*")]}
-
-    async def settled(self, condition: Any) -> None:
-        """Wait until a condition about the disk holds."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not condition():  # noqa: ASYNC110  the disk has no events
-                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def open_place(state: Path, **sessions: Any) -> AsyncIterator[Place]:
     """Run a gateway whose tenants' sessions expire at once, and whose runtimes do not stay without links."""
-    async with demo.open_model() as model:
-        limits = {"providers": [model["base_url"]], "session_idle_ttl": IDLE_SECONDS}
-        settings = settings_module.load(
-            None,
-            listen="127.0.0.1:0",
-            state_directory=state,
-            sessions={"reap_interval_seconds": 0.1, **sessions},
-            runtime={"idle_seconds": 0.1, "environment": {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}},
-            tenants={
-                "user": {"isolation": "user", "trust": "full", **limits},
-                "shared": {"isolation": "shared", **limits},
-            },
-        )
-        async with app.open_application(settings) as application, AsyncExitStack() as closing:
-            yield Place(f"{application.host}:{application.port}", model, state, application, closing)
+    reaping = {"reap_interval_seconds": 0.1, **sessions}
+    policy = {"session_idle_ttl": IDLE_SECONDS}
+    async with places.open_place(state, policy, {"idle_seconds": 0.1}, sessions=reaping) as place:
+        yield place
 
 
 @pytest.mark.parametrize("tenant", ["user", "shared"])
@@ -105,7 +57,7 @@ async def test_an_expired_session_is_deleted_from_disk_and_one_at_work_only_when
 
 async def test_an_expired_id_that_reads_like_the_beginning_of_another_does_not_take_that_one_along(tmp_path):
     async with open_place(tmp_path / "state") as place:
-        owner, other = await place.connect("user", "ann"), await place.connect("user", "ann")
+        owner, other = await place.connect("user"), await place.connect("user")
         kept = await owner.create()
         await say(kept, "remember the moon")
         answer = asyncio.create_task(say(kept, "[stream 40 4]"))

@@ -3,61 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
-from aerodrome import app, demo
-from aerodrome import settings as settings_module
-from aerodrome.core import identity
-from aerodrome.core.identity import Owner
-from aerodrome.testing.demo_process import Principal
-
-from .python_sdk import FactTool, Program, Recorder
-from .test_draining import Place
+from . import place as places
+from .python_sdk import FactTool, Recorder
 
 pytestmark = pytest.mark.runtime
 
 
-@pytest.fixture(params=[("user", "full"), ("shared", "limited")], ids=["user", "shared"])
-async def connect(request, tmp_path):
-    """Connect programs of one user of a patient tenant."""
-    isolation, trust = request.param
-    async with demo.open_model() as model:
-        settings = settings_module.load(
-            None,
-            listen="127.0.0.1:0",
-            state_directory=tmp_path / "state",
-            runtime={"environment": {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}},
-            tenants={
-                "patient": {
-                    "isolation": isolation,
-                    "trust": trust,
-                    "providers": [model["base_url"]],
-                    "client_loss": "finish",
-                }
-            },
-        )
-        async with app.open_application(settings) as application:
-            key, token = identity.create_key(Owner("patient", "ann"), time.time())
-            await application.stores.keys.add(key)
-            place = Place(f"{application.host}:{application.port}", model)
-            programs = []
-
-            async def connected() -> Program:
-                program = Program(place, Principal("patient", "ann", token, isolation), "copilot-cli")
-                programs.append(program)
-                await program.client.start()
-                return program
-
-            connected.services = application.services
-            yield connected
-            for program in programs:
-                await program.client.force_stop()
+@pytest.fixture(params=["user", "shared"])
+def tenant(request):
+    """Where runtimes are one user's, and where strangers share them."""
+    return request.param
 
 
-async def test_an_answer_goes_on_and_is_heard_whole_by_the_program_that_comes_back(connect):
-    before = await connect()
+@pytest.fixture
+async def place(tmp_path):
+    """A gateway whose tenants' turns outlive their clients."""
+    async with places.open_place(tmp_path / "state", {"client_loss": "finish"}) as opened:
+        yield opened
+
+
+async def test_an_answer_goes_on_and_is_heard_whole_by_the_program_that_comes_back(place, tenant):
+    before = await place.connect(tenant)
     session = await before.create()
     heard = Recorder()
     session.on(heard)
@@ -65,7 +34,7 @@ async def test_an_answer_goes_on_and_is_heard_whole_by_the_program_that_comes_ba
     await heard.first("assistant.message_delta")
     await before.client.force_stop()
 
-    after = await connect()
+    after = await place.connect(tenant)
     again = Recorder()
     await after.resume(session.session_id, on_event=again)
 
@@ -78,18 +47,17 @@ async def test_an_answer_goes_on_and_is_heard_whole_by_the_program_that_comes_ba
     assert not heard_before & set(ids)
 
 
-async def test_an_answer_that_ended_meanwhile_is_heard_too(connect):
-    before = await connect()
+async def test_an_answer_that_ended_meanwhile_is_heard_too(place, tenant):
+    before = await place.connect(tenant)
     session = await before.create()
     heard = Recorder()
     session.on(heard)
     await session.send("[stream 5 0.5]")
     await heard.first("assistant.message_delta")
     await before.client.force_stop()
-    after = await connect()
-    async with asyncio.timeout(10):
-        while len(connect.services.finishing) or len(connect.services.residents):  # noqa: ASYNC110  it has no events
-            await asyncio.sleep(0.01)
+    after = await place.connect(tenant)
+    services = place.application.services
+    await place.settled(lambda: not len(services.finishing) and not len(services.residents))
 
     again = Recorder()
     await after.resume(session.session_id, on_event=again)
@@ -98,8 +66,8 @@ async def test_an_answer_that_ended_meanwhile_is_heard_too(connect):
     assert answer.data.content == "1 2 3 4 5"
 
 
-async def test_a_tool_of_the_turn_is_answered_by_the_program_that_comes_back(connect):
-    before = await connect()
+async def test_a_tool_of_the_turn_is_answered_by_the_program_that_comes_back(place, tenant):
+    before = await place.connect(tenant)
     begun = asyncio.Event()
 
     class Waiting(FactTool):
@@ -113,7 +81,7 @@ async def test_a_tool_of_the_turn_is_answered_by_the_program_that_comes_back(con
         await begun.wait()
     await before.client.force_stop()
 
-    after = await connect()
+    after = await place.connect(tenant)
     fact, again = FactTool(skip_permission=True), Recorder()
     resumed = await after.resume(session.session_id, tools=[fact.tool], on_event=again)
     pending = await after.ask("session.tools.listPendingRequests", {"sessionId": resumed.session_id})
