@@ -158,7 +158,7 @@ class Operations:
         gateway = self._gateway
         return GatewayView(
             pid=os.getpid(),
-            version=self._pool.version,
+            runtime_version=self._pool.version,
             is_draining=self._is_draining,
             links=len(gateway.clients) if gateway is not None else None,
             sessions=len(gateway.services.residents) if gateway is not None else None,

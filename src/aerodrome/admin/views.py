@@ -91,7 +91,7 @@ class GatewayView:
     """The gateway as a whole; links and sessions are None where it does not know of them."""
 
     pid: int
-    version: str
+    runtime_version: str
     is_draining: bool
     links: int | None
     sessions: int | None
