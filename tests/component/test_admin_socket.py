@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
+import structlog.testing
 
 from aerodrome import errors
 from aerodrome.admin import client as admin
@@ -209,6 +211,23 @@ async def test_a_session_at_work_is_not_evicted(site):
     await begin_turn(client, "a")
     assert (await site.call("evict", session_id="a"))["outcome"] == "at_work"
     assert (await site.call("show.sessions"))["sessions"][0]["state"] == "turn"
+
+
+async def test_the_log_says_who_changed_what_and_nothing_of_who_looked(site):
+    await opened_sessions(site, "alone", "a")
+    with structlog.testing.capture_logs() as logs:
+        await site.call("show.sessions")
+        await site.call("evict", session_id="a")
+    called = [entry for entry in logs if entry["event"].startswith("admin.")]
+    assert called == [
+        {
+            "event": "admin.called",
+            "log_level": "info",
+            "verb": "evict",
+            "caller": f"uid {os.geteuid()}, pid {os.getpid()}",
+            "target": "a",
+        }
+    ]
 
 
 async def test_a_session_that_nobody_holds_is_said_to_be_missing(site):
@@ -411,7 +430,7 @@ async def test_a_socket_that_an_earlier_life_left_is_replaced(tmp_path):
         assert (await site.call("show.pool"))["links"] == 0
 
 
-async def test_what_is_no_socket_is_not_removed_and_the_gateway_goes_without(tmp_path, capsys):
+async def test_what_is_no_socket_is_not_removed_and_the_gateway_goes_without(tmp_path):
     (tmp_path / "admin.sock").write_text("precious")
     server = AdminServer(tmp_path)
     async with rigs.open_rig(ScriptedHost(), rigs.fleet_settings(tmp_path)) as rig:
