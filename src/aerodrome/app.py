@@ -27,6 +27,9 @@ from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
+from aerodrome.admin.operations import Operations
+from aerodrome.admin.server import AdminServer
+from aerodrome.admin.views import Facts
 from aerodrome.clock import SystemClock
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.vitals import DriftLimits
@@ -90,28 +93,37 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 @asynccontextmanager
-async def open_application(settings: Settings) -> AsyncIterator[Application]:
-    """Build and start everything; stop it in the opposite order."""
+async def open_application(
+    settings: Settings, ask_to_drain: Callable[[], None] | None = None
+) -> AsyncIterator[Application]:
+    """Build and start everything; stop it in the opposite order. `ask_to_drain` does what a signal does, for operators."""
     _raise_file_limit()
     async with AsyncExitStack() as stack:
+        admin = AdminServer(settings.state_directory)
         if settings.upstream is None:
             stack.enter_context(_sole_use(settings.state_directory))
             await _collect_orphans(settings.state_directory)
+        # Closed after all below: an operator who watches a drain hears of its end.
+        stack.push_async_callback(admin.aclose)
         fleet, found = await _open_fleet(settings)
         stack.push_async_callback(fleet.aclose)
         gateway_settings = _gateway_settings(settings)
         stores: Stores | None = None
-        services: Services | None = None
+        gateway: TenantGateway | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            services, serve = await _for_tenants(settings, fleet, stores, stack)
+            gateway = await _for_tenants(settings, fleet, stores, stack)
+            serve = gateway.serve
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
+        if isinstance(fleet, RuntimePool):
+            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
+        services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
@@ -123,7 +135,7 @@ async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with open_application(settings) as application:
+    async with open_application(settings, lambda: signals.put_nowait(signal.SIGTERM)) as application:
         await ready(application)
         await signals.get()
         await _drain(application, settings.drain_seconds, signals)
@@ -168,9 +180,7 @@ def run_loop(work: Awaitable[None]) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-async def _for_tenants(
-    settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
-) -> tuple[Services, Serve]:
+async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack) -> TenantGateway:
     clock = SystemClock()
     gateway_settings = _gateway_settings(settings)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
@@ -190,12 +200,26 @@ async def _for_tenants(
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
     admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
-    return services, TenantGateway(services, admission).serve
+    return TenantGateway(services, admission)
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
     token = settings.client_token.get_secret_value() if settings.client_token else None
     return TransparentRelay(fleet, FixedAdmission(token), gateway_settings).serve
+
+
+def _facts(settings: Settings, address: str) -> Facts:
+    section = settings.runtime
+    return Facts(
+        policy=settings.policy,
+        address=address,
+        state_directory=str(settings.state_directory.absolute()),
+        live_sessions=section.live_sessions,
+        links_per_runtime=section.links_per_runtime,
+        freeze_seconds=section.freeze_seconds,
+        idle_seconds=section.idle_seconds,
+        drain_seconds=settings.drain_seconds,
+    )
 
 
 async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease | None]:

@@ -45,6 +45,7 @@ class Demo:
     model: dict[str, Any]
     runtime: dict[str, Any]
     principals: list[dict[str, str]]
+    state_directory: Path
 
     def as_json(self) -> str:
         """Return the one line for scripts."""
@@ -78,7 +79,7 @@ async def run(sdk_port: int, log_level: str, announce: Callable[[Demo], None]) -
             )
 
             async def ready(application: app.Application) -> None:
-                announce(await _describe(application, model))
+                announce(await _describe(application, model, settings.state_directory))
 
             await app.run(settings, ready)
 
@@ -120,7 +121,7 @@ def _node_offline(model: dict[str, Any]) -> dict[str, str]:
     return {"COPILOT_PROVIDER_BASE_URL": model["base_url"], "COPILOT_MODEL": model["name"]}
 
 
-async def _describe(application: app.Application, model: dict[str, Any]) -> Demo:
+async def _describe(application: app.Application, model: dict[str, Any], state_directory: Path) -> Demo:
     """Make tenants and keys, and say how to reach all of it."""
     assert application.stores is not None
     principals = []
@@ -131,4 +132,4 @@ async def _describe(application: app.Application, model: dict[str, Any]) -> Demo
             await application.stores.keys.add(key)
             principals.append({"tenant": name, "user": user, "token": token, "isolation": isolation.value})
     runtime = {"path": application.runtime_path, "version": application.fleet.version}
-    return Demo(f"{application.host}:{application.port}", model, runtime, principals)
+    return Demo(f"{application.host}:{application.port}", model, runtime, principals, state_directory)

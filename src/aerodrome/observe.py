@@ -13,13 +13,17 @@ import structlog
 
 #: What each event means; a test holds the code to this list.
 EVENTS: dict[str, str] = {
+    "admin.called": "an operator drains, cordons, evicts or recycles through the admin socket",
+    "admin.failed": "a verb of the admin socket failed unexpectedly",
+    "admin.rejected": "a process may not use the admin socket: another user's, or one too many",
+    "admin.unavailable": "the admin socket cannot be had; the gateway serves without it",
     "answer.failed": "finishing an answer for a client failed unexpectedly",
     "care.failed": "freezing, hibernating or emptying a runtime failed unexpectedly",
     "gateway.drained": "a drain is over: nothing runs any more, or its deadline has passed",
     "gateway.draining": "no new work is taken; so many sessions are still at work",
     "gateway.started": "the gateway accepts links",
     "gateway.stopped": "the gateway has stopped and left no process behind",
-    "gateway.stopping": "a signal asked the gateway to stop",
+    "gateway.stopping": "a signal or an operator asked the gateway to stop",
     "limits.unheld": "this host cannot hold a limit that runtimes are to have; said once for each",
     "link.failed": "serving a client link failed unexpectedly",
     "link.left_turns": "a client left while turns of it run; they go on without it",

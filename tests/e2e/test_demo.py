@@ -93,6 +93,21 @@ def test_the_text_names_every_user_with_a_token(printed):
     assert len(rows) == 8
 
 
+def test_the_printed_command_looks_inside(printed):
+    [command] = re.findall(r"^Look inside: aerodrome (show runtimes --state-directory \S+)$", printed, re.MULTILINE)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "aerodrome", *command.split()],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=PROGRAM_SECONDS,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:3] == ["runtime", "realm", "state"]
+
+
 def test_the_printed_python_program_runs_as_it_stands(printed, tmp_path):
     program = tmp_path / "hello.py"
     program.write_text(extract(printed, "Python"), "utf-8")

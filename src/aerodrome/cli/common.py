@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import rich.console
+import rich.markup
 import rich.table
 import typer
 
 from aerodrome import app, settings
+from aerodrome.admin import client as admin
+from aerodrome.admin.client import AdminClient, Progress
 from aerodrome.settings import Settings
 
 T = TypeVar("T")
@@ -36,6 +39,22 @@ def with_stores(
     return asyncio.run(run())
 
 
+def with_gateway(
+    config: Path | None,
+    state_directory: Path | None,
+    work: Callable[[AdminClient], Awaitable[T]],
+    progress: Progress = lambda _, __: None,
+) -> T:
+    """Run `work` with the gateway that runs over these settings' state directory."""
+    loaded = settings.load(config, state_directory=state_directory)
+
+    async def run() -> T:
+        async with admin.open_client(loaded.state_directory, progress) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
 def date(at: float) -> str:
     """Return a Unix time as people and scripts read it: ISO 8601, UTC, whole seconds."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
@@ -47,6 +66,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(rich.markup.escape, row))
     # Piped output has no width of its own; a cut-off value would be worse than a long line.
     rich.console.Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def age(seconds: float | None) -> str:
+    """Return a length of time as people read it, in its two largest units; `-` for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g}ms"
+    whole = int(seconds)
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
+    first = next((at for at, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count or first == 3)
+
+
+def size(count_bytes: int | None) -> str:
+    """Return a number of bytes as people read it; `-` for None."""
+    if count_bytes is None:
+        return "-"
+    count, units = float(count_bytes), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while count >= 1024 and (larger := next(units, None)) is not None:
+        count, unit = count / 1024, larger
+    return f"{count:.4g} {unit}"

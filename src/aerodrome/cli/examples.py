@@ -56,6 +56,7 @@ def describe(demo: Demo) -> str:
             textwrap.indent(python_program(demo, first["token"]), "    "),
             f"Node, as {other['user']} of {other['tenant']} (who sees nothing of {first['tenant']}):",
             textwrap.indent(node_program(demo, other["token"]), "    "),
+            f"Look inside: aerodrome show runtimes --state-directory {demo.state_directory}",
             "Ctrl-C ends the demo and leaves nothing behind.",
         ]
     )

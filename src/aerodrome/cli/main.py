@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import demo, key, runtime, serve, session, tenant
+from aerodrome.cli import demo, key, operate, runtime, serve, session, show, tenant
 
 app = typer.Typer(
     name="aerodrome",
@@ -22,6 +22,11 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.add_typer(show.app, name="show")
+app.command("drain")(operate.drain)
+app.command("cordon")(operate.cordon)
+app.command("evict")(operate.evict)
+app.command("recycle")(operate.recycle)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.add_typer(session.app, name="session")

@@ -128,6 +128,10 @@ class RuntimePool:
         """Have notifications of the control links delivered."""
         self._broadcasts.append(broadcast)
 
+    def handles(self) -> list[RuntimeHandle]:
+        """Return every runtime that serves a realm, cordoned ones too."""
+        return [placed.handle for runtimes in self._realms.values() for placed in runtimes.ready.values()]
+
     def describe(self) -> list[RuntimeView]:
         """Return every runtime, warm ones last."""
         serving = [placed.runtime for runtimes in self._realms.values() for placed in runtimes.ready.values()]

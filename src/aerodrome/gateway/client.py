@@ -176,6 +176,7 @@ class Client:
         self.introduction = introduction
         self.services = services
         self.number = next(_numbers)
+        self.opened_at = asyncio.get_running_loop().time()
         self.realm: Realm = placement.realm_of(principal.owner, principal.policy)
         self.upstreams: dict[str, Upstream] = {}
         self.attachments: dict[str, Attachment] = {}

@@ -34,6 +34,16 @@ class TenantGateway:
         self._clients: dict[str, set[Client]] = {}
         services.fleet.subscribe(self._broadcast)
 
+    @property
+    def services(self) -> Services:
+        """Return what all its links share."""
+        return self._services
+
+    @property
+    def clients(self) -> list[Client]:
+        """Return the client links that are open."""
+        return [client for clients in self._clients.values() for client in clients]
+
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""
         greeting = await handshake.greet(link, self._admission, self._services.settings)
