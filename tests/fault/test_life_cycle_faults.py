@@ -119,6 +119,8 @@ class Chaos:
     slowest: float = 0.0
     #: When the disk was last full, or None while it is.
     full_until: float | None = 0.0
+    #: When a runtime was last asked to end: what it answers on its way out is its own affair.
+    terminated_at: float = 0.0
 
     def was_full_since(self, moment: float) -> bool:
         return self.full_until is None or self.full_until >= moment - FULL_TURN_SECONDS
@@ -185,8 +187,9 @@ class Worker:
         code = error.data.get("code") if isinstance(error.data, dict) else error.number
         chaos.failures[f"{method}: {code}"] += 1
         retryable = isinstance(error.data, dict) and error.data.get("retryable")
-        is_unsaid = "not found" in str(error).lower() and method == "session.resume"
-        if not (retryable or chaos.was_full_since(began) or is_unsaid):
+        is_unkept = "not found" in str(error).lower() and method == "session.resume"
+        is_farewell = chaos.terminated_at >= began - 1.0
+        if not (retryable or chaos.was_full_since(began) or is_unkept or is_farewell):
             chaos.wrongs.append(f"{self.name}: {method} failed for good: {error} {error.data}")
 
     async def live(self, talk: Talk) -> None:
@@ -357,6 +360,7 @@ class Faults:
         return _send(self._victim(), signal.SIGKILL)
 
     async def terminate(self) -> bool:
+        self._chaos.terminated_at = time.monotonic()
         return _send(self._victim(), signal.SIGTERM)
 
     async def hang(self) -> bool:
