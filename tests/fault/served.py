@@ -102,16 +102,6 @@ def state_of(pid: int) -> str:
     return ""
 
 
-def groups_of(pid: int) -> list[Path]:
-    """Return the control groups that a gateway process has made and not removed."""
-    found: list[Path] = []
-    for line in Path("/proc/mounts").read_text().splitlines():
-        point, kind = line.split()[1:3]
-        if kind in ("cgroup", "cgroup2"):
-            found += [group for group in Path(point).rglob(f"aerodrome-{pid}-*") if group.is_dir()]
-    return found
-
-
 @asynccontextmanager
 async def serving(
     state: Path, tenants: Mapping[str, tuple[Policy, tuple[str, ...]]], **variables: str

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.testing import process_table
 from aerodrome.testing.peer import Heard, Peer, RpcError
 
 from . import served as gateways
@@ -466,7 +467,7 @@ async def test_whatever_fails_no_acknowledged_turn_is_lost_and_every_request_is_
         assert after[1] == before[1], "tasks are left"
         assert after[0] == before[0], "open files are left"
         pid, place = gateway.process.pid, gateway.state
-    assert gateways.groups_of(pid) == []
+    assert process_table.find_groups(pid) == []
     assert [found[0] for found in gateways.carriers(place)] == []
     assert list((place / "runtimes").iterdir()) == []
 
