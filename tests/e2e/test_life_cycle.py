@@ -1,4 +1,4 @@
-"""Unchanged SDK programs while the gateway evicts their sessions, freezes and hibernates their runtimes: they see latency at most."""
+"""Unchanged SDK programs while the gateway evicts sessions, freezes and hibernates runtimes: they see at most latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aerodrome serve` that says on SIGUSR1 which tasks it runs, as one JSON line. Run by served.py; arguments: its state directory."""
+"""`aerodrome serve` that says on SIGUSR1 which tasks it runs, as one JSON line; its argument is the state directory."""
 
 from __future__ import annotations
 

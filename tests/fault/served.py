@@ -106,15 +106,15 @@ def state_of(pid: int) -> str:
 async def serving(
     state: Path, tenants: Mapping[str, tuple[Policy, tuple[str, ...]]], **variables: str
 ) -> AsyncIterator[Served]:
-    """Serve tenants (policy and users of each) for the length of a block; `variables` are settings, such as RUNTIME__IDLE_SECONDS.
+    """Serve tenants (policy and users of each) for the length of a block; it must exit with 0 when it is asked to.
 
-    The process must exit with 0 when it is asked to stop at the end.
+    `variables` are settings, such as RUNTIME__IDLE_SECONDS.
     """
     async with demo_module.open_model() as model:
         tokens = await _prepare(state, tenants)
         environment = {f"AERODROME_{name}": value for name, value in variables.items()}
         environment["AERODROME_RUNTIME__ENVIRONMENT"] = '{"COPILOT_OFFLINE": "true"}'
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220  its lines are read in a thread
             [sys.executable, str(Path(__file__).with_name("gateway_program.py")), str(state)],
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},
@@ -138,7 +138,7 @@ async def serving(
 
 async def _prepare(state: Path, tenants: Mapping[str, tuple[Policy, tuple[str, ...]]]) -> dict[Owner, str]:
     """Put tenants and a key for each user into the database of a gateway that does not run yet."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.makedirs(state, mode=0o700, exist_ok=True)
     tokens: dict[Owner, str] = {}
     async with app.open_stores(settings_module.load(None, state_directory=state)) as stores:
         for name, (policy, users) in tenants.items():

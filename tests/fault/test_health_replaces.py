@@ -147,7 +147,11 @@ async def opened(place: Path, **runtime: Any) -> AsyncIterator[House]:
             assert client.stray == []
             await client.aclose()
     assert not any(map(is_running, pids))
-    assert list(place.glob("state/runtimes/*")) == []
+    assert paths_of_runtimes(place) == []
+
+
+def paths_of_runtimes(place: Path) -> list[Path]:
+    return list(place.glob("state/runtimes/*"))
 
 
 def is_running(pid: int) -> bool:
@@ -208,7 +212,9 @@ async def test_a_runtime_that_gets_slower_is_cordoned_then_replaced_and_nobody_f
         until_cordon = [took for at, took in ended if slowing <= at < cordoned][-60:]
         print(f"\ncordoned {cordoned - slowing:.2f} s after it began to slow down: {reason}")
         for name, turns in (("before", before), ("the last until the cordon", until_cordon)):
-            print(f"{name}: {len(turns)} turns, median {statistics.median(turns) * 1e3:.0f} ms, p95 {p95(turns) * 1e3:.0f} ms")
+            print(
+                f"{name}: {len(turns)} turns, median {statistics.median(turns) * 1e3:.0f} ms, p95 {p95(turns) * 1e3:.0f} ms"
+            )
 
 
 async def test_a_runtime_that_grows_is_cordoned_for_its_memory_and_its_sessions_go_on(tmp_path):

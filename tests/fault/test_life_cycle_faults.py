@@ -1,4 +1,4 @@
-"""Faults at random moments while sessions are evicted, frozen, hibernated and woken all the time, on the real runtime; then verifiers.
+"""Faults at random moments, on the real runtime, while sessions are evicted, frozen, hibernated and woken; then verifiers.
 
 AERODROME_FAULT_ROUNDS says how many faults (30), AERODROME_FAULT_SEED repeats a run as far as clocks allow; both are printed.
 The state directory's realms are on a small disk of their own, which becomes full for a while. Needs root for that (mount); where
@@ -296,7 +296,9 @@ class Disk:
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "aerodrome-fault", str(place)]
         self.is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
         if not self.is_mounted:
-            print("\nno disk of its own could be mounted: instead of a full disk, runtimes may write nothing (RLIMIT_FSIZE)")
+            print(
+                "\nno disk of its own could be mounted: instead of a full disk, runtimes may write nothing (RLIMIT_FSIZE)"
+            )
 
     def fill(self, runtimes: list[int]) -> None:
         if not self.is_mounted:
@@ -512,6 +514,8 @@ def verify_links(worker: Worker, chaos: Chaos) -> None:
 def report(chaos: Chaos, seconds: float) -> None:
     print(f"{sum(chaos.strokes.values())} faults in {seconds:.1f} s: {dict(chaos.strokes)}")
     print(f"turns: {dict(chaos.turns)}")
-    print(f"requests answered: {chaos.answered}, the slowest after {chaos.slowest:.2f} s; failed: {dict(chaos.failures)}")
+    print(
+        f"requests answered: {chaos.answered}, the slowest after {chaos.slowest:.2f} s; failed: {dict(chaos.failures)}"
+    )
     for wrong in chaos.wrongs[:20]:
         print("wrong:", wrong)
