@@ -241,6 +241,18 @@ async def test_a_stopped_process_is_continued_so_that_it_can_end(host, tmp_path,
     assert time.monotonic() - started < 2.0
 
 
+async def test_a_stopped_process_that_is_killed_does_not_run_on_before(host, tmp_path, mark):
+    """A runtime that hung has sessions that are elsewhere by then: it must not touch them again."""
+    runtime = await host.spawn(shell(tmp_path, f"echo listening on port 1; exec sleep {mark}"))
+    await runtime.address()
+    os.kill(runtime.pid, signal.SIGSTOP)
+    sent, send = [], host.signal
+    host.signal = lambda number, sign: (sent.append(sign), send(number, sign))
+    await runtime.stop(0.0)
+    assert runtime.exited.result() == -signal.SIGKILL
+    assert sent == [signal.SIGKILL]
+
+
 async def test_stopping_twice_and_after_the_end_does_nothing(host, tmp_path):
     runtime = await host.spawn(shell(tmp_path, "exit 0"))
     assert await runtime.exited == 0

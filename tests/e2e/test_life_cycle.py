@@ -1,9 +1,11 @@
-"""Unchanged SDK programs while the gateway evicts their sessions and hibernates their runtimes: they see at most latency."""
+"""Unchanged SDK programs while the gateway evicts sessions, freezes and hibernates runtimes: they see at most latency."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from copilot.session import PermissionHandler
@@ -21,7 +23,7 @@ CALL_FACT = '[tool fact {"topic": "the moon"}]'
 UNSEEN = ("session.resume", "session.shutdown", "session.error", "session.indexed_search")
 
 
-@pytest.fixture(scope="module", params=["evicted", "hibernated"])
+@pytest.fixture(scope="module", params=["evicted", "frozen", "hibernated"])
 def departure(request):
     """How sessions leave their runtime."""
     return request.param
@@ -29,8 +31,12 @@ def departure(request):
 
 @pytest.fixture(scope="module")
 def demo(departure):
-    """A demo whose runtimes hold one live session each, or sleep after half a second."""
-    wishes = {"evicted": {"LIVE_SESSIONS": "1"}, "hibernated": {"IDLE_SECONDS": "0.5"}}[departure]
+    """A demo whose runtimes hold one live session each, stand still after a moment, or are stopped after half a second."""
+    wishes = {
+        "evicted": {"LIVE_SESSIONS": "1"},
+        "frozen": {"FREEZE_SECONDS": "0.3"},
+        "hibernated": {"IDLE_SECONDS": "0.5"},
+    }[departure]
     environment = {f"AERODROME_RUNTIME__{name}": value for name, value in wishes.items()}
     with demo_process.running(environment=environment) as running:
         yield running
@@ -38,21 +44,54 @@ def demo(departure):
 
 @pytest.fixture
 def leave(demo, departure, cast):
-    """Have the sessions of a program leave their runtime; `bystander` is another session of it."""
+    """Have a session of a program leave its runtime, or that stand still; `bystander` is another session of the program."""
 
-    async def evicted(program, bystander):
-        await say(bystander, "so that the others are used less recently")
-        await asyncio.to_thread(demo_process.wait_for, lambda: True, 1)
+    async def evicted(program, session, bystander):
+        await say(bystander, "so that the other is used less recently")
+        await until(lambda: not is_in_use(demo, session.session_id))
 
-    async def hibernated(program, _):
+    async def frozen(program, session, _):
+        serving = demo.runtimes(realm_name(program.principal)).values()
+        assert serving
+        await until(lambda: all(stands_still(child.pid) for child in serving))
+
+    async def hibernated(program, session, _):
         before = set(demo.runtimes(realm_name(program.principal)))
         assert before
-        gone = await asyncio.to_thread(
-            demo_process.wait_for, lambda: not before & set(demo.runtimes(realm_name(program.principal))), 10
-        )
-        assert gone
+        await until(lambda: not before & set(demo.runtimes(realm_name(program.principal))))
 
-    return {"evicted": evicted, "hibernated": hibernated}[departure]
+    return {"evicted": evicted, "frozen": frozen, "hibernated": hibernated}[departure]
+
+
+async def until(condition):
+    assert await asyncio.to_thread(demo_process.wait_for, condition, 10)
+
+
+def is_in_use(demo, session_id):
+    """Say whether a runtime has the session: it locks what it has (protocol facts 2.4)."""
+    return bool(list(demo.directory.glob(f"*/realms/*/copilot/session-state/{session_id}/inuse.*.lock")))
+
+
+def stands_still(pid):
+    """Say whether a process is frozen by its control group, or stopped by a signal where there is none."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            for mount in Path("/proc/mounts").read_text().splitlines():
+                point, kind, options = mount.split()[1:4]
+                if number == "0" and kind == "cgroup2" and is_frozen(Path(point + path, "cgroup.events"), "frozen 1"):
+                    return True
+                is_freezer = kind == "cgroup" and controllers == "freezer" and "freezer" in options.split(",")
+                if is_freezer and is_frozen(Path(point + path, "freezer.state"), "FROZEN"):
+                    return True
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
+    return False
+
+
+def is_frozen(file, words):
+    with suppress(OSError):
+        return words in file.read_text().splitlines()
+    return False
 
 
 @both_modes
@@ -71,10 +110,10 @@ async def test_history_tools_and_permissions_are_there_after_every_return(cast, 
     for number in range(3):
         assert await say(session, f"turn {number}") == f"You said: turn {number}"
         said.append(f"turn {number}")
-        await leave(program, bystander)
+        await leave(program, session, bystander)
         assert await say(session, CALL_FACT) == "tool said: a fact about the moon"
         said.append(CALL_FACT)
-        await leave(program, bystander)
+        await leave(program, session, bystander)
 
     assert await say(session, "[recall]") == " | ".join([*said, "[recall]"])
     assert len(fact.calls) == len(asked) == 3
@@ -95,9 +134,9 @@ async def test_hooks_hear_of_one_start_and_one_end(cast, connect, leave, mode):
     session = await program.create(hooks=hooks)
     bystander = await program.create()
     await say(session, "one")
-    await leave(program, bystander)
+    await leave(program, session, bystander)
     await say(session, "two")
-    await leave(program, bystander)
+    await leave(program, session, bystander)
     await say(session, "three")
     await session.disconnect()
 
@@ -116,7 +155,7 @@ async def test_what_was_set_after_creation_stays_set(cast, connect, leave):
     asking = ("session.permissions.getMode", "session.mode.get", "session.name.get", "session.model.getCurrent")
     before = [await program.ask(method, name) for method in asking]
 
-    await leave(program, bystander)
+    await leave(program, session, bystander)
 
     assert [await program.ask(method, name) for method in asking] == before
 
@@ -127,7 +166,7 @@ async def test_two_programs_hear_the_same_after_a_return(cast, connect, leave):
     same = await other.resume(session.session_id)
     bystander = await one.create()
     await say(session, "from one")
-    await leave(one, bystander)
+    await leave(one, session, bystander)
     heard, heard_by_other = Recorder(), Recorder()
     session.on(heard)
     same.on(heard_by_other)

@@ -249,3 +249,20 @@ async def test_nothing_outlives_the_gateway(sign):
             await programs.aclose()
         with pytest.raises(Exception, match=r"Session closed|interrupted"):
             await waiting
+
+
+async def test_a_program_that_only_listens_hears_what_another_says_after_a_death(cast, connect, demo):
+    one, other = await connect(cast.owner), await connect(cast.owner)
+    session = await one.create()
+    await say(session, "remember the moon")
+    same = await other.resume(session.session_id)
+    heard = Recorder()
+    same.on(heard)
+
+    for number in range(3):
+        await kill_idle_runtimes(demo, one, other)
+        assert await say(session, f"turn {number}") == f"You said: turn {number}"
+        await heard.first("assistant.message", lambda event, n=number: event.data.content == f"You said: turn {n}")
+
+    assert heard.of("session.error") == []
+    assert len({event.id for _, event in heard.notes}) == len(heard.notes)

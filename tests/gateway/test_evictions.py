@@ -331,3 +331,36 @@ async def test_hooks_of_leaving_and_coming_back_are_not_the_programs(open_rig):
     assert heard == [("sessionStart", "resume")]  # the second: no wake of ours stands behind it
     await client.call("session.detach", {"sessionId": "a"})
     assert heard[-1] == ("sessionEnd", None)
+
+
+@pytest.mark.parametrize("tenant", EVERYONE)
+async def test_a_cordoned_runtime_is_emptied_though_its_clients_never_pause(open_rig, tenant):
+    rig = await open_rig()
+    clients = [await rig.client(tenant), await rig.client(tenant)]
+    await clients[0].call("session.create", {"sessionId": "a"})
+    await turn(clients[0], "a")
+    await clients[1].call("session.resume", {"sessionId": "a"})
+    runtime = rig.scripted.runtimes[0]
+
+    async def answer(_params):
+        await asyncio.sleep(0.02)
+        return "in its own time"
+
+    for client in clients:
+        client.answers["userInput.request"] = answer
+    done = asyncio.Event()
+
+    async def go_on():
+        while not done.is_set():
+            await turn(clients[0], "a", "[ask userInput.request]")
+
+    working = asyncio.create_task(go_on())
+    await runtime.wait_for_call("session.send", 3)
+    [occupied] = rig.services.occupancy
+    rig.pool.cordon(occupied.handle, "too old")
+    await rig.settled(rig.scripted.processes[0].exited.done, 4)
+    done.set()
+    await working
+    assert len(rig.scripted.runtimes[1].sessions["a"].attached) == 2
+    for client in clients:
+        assert not {"session.error", "session.shutdown"} & set(client.events("a"))

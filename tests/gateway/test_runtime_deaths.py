@@ -9,6 +9,8 @@ import pytest
 from aerodrome.testing.peer import RpcError
 from aerodrome.testing.scripted_runtime import Faults
 
+from .test_evictions import turn
+
 EVERYONE = ["alone", "guarded", "team", "shared"]
 PARAMS = {"sessionId": "s", "model": "demo", "availableTools": ["custom:x"], "systemMessage": {"content": "be brief"}}
 
@@ -307,3 +309,87 @@ async def test_a_client_that_never_reads_loses_its_link_after_the_stall_time(ope
     client.ask("session.send", {"sessionId": "s", "prompt": "[flood 3000 10000]"})
     await rig.settled(lambda: rig.listener.links == 0)
     assert rig.links() == 0
+
+
+# -- clients that only listen -------------------------------------------------------------------------------------------------
+
+
+async def listening(rig, tenant: str, session_id: str = "s"):
+    """Return two clients of one session, the second of which only listens from now on."""
+    client, listener = await rig.client(tenant), await rig.client(tenant)
+    await client.call("session.create", {"sessionId": session_id})
+    await turn(client, session_id)
+    await listener.call("session.resume", {"sessionId": session_id})
+    return client, listener
+
+
+def heard_texts(client, session_id: str = "s") -> list[str]:
+    events = [p["event"] for p in client.notifications("session.event") if p["sessionId"] == session_id]
+    return [event["data"]["content"] for event in events if event["type"] == "assistant.message"]
+
+
+@pytest.mark.parametrize("tenant", EVERYONE)
+async def test_a_client_that_only_listens_hears_the_next_turn_after_a_death(rig, tenant):
+    client, listener = await listening(rig, tenant)
+    for number in range(3):
+        await kill(rig, number)
+        await turn(client, "s", f"turn {number}")
+        await listener.wait_until(lambda number=number: f"turn {number}" in heard_texts(listener))
+        await listener.wait_for_event("s", "session.idle", number + 1)
+    assert heard_texts(listener) == ["turn 0", "turn 1", "turn 2"]
+    assert not {"session.error", "session.shutdown"} & set(listener.events("s"))
+    assert listener.events("s").count("session.resume") == 1, "only that of its own resume"
+    told = [[p["event"]["id"] for p in c.notifications("session.event")] for c in (client, listener)]
+    assert told[1] == [event_id for event_id in told[0] if event_id in told[1]]
+    assert len(set(told[0])) == len(told[0])
+
+
+@pytest.mark.parametrize("tenant", EVERYONE)
+async def test_a_listener_whose_link_to_the_dead_ends_last_hears_the_next_turn_too(rig, tenant):
+    client, listener = await listening(rig, tenant)
+    runtime, process = rig.scripted.runtimes[0], rig.scripted.processes[0]
+    attached = runtime.sessions["s"].attached
+    [first] = [call.peer for call in runtime.calls if call.method == "session.create"]
+    [second] = attached - {first}
+    runtime._server.close()
+    for peer in [peer for peer in runtime.peers if peer is not second]:
+        peer.writer.transport.abort()
+    process.exited.set_result(-9)
+    await rig.settled(lambda: rig.upstreams() == 1)
+
+    await turn(client, "s", "who hears this?")
+
+    await listener.wait_until(lambda: "who hears this?" in heard_texts(listener))
+    await listener.wait_for_event("s", "session.idle")
+    assert "session.error" not in listener.events("s")
+    assert await listener.call("session.getMessages", {"sessionId": "s"})
+    assert len(rig.scripted.runtimes[1].sessions["s"].attached) == 2
+
+
+@pytest.mark.parametrize("tenant", EVERYONE)
+async def test_a_listener_is_not_forgotten_when_the_session_is_opened_again_by_someone_else(rig, tenant):
+    client, listener = await listening(rig, tenant)
+    runtime, process = rig.scripted.runtimes[0], rig.scripted.processes[0]
+    [first] = [call.peer for call in runtime.calls if call.method == "session.create"]
+    [second] = runtime.sessions["s"].attached - {first}
+    runtime._server.close()
+    for peer in [peer for peer in runtime.peers if peer is not second]:
+        peer.writer.transport.abort()
+    process.exited.set_result(-9)
+    await rig.settled(lambda: rig.upstreams() == 1)
+
+    await client.call("session.resume", {"sessionId": "s"})
+    await turn(client, "s", "who hears this?")
+
+    await listener.wait_until(lambda: "who hears this?" in heard_texts(listener))
+
+
+async def test_a_listener_hears_that_the_turn_it_listens_to_was_interrupted_and_then_the_next(rig):
+    client, listener = await listening(rig, "shared")
+    await client.call("session.send", {"sessionId": "s", "prompt": "[hold]"})
+    await listener.wait_for_event("s", "assistant.turn_start")
+    rig.scripted.processes[0].kill()
+    await listener.wait_for_event("s", "session.error")
+    await client.wait_for_event("s", "session.error")
+    await turn(client, "s", "again")
+    await listener.wait_until(lambda: heard_texts(listener) == ["again"])

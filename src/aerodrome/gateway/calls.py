@@ -310,6 +310,8 @@ async def _upstream_to_open(client: Client, session_id: str) -> Upstream:
     """Return where to open a session: with the others who hold it, if any, and where there is room for it."""
     await reattach.bring_back_others(client, session_id)
     upstream = await client.upstream_for(session_id)
+    if reattach.leave_the_dead(client, session_id, upstream):
+        await reattach.bring_back_others(client, session_id)
     if client.services.router.find(client.realm.key, session_id) is None:
         await client.services.evictor.make_room(upstream.handle.runtime_id)
     return upstream

@@ -179,7 +179,8 @@ class Downward:
             held.is_mid_turn = False
             held.upstream.touch()
             self._client.turn_ended.set()
-            self._client.services.evictor.note(held.upstream.handle.runtime_id)
+            runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key
+            self._client.services.evictor.note_idle(runtime_id, realm, session_id)
         elif event.type.startswith(_TURN_EVENTS):
             for kind in [kind for kind in held.hushed if kind != "hook"]:
                 del held.hushed[kind]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -125,12 +126,11 @@ async def bring_back(client: Client, session_id: str) -> None:
     if resident is None:
         return
     async with resident.lock:
-        for holder in resident.absent:
-            is_callers = holder.client is client
+        for holder in _one_after_another(resident):
             try:
                 await _resume(resident, holder)
             except errors.AerodromeError as error:
-                if is_callers or client.number not in resident.holders:
+                if holder.client is client or client.number not in resident.holders:
                     raise
                 holder.client.log.warning("session.reattach_failed", session=resident.session_id, reason=error.message)
 
@@ -141,12 +141,39 @@ async def bring_back_others(client: Client, session_id: str) -> None:
     if resident is None:
         return
     async with resident.lock:
-        for holder in resident.absent:
+        for holder in _one_after_another(resident):
             if holder.client is not client:
                 try:
                     await _resume(resident, holder)
                 except errors.AerodromeError as error:
                     holder.client.log.warning("session.reattach_failed", session=session_id, reason=error.message)
+
+
+def _one_after_another(resident: Resident) -> Iterator[Holder]:
+    """Yield each absent holder once, those included that are found to be absent meanwhile."""
+    seen: set[int] = set()
+    while holder := next((found for found in resident.absent if found.client.number not in seen), None):
+        seen.add(holder.client.number)
+        yield holder
+
+
+def leave_the_dead(client: Client, session_id: str, upstream: Upstream) -> bool:
+    """Settle the links of holders that are in another runtime than this; say whether there were any.
+
+    A session is in one runtime: the other is dead, and a link to it whose end has not come yet would leave a holder who
+    only listens without a word of what follows.
+    """
+    resident = client.services.residents.find(client.realm.key, session_id)
+    dead = [
+        (holder.client, holder.held.upstream)
+        for holder in (resident.live if resident is not None else [])
+        if holder.held.upstream is not None and holder.held.upstream.handle is not upstream.handle
+    ]
+    for other, link in dead:
+        link.link.abort()
+        settle(other, link)
+        other.link.flush()
+    return bool(dead)
 
 
 async def _resume(resident: Resident, holder: Holder) -> None:
@@ -168,6 +195,7 @@ async def _resume(resident: Resident, holder: Holder) -> None:
             held.move(AttachmentState.LOST)
         raise
     held.move(AttachmentState.IDLE)
+    leave_the_dead(client, held.session_id, upstream)
     upstream.handle.opened += 1
     client.services.evictor.note(upstream.handle.runtime_id)
     client.log.info("session.reattached", session=held.session_id, runtime=upstream.handle.runtime_id)

@@ -105,6 +105,7 @@ class Evictor:
         self._services = services
         self._cap = services.settings.live_sessions
         self._working: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[bool]] = set()
 
     def note(self, runtime_id: str) -> None:
         """Evict in the background if a runtime has more live sessions than its cap; call when one opens or falls idle."""
@@ -112,6 +113,19 @@ class Evictor:
             task = asyncio.get_running_loop().create_task(self._evict(runtime_id), name=f"eviction in {runtime_id}")
             self._working[runtime_id] = task
             task.add_done_callback(lambda _: self._working.pop(runtime_id, None))
+
+    def note_idle(self, runtime_id: str, realm: str, session_id: str) -> None:
+        """Note that a session fell idle: it leaves a cordoned runtime now, or else a client that never pauses would keep it."""
+        occupied = self._services.occupancy.find(runtime_id)
+        resident = self._services.residents.find(realm, session_id)
+        if occupied is None or not occupied.handle.cordoned.done() or resident is None:
+            self.note(runtime_id)
+            return
+        task = asyncio.get_running_loop().create_task(
+            unload(self._services, resident, "cordon"), name=f"unloading from {runtime_id}"
+        )
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def make_room(self, runtime_id: str) -> None:
         """Wait while a runtime is far over its cap, so that openings cannot outrun evictions.
@@ -136,10 +150,11 @@ class Evictor:
 
     async def aclose(self) -> None:
         """End every eviction."""
-        for task in list(self._working.values()):
+        tasks = [*self._working.values(), *self._leaving]
+        for task in tasks:
             task.cancel()
-        if self._working:
-            await asyncio.wait(list(self._working.values()))
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _evict(self, runtime_id: str) -> None:
         router = self._services.router

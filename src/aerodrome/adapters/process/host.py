@@ -103,8 +103,9 @@ class ProcessRuntime:
             if self._exited.done():
                 break
             self.thaw()
-            # A stopped process acts on no TERM until it is continued.
-            self._host.signal(self._number, signal.SIGCONT)
+            if sign == signal.SIGTERM:
+                # A stopped process acts on no TERM until it is continued; KILL ends it without another word from it.
+                self._host.signal(self._number, signal.SIGCONT)
             self._host.signal(self._number, sign)
             await asyncio.wait((self._exited,), timeout=wait_seconds)
 
