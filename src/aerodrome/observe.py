@@ -54,6 +54,7 @@ EVENTS: dict[str, str] = {
     "session.reattach_failed": "a session could not be brought back for one of the links that hold it",
     "session.reattached": "a session that was lost or evicted is in a runtime again",
     "session.would_be_reaped": "an expired session would be deleted, were this no dry run",
+    "turn.ended_unsaid": "a runtime does no work in a session whose turn it never said was over",
     "upstream.broke_framing": "a runtime sent bytes that are no frame",
     "upstream.refused_token": "the given upstream does not accept the given token",
     "upstream.unavailable": "no upstream could be had for a client link",

@@ -158,6 +158,15 @@ def is_running(pid: int) -> bool:
     return state_of(pid) not in ("", "Z", "X")
 
 
+def threads_of(pid: int) -> set[str]:
+    """Return the states of all threads: on a busy machine some run on for a moment after the signal."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            found.add((task / "stat").read_bytes().rpartition(b")")[2].split()[0].decode())
+    return found
+
+
 async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  a pool has no events for tests
@@ -190,6 +199,9 @@ async def test_a_runtime_that_gets_slower_is_cordoned_then_replaced_and_nobody_f
             await talk.turn("warm up")
         [slow] = house.views()
         [handle] = house.handles()
+        order: list[str] = []
+        handle.cordoned.add_done_callback(lambda _: order.append("cordoned"))
+        handle.lost.add_done_callback(lambda _: order.append("lost"))
         done, began = asyncio.Event(), time.monotonic()
         working = [asyncio.create_task(talk.go_on_until(done, 0.02)) for talk in talks]
         await asyncio.sleep(1.5)  # fifteen pings: what is usual is known
@@ -198,11 +210,11 @@ async def test_a_runtime_that_gets_slower_is_cordoned_then_replaced_and_nobody_f
         async with asyncio.timeout(40):
             reason = await asyncio.shield(handle.cordoned)
         cordoned = time.monotonic()
-        assert not handle.lost.done(), "cordoned first, then replaced"
         assert "pings take" in reason
         await until(lambda: not is_running(slow.pid), "the slow runtime goes on")
         done.set()
         await asyncio.gather(*working, stuttering)
+        assert order == ["cordoned", "lost"]
         for talk in talks:
             await talk.remembers()
         assert [view.runtime_id for view in house.views()] != [slow.runtime_id]
@@ -212,6 +224,8 @@ async def test_a_runtime_that_gets_slower_is_cordoned_then_replaced_and_nobody_f
         until_cordon = [took for at, took in ended if slowing <= at < cordoned][-60:]
         print(f"\ncordoned {cordoned - slowing:.2f} s after it began to slow down: {reason}")
         for name, turns in (("before", before), ("the last until the cordon", until_cordon)):
+            if not turns:  # other load had it cordoned sooner
+                continue
             print(
                 f"{name}: {len(turns)} turns, median {statistics.median(turns) * 1e3:.0f} ms, p95 {p95(turns) * 1e3:.0f} ms"
             )
@@ -251,6 +265,7 @@ async def test_a_runtime_that_hangs_is_found_in_time_and_the_session_goes_on_wit
         turn = asyncio.create_task(talk.turn("[stream 1000 300]"))
         await talk.client.wait_until(lambda: "assistant.turn_start" in talk.client.events(talk.session_id))
         os.kill(first.pid, signal.SIGSTOP)
+        await until(lambda: threads_of(first.pid) <= {"T"}, "it does not stop")
         began = time.monotonic()
         waiting = [talk.client.ask("session.getMessages", {"sessionId": talk.session_id}) for _ in range(5)]
         async with asyncio.timeout(10):

@@ -174,3 +174,74 @@ async def test_many_users_sleep_and_wake_at_once_and_everything_is_given_back(op
     for client in clients:
         await client.aclose()
     await rig.settled(lambda: len(rig.services.residents) == 0 and not list(rig.services.occupancy) and not rig.links())
+
+
+# -- turns without an end: a runtime that could not write one never says that it is idle (measured on a full disk) ------------
+
+
+async def begin_endless_turn(rig, client, session_id: str = "a") -> None:
+    """Begin a turn whose end is never told, though the runtime says that it does no work."""
+    runtime = rig.scripted.runtimes[0]
+
+    async def send(_peer, params):
+        runtime.emit(runtime.sessions[params["sessionId"]], "assistant.turn_start")
+        return {"messageId": "m"}
+
+    runtime.on["session.send"] = send
+    await client.call("session.send", {"sessionId": session_id, "prompt": "x"})
+    await client.wait_for_event(session_id, "assistant.turn_start", 2)
+
+
+@pytest.mark.parametrize("tenant", EVERYONE)
+async def test_a_turn_that_ends_without_a_word_does_not_keep_its_runtime_for_ever(open_rig, tenant):
+    rig = await open_rig(hibernate_seconds=SOON, doubt_seconds=SOON)
+    client = await rig.client(tenant)
+    await open_sessions(client, "a")
+    await begin_endless_turn(rig, client)
+    await hibernated(rig)
+    await turn(client, "a", "awake?")
+
+
+async def test_a_turn_that_ends_without_a_word_does_not_hold_up_a_replacement(open_rig):
+    rig = await open_rig(doubt_seconds=SOON)
+    client = await rig.client("shared")
+    await open_sessions(client, "a")
+    await begin_endless_turn(rig, client)
+    [occupied] = rig.services.occupancy
+    rig.pool.cordon(occupied.handle, "too old")
+    await hibernated(rig)
+    await turn(client, "a", "again")
+
+
+async def test_a_turn_without_a_word_goes_on_as_long_as_the_runtime_says_that_it_works(open_rig):
+    rig = await open_rig(hibernate_seconds=SOON, doubt_seconds=SOON)
+    client = await rig.client("alone")
+    await client.call("session.create", {"sessionId": "busy"})
+    await client.call("session.send", {"sessionId": "busy", "prompt": "[hold]"})
+    await client.wait_for_event("busy", "assistant.turn_start")
+    await rig.scripted.runtimes[0].wait_for_call("session.metadata.activity", 3)
+    assert len(rig.scripted.alive) == 1
+    await client.call("session.abort", {"sessionId": "busy"})
+    await client.wait_for_event("busy", "session.idle")
+    await hibernated(rig)
+
+
+async def test_a_turn_that_waits_for_its_client_is_not_doubted(open_rig):
+    rig = await open_rig(hibernate_seconds=SOON, doubt_seconds=SOON)
+    client = await rig.client("alone")
+    await open_sessions(client, "a")
+    may_answer = asyncio.Event()
+
+    async def answer(_params):
+        await may_answer.wait()
+        return "yes"
+
+    client.answers["userInput.request"] = answer
+    await client.call("session.send", {"sessionId": "a", "prompt": "[ask userInput.request]"})
+    loop = asyncio.get_running_loop()
+    over = loop.time() + 4 * SOON
+    await rig.settled(lambda: loop.time() > over)
+    assert rig.scripted.runtimes[0].called("session.metadata.activity") == []
+    assert len(rig.scripted.alive) == 1
+    may_answer.set()
+    await client.wait_for_event("a", "session.idle", 2)

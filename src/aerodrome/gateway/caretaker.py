@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aerodrome.gateway import reattach, unloading
+from aerodrome.core.attachment import AttachmentState
+from aerodrome.gateway import reattach, residents, unloading
 from aerodrome.gateway.occupancy import Occupied
 
 if TYPE_CHECKING:
@@ -70,16 +71,38 @@ class Caretaker:
         handle = occupied.handle
         if handle.lost.done() or handle.runtime_id in self._working:
             return None
+        idle_seconds = asyncio.get_running_loop().time() - occupied.used_at
+        if occupied.is_at_work and idle_seconds >= self._services.settings.doubt_seconds:
+            return self._doubt_turns(occupied)
         if handle.cordoned.done():
             return self._empty(occupied, handle.cordoned.result())
         if occupied.is_at_work or occupied.serves_a_provider or handle.links != len(occupied.links):
             return None  # the last: someone else lends it (gateway.reaper)
-        idle_seconds = asyncio.get_running_loop().time() - occupied.used_at
         if self._hibernate_seconds and idle_seconds >= self._hibernate_seconds:
             return self._hibernate(occupied)
         if self._freeze_seconds and idle_seconds >= self._freeze_seconds and not handle.is_frozen:
             return self._freeze(occupied)
         return None
+
+    async def _doubt_turns(self, occupied: Occupied) -> None:
+        """Ask about turns that have gone on for long: one whose end could not be written has none.
+
+        On a full disk the runtime says at most that it is full, never that it is idle (measured), and would be kept for ever.
+        """
+        _use(occupied)
+        for realm, session_id in self._services.router.live_in(occupied.handle.runtime_id):
+            resident = self._services.residents.find(realm, session_id)
+            for holder in resident.live if resident is not None else []:
+                held, upstream = holder.held, holder.held.upstream
+                if held.state is not AttachmentState.TURN or upstream is None or residents.is_waiting(holder):
+                    continue
+                used_at = upstream.used_at
+                if await unloading.is_active(upstream, session_id) or upstream.used_at != used_at:
+                    continue
+                if held.state is AttachmentState.TURN:
+                    held.move(AttachmentState.IDLE)
+                    holder.client.turn_ended.set()
+                    _log.warning("turn.ended_unsaid", session=session_id, runtime=occupied.handle.runtime_id)
 
     async def _freeze(self, occupied: Occupied) -> None:
         used_at = occupied.used_at

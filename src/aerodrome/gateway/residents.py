@@ -98,6 +98,12 @@ def _is_at_work(holder: Holder) -> bool:
         or held.ending is not None
     ):
         return True
+    return is_waiting(holder)
+
+
+def is_waiting(holder: Holder) -> bool:
+    """Say whether an answer about the session is owed, by the runtime or by the client."""
+    held = holder.held
     if held.upstream is None:
         return False
     if held.upstream.owes(held.session_id):

@@ -27,6 +27,8 @@ class GatewaySettings:
     freeze_seconds: float = 0.0
     #: A runtime with nothing at work so long is stopped while its clients stay connected. 0: never.
     hibernate_seconds: float = 0.0
+    #: A turn in a runtime that nothing was asked of for so long is doubted: the runtime is asked whether it goes on.
+    doubt_seconds: float = 30.0
     #: Under client loss `finish`: how long a turn may go on without its client, and how long and how much of it is kept.
     finish_seconds: float = 3600.0
     missed_seconds: float = 3600.0
