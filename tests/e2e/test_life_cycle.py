@@ -17,7 +17,6 @@ from .test_runtime_death import realm_name
 
 pytestmark = pytest.mark.runtime
 
-both_modes = pytest.mark.parametrize("mode", ["copilot-cli", "empty"])
 CALL_FACT = '[tool fact {"topic": "the moon"}]'
 #: What a runtime says when it unloads a session or opens it again.
 UNSEEN = ("session.resume", "session.shutdown", "session.error", "session.indexed_search")
@@ -40,6 +39,12 @@ def demo(departure):
     environment = {f"AERODROME_RUNTIME__{name}": value for name, value in wishes.items()}
     with demo_process.running(environment=environment) as running:
         yield running
+
+
+@pytest.fixture
+def mode(isolation):
+    """Both modes of the SDK, each where it is likelier: the combinations would take minutes."""
+    return {"user": "copilot-cli", "shared": "empty"}[isolation]
 
 
 @pytest.fixture
@@ -94,7 +99,6 @@ def is_frozen(file, words):
     return False
 
 
-@both_modes
 async def test_history_tools_and_permissions_are_there_after_every_return(cast, connect, leave, mode):
     program = await connect(cast.owner, mode)
     fact, asked, heard = FactTool(), [], Recorder()
@@ -122,7 +126,6 @@ async def test_history_tools_and_permissions_are_there_after_every_return(cast, 
     assert len({event.id for _, event in heard.notes}) == len(heard.notes)
 
 
-@both_modes
 async def test_hooks_hear_of_one_start_and_one_end(cast, connect, leave, mode):
     program = await connect(cast.owner, mode)
     heard = []
