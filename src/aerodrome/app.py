@@ -107,14 +107,14 @@ async def open_application(
         stack.push_async_callback(admin.aclose)
         fleet, found = await _open_fleet(settings)
         stack.push_async_callback(fleet.aclose)
-        gateway_settings = _gateway_settings(settings)
+        gateway_settings = _gateway_settings(settings, found)
         stores: Stores | None = None
         gateway: TenantGateway | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            gateway = await _for_tenants(settings, fleet, stores, stack)
+            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
@@ -180,9 +180,10 @@ def run_loop(work: Awaitable[None]) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-async def _for_tenants(settings: Settings, fleet: Fleet, stores: Stores, stack: AsyncExitStack) -> TenantGateway:
+async def _for_tenants(
+    settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
+) -> TenantGateway:
     clock = SystemClock()
-    gateway_settings = _gateway_settings(settings)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
     flushing = asyncio.create_task(
         ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
@@ -280,8 +281,10 @@ def _drift_limits(section: RuntimeSection) -> DriftLimits:
     )
 
 
-def _gateway_settings(settings: Settings) -> GatewaySettings:
+def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) -> GatewaySettings:
     host, port = settings_module.split_address("listen", settings.listen)
+    # The Node entry point grows slow with live sessions, however little memory they take (core.live_cap).
+    has_cheap_sessions = found is not None and found.kind == "native"
     limits = settings.limits
     return GatewaySettings(
         listen_host=host,
@@ -294,6 +297,7 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
         live_sessions=settings.runtime.live_sessions,
+        live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
         hibernate_seconds=settings.runtime.idle_seconds,
     )

@@ -42,6 +42,7 @@ class RuntimeSection(_Section):
     freeze_seconds: float = Field(default=60.0, ge=0)
     idle_seconds: float = Field(default=300.0, gt=0)
     live_sessions: int = Field(default=50, ge=0)
+    live_memory_bytes: int = Field(default=1024**3, ge=0)
     links_per_runtime: int = Field(default=120, ge=1)
     shared_runtimes: int = Field(default=4, ge=1)
     spawns_at_once: int = Field(default=4, ge=1)

@@ -32,7 +32,7 @@ def departure(request):
 def demo(departure):
     """A demo whose runtimes hold one live session each, stand still after a moment, or are stopped after half a second."""
     wishes = {
-        "evicted": {"LIVE_SESSIONS": "1"},
+        "evicted": {"LIVE_SESSIONS": "1", "LIVE_MEMORY_BYTES": "0"},
         "frozen": {"FREEZE_SECONDS": "0.3"},
         "hibernated": {"IDLE_SECONDS": "0.5"},
     }[departure]

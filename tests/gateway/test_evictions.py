@@ -364,3 +364,20 @@ async def test_a_cordoned_runtime_is_emptied_though_its_clients_never_pause(open
     assert len(rig.scripted.runtimes[1].sessions["a"].attached) == 2
     for client in clients:
         assert not {"session.error", "session.shutdown"} & set(client.events("a"))
+
+
+async def test_a_runtime_with_memory_to_spare_keeps_more_sessions_and_gives_them_up_when_it_is_short(open_rig):
+    rig = await open_rig(live_sessions=2, live_memory_bytes=1024 * 1024 * 1024)
+    client = await rig.client("alone")
+    await open_sessions(client, *[f"s{number}" for number in range(6)])
+    assert len(live(rig)) == 6
+    [occupied] = rig.services.occupancy
+    occupied.handle.memory_bytes, occupied.handle.measured_at = 4 * 1024 * 1024 * 1024, 1.0
+
+    await turn(client, "s5")
+
+    await rig.settled(lambda: live(rig) == {"s4", "s5"})
+    occupied.handle.memory_bytes, occupied.handle.measured_at = 100 * 1024 * 1024, 2.0
+    for number in range(4):
+        await turn(client, f"s{number}", "back")
+    assert len(live(rig)) == 6

@@ -134,6 +134,8 @@ class SupervisedRuntime:
         """Return what it uses now, and remember it."""
         if self._process is not None:
             self.usage = self._process.usage()
+        if self.usage is not None and self.handle is not None:
+            self.handle.memory_bytes, self.handle.measured_at = self.usage.memory_bytes, self._clock.monotonic()
         return self.usage
 
     async def stop(self, reason: str, grace_seconds: float | None = None) -> None:

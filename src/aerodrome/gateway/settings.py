@@ -23,6 +23,8 @@ class GatewaySettings:
     connect_seconds: float = 10.0
     #: Sessions live in one runtime at once; past it the least recently used idle one is evicted. 0: no cap.
     live_sessions: int = 50
+    #: More may be live while the runtime stays below this (core.live_cap). 0: `live_sessions` and no more.
+    live_memory_bytes: int = 0
     #: A runtime with nothing at work so long stops running, memory kept. 0: never.
     freeze_seconds: float = 0.0
     #: A runtime with nothing at work so long is stopped while its clients stay connected. 0: never.

@@ -1,8 +1,8 @@
 """Sessions leave a runtime by policy: one at a time, never at work, unseen by those who hold them.
 
-A runtime costs memory for every live session, and some cost time (protocol facts 2.2): so each has a cap, and past it the session
-that was used longest ago is evicted. `unload` is also how a runtime is emptied before it hibernates or is replaced. The session's
-next call brings it back (gateway.reattach).
+A runtime costs memory for every live session, and some cost time (protocol facts 2.2): so each has a cap (core.live_cap); past it
+the session that was used longest ago is evicted. `unload` is also how a runtime is emptied before it hibernates or is replaced.
+The session's next call brings it back (gateway.reattach).
 
 What a session is at work with is known from what its links wait for; what they cannot see (a shell in the background, a
 compaction) the runtime is asked for, last, when no request can come between any more.
@@ -18,7 +18,9 @@ import structlog
 from msgspec import UNSET
 
 from aerodrome import errors
+from aerodrome.core import live_cap
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.live_cap import Measured
 from aerodrome.gateway.residents import Holder, Resident
 from aerodrome.gateway.upstream import Upstream
 
@@ -103,13 +105,14 @@ class Evictor:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._cap = services.settings.live_sessions
+        self._measured: dict[str, tuple[float, Measured]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[bool]] = set()
 
     def note(self, runtime_id: str) -> None:
         """Evict in the background if a runtime has more live sessions than its cap; call when one opens or falls idle."""
-        if self._cap and runtime_id not in self._working and self._services.router.count_live(runtime_id) > self._cap:
+        cap = self._cap(runtime_id)
+        if cap and runtime_id not in self._working and self._services.router.count_live(runtime_id) > cap:
             task = asyncio.get_running_loop().create_task(self._evict(runtime_id), name=f"eviction in {runtime_id}")
             self._working[runtime_id] = task
             task.add_done_callback(lambda _: self._working.pop(runtime_id, None))
@@ -134,19 +137,36 @@ class Evictor:
             errors.OverCapacity: about twice its cap are at work at once.
         """
         count = self._services.router.count_live
-        soft = self._cap + max(2, self._cap // 10)
-        while self._cap and (before := count(runtime_id)) >= soft:
+        cap = self._cap(runtime_id)
+        soft = cap + max(2, cap // 10)
+        while cap and (before := count(runtime_id)) >= soft:
             self.note(runtime_id)
             evicting = self._working.get(runtime_id)
             if evicting is not None:
                 await asyncio.wait((evicting,))
             if count(runtime_id) >= before:
                 break
-        if self._cap and count(runtime_id) >= max(soft, 2 * self._cap):
+        if cap and count(runtime_id) >= max(soft, 2 * cap):
             raise errors.OverCapacity(
-                f"{count(runtime_id)} sessions are at work in this runtime at once, its cap of live sessions is {self._cap}; "
+                f"{count(runtime_id)} sessions are at work in this runtime at once, its cap of live sessions is {cap}; "
                 "try later"
             )
+
+    def _cap(self, runtime_id: str) -> int:
+        """Return how many sessions may be live in a runtime now, 0 for any number."""
+        settings = self._services.settings
+        if not settings.live_memory_bytes:
+            return settings.live_sessions
+        occupied = self._services.occupancy.find(runtime_id)
+        measured_at = occupied.handle.measured_at if occupied is not None else 0.0
+        known_at, measured = self._measured.get(runtime_id, (0.0, Measured()))
+        if occupied is not None and measured_at != known_at:
+            # Asked at every opening, so that hardly any has come between the measurement and now.
+            measured = Measured(occupied.handle.memory_bytes, self._services.router.count_live(runtime_id))
+            if runtime_id not in self._measured:
+                occupied.handle.lost.add_done_callback(lambda _: self._measured.pop(runtime_id, None))
+            self._measured[runtime_id] = measured_at, measured
+        return live_cap.live_cap(settings.live_sessions, settings.live_memory_bytes, measured)
 
     async def aclose(self) -> None:
         """End every eviction."""
@@ -158,7 +178,7 @@ class Evictor:
 
     async def _evict(self, runtime_id: str) -> None:
         router = self._services.router
-        while (excess := router.count_live(runtime_id) - self._cap) > 0:
+        while (excess := router.count_live(runtime_id) - self._cap(runtime_id)) > 0:
             for realm, session_id in router.live_in(runtime_id):
                 resident = self._services.residents.find(realm, session_id)
                 if resident is not None and not resident.is_at_work and not resident.lock.locked():

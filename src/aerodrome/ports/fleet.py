@@ -50,6 +50,9 @@ class RuntimeHandle:
     freezer: Freezer | None = None
     is_frozen: bool = False
     opened: int = 0
+    #: What the runtime and all it started last used, and when that was measured, in seconds of a clock; 0 before the first time.
+    memory_bytes: int = 0
+    measured_at: float = 0.0
     #: How often it was frozen: an answer that came late over a freeze says nothing of its health.
     freezes: int = 0
 
