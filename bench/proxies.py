@@ -34,8 +34,15 @@ async def process(
         env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
-    try:
+    async with ending(started):
         yield started
+
+
+@asynccontextmanager
+async def ending(started: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """End a process at the exit: TERM, ten seconds, KILL."""
+    try:
+        yield
     finally:
         if started.returncode is None:
             started.send_signal(signal.SIGTERM)
