@@ -156,7 +156,9 @@ def _check(places: dict[str, Place], rounds: int) -> None:
     }
     for (name, event), least in expected.items():
         if counts[name][event] < least:
-            raise RuntimeError(f"{name}: {event} {counts[name][event]} times, expected {least}: the figures mean nothing")
+            raise RuntimeError(
+                f"{name}: {event} {counts[name][event]} times, expected {least}: the figures mean nothing"
+            )
 
 
 def _print(times: dict[str, list[Turn]]) -> None:
