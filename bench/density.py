@@ -27,10 +27,9 @@ from typing import Any
 import gateways
 import memory
 import proxies
+from aerodrome import app, demo
 from gateways import Place, Talk, Turn, percentile
 from memory import MIB, Sampler
-
-from aerodrome import app, demo
 
 TENANT = "acme"
 TENANTS = {TENANT: {"isolation": "user", "trust": "limited"}}
@@ -137,7 +136,7 @@ async def awake(model: dict[str, Any], options: argparse.Namespace) -> float:
         f"gateway without hibernation: {full.runtimes} runtimes, {each / MIB:.1f} MiB each with their keepers",
         flush=True,
     )
-    return bare.total + each * options.clients
+    return float(bare.total + each * options.clients)
 
 
 async def hibernating(model: dict[str, Any], options: argparse.Namespace, naive: float) -> list[memory.Footprint]:

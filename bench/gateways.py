@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import proxies
 
+import proxies
 from aerodrome import app, demo
 from aerodrome import settings as settings_module
 from aerodrome.adapters.distribution import install

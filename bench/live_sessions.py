@@ -1,38 +1,44 @@
 """What live sessions cost a shared runtime, and what a cap of them saves and costs.
 
-    python bench/live_sessions.py [--levels 10,50,100,200,300] [--turns 120] [--cap 50]
+    python bench/live_sessions.py [--levels 10,50,100,200,300] [--turns 120] [--caps 50,200,0]
 
-Many users of a `shared` tenant, each with its own connection, have a growing number of sessions open on one runtime, through two
-gateways beside each other: one with a cap of live sessions, one without. At every level turns are taken one after the other, in
-alternating batches on both gateways: evenly (round robin: with a cap the session that is next is always one that has been
-evicted) and at random. A turn is timed from the first byte of its request to its end, any return of its session included, and its
-answer must be its own history. Beside it, the memory (PSS) of the runtime.
+Many users of a `shared` tenant, each with its own connection, have a growing number of sessions open on one runtime, through
+gateways beside each other that differ in their cap of live sessions (0: none). At every level turns are taken one by one,
+in alternating batches on all gateways, spread in three ways: evenly (round robin: with a cap, the session that is next is always
+one that has been evicted), at random, and skewed (a tenth of the sessions has nine tenths of the turns). A turn is timed from the
+first byte of its request to its end, any return of its session included, and its answer must be its own history. Sessions with
+more than a few turns are replaced meanwhile, so that all histories are about as long. Beside it, the memory (PSS) of the runtime.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import gateways
 import memory
-from gateways import Place, Talk, percentile
-
 from aerodrome import app, demo
+from gateways import Place, Talk, percentile
 
 TENANT = "globex"
 TENANTS = {TENANT: {"isolation": "shared", "trust": "limited"}}
+CLIENTS = 100
+#: One runtime for everybody, that is replaced for no reason while it is measured.
+RUNTIME = {
+    "shared_runtimes": 1,
+    "warm_runtimes": 0,
+    "freeze_seconds": 0,
+    "links_per_runtime": CLIENTS + 5,
+    "recycle_ping_factor": 0,
+}
 #: A turn among 300 open sessions may take so many times what it takes among 10.
 BOUND = 2.0
-CLIENTS = 100
-_BATCHES = 4
-Pick = Callable[[], tuple[Talk, str]]
+SPREADS = ("evenly", "at random", "skewed")
+_BATCH = 20
+_MOST_TURNS = 5
 
 
 @dataclass(slots=True)
@@ -43,18 +49,34 @@ class Room:
     place: Place
     talks: list[Talk] = field(default_factory=list)
     sessions: list[tuple[Talk, str]] = field(default_factory=list)
+    _next: int = 0
 
     async def fill(self, level: int) -> None:
-        """Open sessions until there are so many; each takes a turn."""
+        """Open sessions until there are so many, and replace those with a long history."""
+        for number, (talk, session_id) in enumerate(self.sessions):
+            if len(talk.said[session_id]) > _MOST_TURNS:
+                await talk.link.call("session.delete", {"sessionId": session_id})
+                self.sessions[number] = await self._open(number)
         while len(self.sessions) < level:
-            number = len(self.sessions)
-            if len(self.talks) < CLIENTS:
-                talk = await Talk(self.place.model).connect(self.place.port, self.place.tokens[TENANT][number])
-                self.talks.append(talk)
-            talk = self.talks[number % CLIENTS]
-            session_id = await talk.create()
-            await talk.turn(session_id, f"number {number}")
-            self.sessions.append((talk, session_id))
+            self.sessions.append(await self._open(len(self.sessions)))
+
+    async def _open(self, number: int) -> tuple[Talk, str]:
+        if number == len(self.talks) < CLIENTS:
+            talk = await Talk(self.place.model).connect(self.place.port, self.place.tokens[TENANT][number])
+            self.talks.append(talk)
+        talk = self.talks[number % CLIENTS]
+        session_id = await talk.create()
+        await talk.turn(session_id, f"number {number}")
+        return talk, session_id
+
+    def pick(self, spread: str) -> tuple[Talk, str]:
+        """Return the session whose turn it is."""
+        count = len(self.sessions)
+        if spread == "evenly":
+            self._next = (self._next + 1) % count
+            return self.sessions[self._next]
+        is_among_few = spread == "skewed" and random.random() < 0.9
+        return self.sessions[random.randrange(max(1, count // 10) if is_among_few else count)]
 
     def runtime_bytes(self) -> int:
         """Return the memory of the runtime."""
@@ -72,14 +94,12 @@ class Series:
 async def measure(rooms: list[Room], level: int, turns: int) -> dict[str, Series]:
     """Take turns at one level, in alternating batches."""
     found = {room.name: Series() for room in rooms}
-    for room in rooms:
-        await room.fill(level)
-    evenly: dict[str, Pick] = {room.name: itertools.cycle(room.sessions).__next__ for room in rooms}
-    for _ in range(_BATCHES):
-        for spread in ("evenly", "random"):
+    for _ in range(-(-turns // _BATCH)):
+        for spread in SPREADS:
             for room in rooms:
-                for _ in range(turns // _BATCHES):
-                    talk, session_id = evenly[room.name]() if spread == "evenly" else random.choice(room.sessions)
+                await room.fill(level)
+                for _ in range(min(_BATCH, turns)):
+                    talk, session_id = room.pick(spread)
                     turn = await talk.recall(session_id, f"at {level}")
                     found[room.name].times[spread].append(turn.whole)
     for room in rooms:
@@ -89,45 +109,37 @@ async def measure(rooms: list[Room], level: int, turns: int) -> dict[str, Series
 
 async def run(options: argparse.Namespace) -> None:
     """Measure and print."""
-    levels = [int(text) for text in options.levels.split(",")]
-    runtime = {"shared_runtimes": 1, "warm_runtimes": 0, "freeze_seconds": 0, "links_per_runtime": CLIENTS + 5}
-    caps = {f"cap {options.cap}": options.cap, "no cap": 0}
     print(f"{gateways.describe_machine()}; {CLIENTS} clients at most, {options.turns} turns a series")
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(demo.open_model())
         rooms = []
-        for name, cap in caps.items():
-            section = {**runtime, "live_sessions": cap}
+        for cap in options.caps.split(","):
+            section = {**RUNTIME, "live_sessions": int(cap)}
             place = await stack.enter_async_context(gateways.gateway(model, TENANTS, CLIENTS, section))
-            rooms.append(Room(name, place))
-        _head()
+            rooms.append(Room("no cap" if cap == "0" else f"cap {cap}", place))
+        heads = "".join(f"{'turns ' + spread + ': p50':>22}{'p95':>7} ms  ratio" for spread in SPREADS)
+        print(f"open {'':<9}{heads}   MiB")
         base: dict[str, float] = {}
-        for level in levels:
-            found = await measure(rooms, level, options.turns)
-            for name, series in found.items():
+        for level in [int(text) for text in options.levels.split(",")]:
+            for name, series in (await measure(rooms, level, options.turns)).items():
                 base.setdefault(name, percentile(series.times["evenly"], 0.5))
                 _row(level, name, series, base[name])
         for room in rooms:
             counts = room.place.count_events()
             print(f"{room.name}: {counts['session.evicted']} evicted, {counts['session.reattached']} brought back")
+            if complaints := room.place.complaints():
+                raise RuntimeError(f"{room.name}: {complaints[:5]}")
             for talk in room.talks:
                 await talk.aclose()
-    print(gateways.describe_machine())
-
-
-def _head() -> None:
-    print(f"{'':26}turn, evenly spread{'':18}turn, at random")
-    print(
-        f"{'open':>4} {'':<8}{'p50':>10}{'p95':>8} ms{'of 10 open':>12}{'p50':>12}{'p95':>8} ms{'of 10 open':>12}{'MiB':>8}"
-    )
+    print(f"ratio: to the first row of the same gateway (bound {BOUND:g} at 300)\n{gateways.describe_machine()}")
 
 
 def _row(level: int, name: str, series: Series, base: float) -> None:
     parts = []
-    for spread in ("evenly", "random"):
+    for spread in SPREADS:
         p50, p95 = (percentile(series.times[spread], share) for share in (0.5, 0.95))
-        parts.append(f"{p50 * 1e3:10.1f}{p95 * 1e3:8.1f}   {p50 / base:12.2f}  ")
-    print(f"{level:4} {name:<8}{''.join(parts)}{series.runtime_bytes / memory.MIB:8.0f}", flush=True)
+        parts.append(f"{p50 * 1e3:22.1f}{p95 * 1e3:7.1f}    {p50 / base:5.2f}")
+    print(f"{level:4} {name:<9}{''.join(parts)}{series.runtime_bytes / memory.MIB:6.0f}", flush=True)
 
 
 def main() -> None:
@@ -135,9 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what live sessions cost a shared runtime.")
     parser.add_argument("--levels", default="10,50,100,200,300", help="sessions open (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=120, help="turns of a series (default: %(default)s)")
-    parser.add_argument(
-        "--cap", type=int, default=50, help="live sessions of the capped runtime (default: %(default)s)"
-    )
+    parser.add_argument("--caps", default="50,200,0", help="caps of live sessions, 0 for none (default: %(default)s)")
     app.run_loop(run(parser.parse_args()))
 
 

@@ -17,11 +17,11 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import gateways
-from gateways import Place, Talk, Turn, percentile
-
 from aerodrome import app, demo
+from gateways import Place, Talk, Turn, percentile
 
 GUARDED, OPEN = "guarded", "open"
 TENANTS = {
@@ -29,7 +29,7 @@ TENANTS = {
     OPEN: {"isolation": "user", "trust": "full"},
 }
 #: What the gateways differ in; of everything else they have the defaults.
-GATEWAYS = {
+GATEWAYS: dict[str, dict[str, Any]] = {
     "plain": {"warm_runtimes": 0, "freeze_seconds": 0},
     "warm": {"warm_runtimes": 2, "freeze_seconds": 0},
     "freezing": {"warm_runtimes": 0, "freeze_seconds": 0.3},
@@ -39,8 +39,8 @@ GATEWAYS = {
 }
 #: A wake may take so many times what a new user waits who is given a warm runtime.
 BOUND = 1.5
-_REST_SECONDS = 0.4
-_SLEEP_SECONDS = 2.0
+_REST_SECONDS = 0.3
+_SLEEP_SECONDS = 1.5
 Case = Callable[[], Awaitable[Turn]]
 
 
@@ -62,22 +62,21 @@ class Bench:
 
     async def prepare(self) -> dict[str, Case]:
         """Have a client ready for each case, those that are to sleep in time to fall asleep."""
-        cases: dict[str, Case] = {}
-        for tenant in (GUARDED, OPEN):
-            mark = "" if tenant == GUARDED else ", open"
-            for name, place in (("cold", "plain"), ("warm", "warm")):
-                if (name, tenant) != ("warm", OPEN):  # an open realm is never given a warm runtime
-                    cases[name + mark] = _first_turn(await self.newcomer(place, tenant))
-            for name, place in _RETURNS.items():
-                if (name, tenant) == ("hibernated, warm runtime", OPEN):
-                    continue
-                talk = await self.newcomer(place, tenant)
-                session_id = await talk.create()
-                await talk.turn(session_id, "first")
-                if name == "evicted":
-                    await talk.turn(await talk.create(), "in its place")
-                cases[name + mark] = _next_turn(talk, session_id, touch_first=name == "live")
-        return cases
+        wanted = [(name, GUARDED) for name in (*_ARRIVALS, *_RETURNS)]
+        # An open realm is never given a warm runtime.
+        wanted += [(name, OPEN) for name in (*_ARRIVALS, *_RETURNS) if "warm" not in name]
+        cases = await asyncio.gather(*(self._prepare(name, tenant) for name, tenant in wanted))
+        return {_label(name, tenant): case for (name, tenant), case in zip(wanted, cases, strict=True)}
+
+    async def _prepare(self, name: str, tenant: str) -> Case:
+        if name in _ARRIVALS:
+            return _first_turn(await self.newcomer(_ARRIVALS[name], tenant))
+        talk = await self.newcomer(_RETURNS[name], tenant)
+        session_id = await talk.create()
+        await talk.turn(session_id, "first")
+        if name == "evicted":
+            await talk.turn(await talk.create(), "in its place")
+        return _next_turn(talk, session_id, touch_first=name == "live")
 
     async def leave(self) -> None:
         """Disconnect everyone."""
@@ -86,6 +85,12 @@ class Bench:
         self.talks.clear()
 
 
+def _label(name: str, tenant: str) -> str:
+    return name if tenant == GUARDED else f"{name}, open"
+
+
+#: What a case does, and on which gateway.
+_ARRIVALS = {"warm": "warm", "cold": "plain"}
 _RETURNS = {
     "live": "plain",
     "frozen": "freezing",
@@ -93,7 +98,6 @@ _RETURNS = {
     "hibernated, spawn": "hibernating",
     "hibernated, warm runtime": "hibernating and warm",
 }
-_ORDER = ("warm", "cold", *_RETURNS, *(f"{name}, open" for name in ("cold", *list(_RETURNS)[:-1])))
 
 
 def _first_turn(talk: Talk) -> Case:
@@ -164,7 +168,8 @@ def _check(places: dict[str, Place], rounds: int) -> None:
 def _print(times: dict[str, list[Turn]]) -> None:
     base = percentile([turn.first for turn in times["warm"]], 0.5)
     print(f"{'':<28}{'n':>4}{'first token p50':>17}{'p95':>7}{'answer p50':>12}{'p95':>7} ms   first token, of warm")
-    for name in _ORDER:
+    names = [_label(name, tenant) for tenant in (GUARDED, OPEN) for name in (*_ARRIVALS, *_RETURNS)]
+    for name in [name for name in names if name in times]:
         first, whole = [turn.first for turn in times[name]], [turn.whole for turn in times[name]]
         figures = f"{percentile(first, 0.5) * 1e3:17.1f}{percentile(first, 0.95) * 1e3:7.1f}"
         figures += f"{percentile(whole, 0.5) * 1e3:12.1f}{percentile(whole, 0.95) * 1e3:7.1f}"
