@@ -71,12 +71,15 @@ class Room:
 
     def pick(self, spread: str) -> tuple[Talk, str]:
         """Return the session whose turn it is."""
-        count = len(self.sessions)
         if spread == "evenly":
-            self._next = (self._next + 1) % count
+            self._next = (self._next + 1) % len(self.sessions)
             return self.sessions[self._next]
-        is_among_few = spread == "skewed" and random.random() < 0.9
-        return self.sessions[random.randrange(max(1, count // 10) if is_among_few else count)]
+        return random.choice(self.few if spread == "skewed" and random.random() < 0.9 else self.sessions)
+
+    @property
+    def few(self) -> list[tuple[Talk, str]]:
+        """Return the tenth of the sessions that has most turns when these are skewed."""
+        return self.sessions[: max(1, len(self.sessions) // 10)]
 
     def runtime_bytes(self) -> int:
         """Return the memory of the runtime."""
@@ -94,8 +97,13 @@ class Series:
 async def measure(rooms: list[Room], level: int, turns: int) -> dict[str, Series]:
     """Take turns at one level, in alternating batches."""
     found = {room.name: Series() for room in rooms}
-    for _ in range(-(-turns // _BATCH)):
-        for spread in SPREADS:
+    for spread in SPREADS:
+        for room in rooms:
+            await room.fill(level)
+            if spread == "skewed":  # what is used most has been used lately
+                for talk, session_id in room.few:
+                    await talk.recall(session_id, "before")
+        for _ in range(-(-turns // _BATCH)):
             for room in rooms:
                 await room.fill(level)
                 for _ in range(min(_BATCH, turns)):
