@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,15 @@ async def process(
         env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
-    try:
+    async with ending(started):
         yield started
+
+
+@asynccontextmanager
+async def ending(started: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """End a process at the exit: TERM, ten seconds, KILL."""
+    try:
+        yield
     finally:
         if started.returncode is None:
             started.send_signal(signal.SIGTERM)
@@ -58,9 +66,18 @@ async def port_of(started: asyncio.subprocess.Process) -> int:
     raise RuntimeError("the process ended before it named its port")
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeProcess:
+    """A runtime that runs."""
+
+    port: int
+    pid: int
+    entry: str
+
+
 @asynccontextmanager
-async def runtime() -> AsyncIterator[int]:
-    """Run the real Copilot runtime; yield its port."""
+async def runtime_process() -> AsyncIterator[RuntimeProcess]:
+    """Run the real Copilot runtime in a home of its own."""
     found = await asyncio.to_thread(install.install)
     with tempfile.TemporaryDirectory(prefix="aerodrome-bench-") as home:
         environment = {
@@ -72,7 +89,14 @@ async def runtime() -> AsyncIterator[int]:
         }
         argv = (str(found.entry), "--headless", "--port", "0", "--no-auto-update", "--log-level", "none")
         async with process(*argv, environment=environment) as started:
-            yield await port_of(started)
+            yield RuntimeProcess(await port_of(started), started.pid, str(found.entry))
+
+
+@asynccontextmanager
+async def runtime() -> AsyncIterator[int]:
+    """Run the real Copilot runtime; yield its port."""
+    async with runtime_process() as started:
+        yield started.port
 
 
 @asynccontextmanager
