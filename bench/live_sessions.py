@@ -1,6 +1,6 @@
 """What live sessions cost a shared runtime, and what a cap of them saves and costs.
 
-    python bench/live_sessions.py [--levels 10,50,100,200,300] [--turns 120] [--caps 50,200,0]
+    python bench/live_sessions.py [--levels 10,50,100,200,300] [--turns 120] [--caps default,50,0]
 
 Many users of a `shared` tenant, each with its own connection, have a growing number of sessions open on one runtime, through
 gateways beside each other that differ in their cap of live sessions (0: none). At every level turns are taken one by one,
@@ -122,9 +122,9 @@ async def run(options: argparse.Namespace) -> None:
         model = await stack.enter_async_context(demo.open_model())
         rooms = []
         for cap in options.caps.split(","):
-            section = {**RUNTIME, "live_sessions": int(cap)}
-            place = await stack.enter_async_context(gateways.gateway(model, TENANTS, CLIENTS, section))
-            rooms.append(Room("no cap" if cap == "0" else f"cap {cap}", place))
+            fixed = {} if cap == "default" else {"live_sessions": int(cap), "live_memory_bytes": 0}
+            place = await stack.enter_async_context(gateways.gateway(model, TENANTS, CLIENTS, {**RUNTIME, **fixed}))
+            rooms.append(Room({"0": "no cap", "default": "default"}.get(cap, f"cap {cap}"), place))
         heads = "".join(f"{'turns ' + spread + ': p50':>22}{'p95':>7} ms  ratio" for spread in SPREADS)
         print(f"open {'':<9}{heads}   MiB")
         base: dict[str, float] = {}
@@ -155,7 +155,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what live sessions cost a shared runtime.")
     parser.add_argument("--levels", default="10,50,100,200,300", help="sessions open (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=120, help="turns of a series (default: %(default)s)")
-    parser.add_argument("--caps", default="50,200,0", help="caps of live sessions, 0 for none (default: %(default)s)")
+    parser.add_argument(
+        "--caps", default="default,50,0", help="caps of live sessions: 'default' follows memory, 0 is none"
+    )
     app.run_loop(run(parser.parse_args()))
 
 

@@ -33,7 +33,7 @@ GATEWAYS: dict[str, dict[str, Any]] = {
     "plain": {"warm_runtimes": 0, "freeze_seconds": 0},
     "warm": {"warm_runtimes": 2, "freeze_seconds": 0},
     "freezing": {"warm_runtimes": 0, "freeze_seconds": 0.3},
-    "evicting": {"warm_runtimes": 0, "freeze_seconds": 0, "live_sessions": 1},
+    "evicting": {"warm_runtimes": 0, "freeze_seconds": 0, "live_sessions": 1, "live_memory_bytes": 0},
     "hibernating": {"warm_runtimes": 0, "freeze_seconds": 0, "idle_seconds": 0.3},
     "hibernating and warm": {"warm_runtimes": 2, "freeze_seconds": 0, "idle_seconds": 0.3},
 }
