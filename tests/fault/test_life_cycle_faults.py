@@ -1,6 +1,6 @@
 """Faults at random moments, on the real runtime, while sessions are evicted, frozen, hibernated and woken; then verifiers.
 
-AERODROME_FAULT_ROUNDS says how many faults (30), AERODROME_FAULT_SEED repeats a run as far as clocks allow; both are printed.
+AERODROME_FAULT_ROUNDS says how many faults (15), AERODROME_FAULT_SEED repeats a run as far as clocks allow; both are printed.
 The state directory's realms are on a small disk of their own, which becomes full for a while. Needs root for that (mount); where
 that is not to be had, runtimes are kept from writing instead (RLIMIT_FSIZE), and the test says so.
 """
@@ -33,7 +33,7 @@ from .served import Served
 
 pytestmark = pytest.mark.runtime
 
-ROUNDS = int(os.environ.get("AERODROME_FAULT_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("AERODROME_FAULT_ROUNDS", "15"))
 SEED = int(os.environ.get("AERODROME_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 #: Health is to find a runtime that hangs well before this; what waits for a spawn on a busy machine may take as long.
 ANSWER_SECONDS = 20.0
