@@ -160,12 +160,14 @@ def _note_progress(at_work: int) -> None:
 
 
 def run_loop(work: Awaitable[None]) -> None:
-    """Run the event loop, on uvloop where it is installed. A TERM that comes before `run` listens undoes what was done."""
+    """Run the event loop, on uvloop where it is installed. A TERM or INT that comes before `run` listens undoes what was done."""
 
     async def main() -> None:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        # INT too: a shell has what it starts in the background ignore it, and `run` will listen to it all the same.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         await work
 
     factory = asyncio.new_event_loop
