@@ -367,13 +367,17 @@ class Faults:
         return _send(self._victim(), signal.SIGTERM)
 
     async def hang(self) -> bool:
-        """Stop a runtime for good: health must find it, and it must be gone then."""
+        """Stop a runtime for good: health must find it, and it must be gone then.
+
+        One that the gateway had just frozen goes on when the gateway thaws it.
+        """
         victim = self._victim()
         if not _send(victim, signal.SIGSTOP):
             return False
         assert victim is not None
         began = time.monotonic()
-        while gateways.state_of(victim) not in ("", "Z", "X"):
+        # All its threads stop within this.
+        while gateways.state_of(victim) == "T" or time.monotonic() - began < 0.1:
             await asyncio.sleep(0.02)
             if time.monotonic() - began > HANG_SECONDS:
                 self._chaos.wrongs.append(f"runtime {victim} hung for {HANG_SECONDS:g} s and is still there")
@@ -496,7 +500,14 @@ async def verify_history(worker: Worker, talk: Talk, chaos: Chaos) -> None:
         heard = [event.event_id for event in line.ears.events[talk.session_id] if event.is_kept]
         order = [places[event_id] for event_id in heard if event_id in places and event_id not in written_twice]
         if order != sorted(order):
-            chaos.wrongs.append(f"{talk.session_id}: events were heard out of order")
+            chaos.wrongs.append(f"{talk.session_id}: events were heard out of order: {_around_inversion(order, found)}")
+
+
+def _around_inversion(order: list[int], found: dict[str, Any]) -> str:
+    """Name the kept events heard about the first one that was heard too early, each with its place in the history."""
+    first = next(at for at in range(1, len(order)) if order[at] < order[at - 1])
+    around = order[max(0, first - 6) : first + 6]
+    return " ".join(f"{place}:{found['events'][place]['type']}" for place in around)
 
 
 def verify_links(worker: Worker, chaos: Chaos) -> None:

@@ -203,3 +203,132 @@ async def test_a_gateway_that_stops_ends_them_and_leaves_nothing(open_rig):
     rig = await open_rig()
     client, _ = await begin(rig, "patient")
     await leave(rig, client)
+
+
+async def never(peer, params):
+    """Do not answer."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def hear_out(client, count: int) -> list[int]:
+    """Have a turn in `s`, so that all that was on its way is here; return what notes there were."""
+    await client.call("session.send", {"sessionId": "s", "prompt": "x"})
+    await client.wait_until(lambda: len(numbers(client)) >= count)
+    return numbers(client)
+
+
+async def test_what_was_missed_of_a_session_is_heard_while_another_turn_of_the_same_link_goes_on(rig):
+    client, session = await begin(rig, "patient")
+    runtime = rig.scripted.runtimes[0]
+    await client.call("session.create", {"sessionId": "other"})
+    await client.call("session.send", {"sessionId": "other", "prompt": "[hold]"})
+    await client.wait_for_event("other", "assistant.turn_start")
+    await leave(rig, client)
+    runtime.emit(session, "note", {"number": 1})
+    session.turn.cancel()
+
+    back = await rig.client("patient")
+    await back.call("session.resume", {"sessionId": "s"})
+    await back.wait_for_event("s", "session.idle")
+    assert back.events("s")[0] == "note"
+    runtime.emit(session, "note", {"number": 2})
+    runtime.emit(runtime.sessions["other"], "note", {"number": 3})
+    await back.call("session.resume", {"sessionId": "other"})
+    await back.wait_until(lambda: len(numbers(back)) >= 3)
+
+    assert numbers(back) == [1, 2, 3]
+    assert not runtime.sessions["other"].turn.done()
+    assert len(rig.services.finishing) == 0
+
+
+async def test_a_client_that_left_before_its_resume_was_answered_has_missed_it_all_still(rig):
+    client, session = await begin(rig, "patient")
+    runtime = rig.scripted.runtimes[0]
+    await leave(rig, client)
+    runtime.emit(session, "note", {"number": 0})
+    for number in (1, 2):
+        runtime.on["session.resume"] = never
+        hasty = await rig.client("patient")
+        resuming = asyncio.ensure_future(hasty.call("session.resume", {"sessionId": "s"}))
+        await rig.settled(lambda n=number: len(runtime.called("session.resume")) == n)
+        await leave(rig, hasty)
+        runtime.emit(session, "note", {"number": number})
+        with pytest.raises(ConnectionError):
+            await resuming
+        assert not session.turn.done(), "the turn was cut"
+    runtime.on.clear()
+
+    back = await rig.client("patient")
+    await back.call("session.resume", {"sessionId": "s"})
+    await back.wait_until(lambda: len(numbers(back)) >= 3)
+    assert numbers(back) == [0, 1, 2]
+
+
+async def test_what_a_hasty_client_did_not_hear_of_a_turn_that_had_ended_is_kept_for_the_next(rig):
+    client, session = await begin(rig, "patient")
+    runtime = rig.scripted.runtimes[0]
+    await leave(rig, client)
+    runtime.emit(session, "note", {"number": 1})
+    session.turn.cancel()
+    await rig.settled(lambda: len(rig.services.finishing) == 0)
+    hasty = await rig.client("patient")
+    await hasty.call("session.create", {"sessionId": "own"})
+    rig.scripted.runtimes[-1].on["session.resume"] = never
+    resuming = asyncio.ensure_future(hasty.call("session.resume", {"sessionId": "s"}))
+    await rig.settled(lambda: rig.scripted.runtimes[-1].called("session.resume"))
+    await hasty.aclose()
+    with pytest.raises(ConnectionError):
+        await resuming
+    await rig.settled(lambda: not rig.gateway.clients)
+    rig.scripted.runtimes[-1].on.clear()
+
+    back = await rig.client("patient")
+    await back.call("session.resume", {"sessionId": "s"})
+    assert await hear_out(back, 1) == [1]
+
+
+async def test_what_another_link_of_the_user_heard_is_not_missed(rig):
+    """A client that is back before its old link is known to have gone hears the turn as it goes; nobody is told it again."""
+    client, session = await begin(rig, "patient")
+    runtime = rig.scripted.runtimes[0]
+    back = await rig.client("patient")
+    await back.call("session.resume", {"sessionId": "s"})
+    await leave(rig, client)
+    runtime.emit(session, "note", {"number": 1})
+    session.turn.cancel()
+    await back.wait_for_event("s", "session.idle")
+    await rig.settled(lambda: len(rig.services.finishing) == 0)
+    await back.call("session.resume", {"sessionId": "s"})
+    assert await hear_out(back, 1) == [1]
+    await back.aclose()
+
+    third = await rig.client("patient")
+    await third.call("session.resume", {"sessionId": "s"})
+    await third.call("session.send", {"sessionId": "s", "prompt": "x"})
+    await third.wait_for_event("s", "session.idle")
+    assert numbers(third) == []
+
+
+async def test_two_links_lost_at_once_are_one_turn_that_is_heard_once(rig):
+    client, session = await begin(rig, "patient")
+    runtime = rig.scripted.runtimes[0]
+    second = await rig.client("patient")
+    await second.call("session.resume", {"sessionId": "s"})
+    runtime.emit(session, "assistant.message_delta", {"text": "both hear that a turn runs"})
+    await second.wait_for_event("s", "assistant.message_delta")
+    await client.aclose()
+    await second.aclose()
+    await rig.settled(lambda: not rig.gateway.clients)
+    for number in range(5):
+        runtime.emit(session, "note", {"number": number})
+
+    back = await rig.client("patient")
+    await back.call("session.resume", {"sessionId": "s"})
+    await back.wait_until(lambda: len(numbers(back)) >= 5)
+    for number in range(5, 8):
+        runtime.emit(session, "note", {"number": number})
+    session.turn.cancel()
+    await back.wait_for_event("s", "session.idle")
+    assert numbers(back) == list(range(8))
+    assert back.events("s").count("session.idle") == 1
+    assert len(rig.services.finishing) == 0

@@ -122,6 +122,12 @@ class Attachment:
             self.ending = None
 
     @property
+    def has_turn(self) -> bool:
+        """Say whether a turn runs in it, or did when its client opened it again a moment ago."""
+        is_reopening = self.state is AttachmentState.OPENING and self.is_mid_turn
+        return self.upstream is not None and (is_reopening or self.state is AttachmentState.TURN)
+
+    @property
     def is_live(self) -> bool:
         """Say whether calls can go to its upstream as they are."""
         return self.upstream is not None and self.state in (AttachmentState.IDLE, AttachmentState.TURN)
@@ -211,7 +217,7 @@ class Client:
     @property
     def turns(self) -> list[str]:
         """Return the sessions in which a turn runs, as far as this link knows."""
-        return [held.session_id for held in self.attachments.values() if held.state is AttachmentState.TURN]
+        return [held.session_id for held in self.attachments.values() if held.has_turn]
 
     def deliver(self, session_id: str, kind: str, body: bytes) -> None:
         """Send what is about a session, or keep it; it leaves with the next flush."""

@@ -86,7 +86,7 @@ class Downward:
     def _take_notification(self, upstream: Upstream, body: bytes, peek: Peek) -> None:
         session_id = _session_of(peek)
         if peek.method == "session.event" and session_id is not None:
-            if self._may_see(session_id) and not self._is_hushed(session_id, peek):
+            if self._is_heard_here(upstream, session_id) and not self._is_hushed(session_id, peek):
                 self._note_turn(session_id, peek)
                 self._client.deliver(session_id, _kind_of(peek), body)
         elif peek.method == "session.lifecycle":
@@ -136,6 +136,12 @@ class Downward:
         client = self._client
         known = client.is_alone or session_id in client.attachments
         return known or client.services.ownership.may_see(session_id, client.owner)
+
+    def _is_heard_here(self, upstream: Upstream, session_id: str) -> bool:
+        """Say whether a session's events come to the client by this upstream; another may hold it too (gateway.finishing)."""
+        held = self._client.attachments.get(session_id)
+        is_elsewhere = held is not None and held.upstream is not None and held.upstream is not upstream
+        return not is_elsewhere and self._may_see(session_id)
 
     def _is_hushed(self, session_id: str, peek: Peek) -> bool:
         """Say whether an event is of our unloading a session or bringing it back, which clients are not to notice."""

@@ -23,7 +23,7 @@ from aerodrome.gateway.missed import Missed
 from aerodrome.gateway.upstream import Upstream
 
 if TYPE_CHECKING:
-    from aerodrome.gateway.client import Client
+    from aerodrome.gateway.client import Attachment, Client
 
 _log = structlog.get_logger()
 _Place = tuple[str, str, Owner]
@@ -45,9 +45,12 @@ class Finishing:
     def take(self, client: Client, release: Callable[[Client], Awaitable[None]]) -> bool:
         """Keep what serves a client whose link has ended, if policy says so and a turn of it runs; `release` ends it later."""
         if client.principal.policy.client_loss is not ClientLoss.FINISH or not client.turns:
+            self._keep(client)
             return False
-        client.missed = {session_id: Missed(self._missed_bytes) for session_id in client.turns}
-        kept = {held.upstream for held in client.attachments.values() if held.session_id in client.missed}
+        kept = {client.attachments[session_id].upstream for session_id in client.turns}
+        for held in client.attachments.values():
+            if held.upstream in kept and not self._is_heard_by_another(client, held.session_id):
+                client.missed.setdefault(held.session_id, Missed(self._missed_bytes))
         for task in client.tasks - {pump for upstream, pump in client.pumps.items() if upstream in kept}:
             task.cancel()
         for upstream in client.upstreams.values():
@@ -55,19 +58,28 @@ class Finishing:
                 upstream.link.abort()
         work = self._finish(client, release)
         self._left[client] = asyncio.get_running_loop().create_task(work, name=f"turns left by link {client.number}")
-        _log.info("link.left_turns", link=client.number, sessions=sorted(client.missed))
+        _log.info("link.left_turns", link=client.number, sessions=sorted(client.turns))
         return True
 
     def adopt(self, client: Client, session_id: str) -> None:
-        """Give a client that is about to resume a session what an earlier link of its owner left of it."""
+        """Give a client that is about to resume a session what earlier links of its owner left of it.
+
+        One that holds the session already has heard all of it.
+        """
+        if session_id in client.attachments:
+            return
         place = (client.realm.key, session_id, client.owner)
-        for left in list(self._left):
-            if session_id in left.missed and (left.realm.key, session_id, left.owner) == place:
-                self._hand_over(left, client, session_id)
+        missed = Missed(self._missed_bytes)
         kept = self._kept.pop(place, None)
         if kept is not None:
             kept[1].cancel()
-            client.missed[session_id] = kept[0]
+            missed.extend(kept[0])
+        for left in list(self._left):
+            held = left.attachments.get(session_id)
+            if held is not None and (left.realm.key, session_id, left.owner) == place:
+                missed.extend(left.missed.pop(session_id, Missed(0)))
+                _hand_over(left, client, held)
+        client.missed[session_id] = missed
 
     async def aclose(self) -> None:
         """End every turn that is left, and forget what was missed."""
@@ -92,37 +104,61 @@ class Finishing:
             self._keep(client)
             await release(client)
 
+    def _is_heard_by_another(self, client: Client, session_id: str) -> bool:
+        """Say whether a link of the same owner that is there holds the session too: then nobody misses anything."""
+        resident = client.services.residents.find(client.realm.key, session_id)
+        holders = resident.holders.values() if resident is not None else ()
+        others = (holder.client for holder in holders if holder.client is not client)
+        return any(other.owner == client.owner and other not in self._left for other in others)
+
     def _keep(self, client: Client) -> None:
+        """Keep for some time what nobody has heard who could."""
         for session_id, missed in client.missed.items():
+            if not len(missed):
+                continue
             place = (client.realm.key, session_id, client.owner)
-            timer = asyncio.get_running_loop().call_later(self._keep_seconds, self._kept.pop, place, None)
             earlier = self._kept.pop(place, None)
             if earlier is not None:
                 earlier[1].cancel()
-            self._kept[place] = (missed, timer)
+                earlier[0].extend(missed)
+            timer = asyncio.get_running_loop().call_later(self._keep_seconds, self._kept.pop, place, None)
+            self._kept[place] = (earlier[0] if earlier is not None else missed, timer)
         client.missed = {}
 
-    def _hand_over(self, left: Client, client: Client, session_id: str) -> None:
-        """Move a session, its upstream link and all that came by it from the link that left to the one that is here."""
-        held = left.attachments[session_id]
-        upstream = held.upstream
-        if upstream is None or held.state is not AttachmentState.TURN or client.attachments.get(session_id) is not None:
-            return
-        sharing = [other for other in left.attachments.values() if other.upstream is upstream]
-        if any(other.session_id in client.attachments for other in sharing):
-            return
-        services = client.services
-        for other in sharing:
-            del left.attachments[other.session_id]
-            client.attachments[other.session_id] = other
-            services.router.attach(client.realm.key, other.session_id, upstream.handle.runtime_id, client.number)
-            services.router.detach(client.realm.key, other.session_id, left.number)
-            services.residents.release(left, other.session_id)
-            services.residents.hold(client, other)
-            if other.session_id in left.missed:
-                client.missed[other.session_id] = left.missed.pop(other.session_id)
+
+def _hand_over(left: Client, client: Client, held: Attachment) -> None:
+    """Move a session, its upstream link and all that came by it from the link that left to the one that is here.
+
+    Other sessions come along with the upstream link; of each that the client has by a link of its own it hears by that one.
+    """
+    upstream = held.upstream
+    coming = [held] if upstream is None else [one for one in left.attachments.values() if one.upstream is upstream]
+    for other in coming:
+        _move_attachment(left, client, other)
+    if upstream is not None:
         _move_upstream(upstream, left, client)
-        left.turn_ended.set()
+    left.turn_ended.set()
+
+
+def _move_attachment(left: Client, client: Client, held: Attachment) -> None:
+    """Move one session; what is neither idle nor in a turn is on its way in or out, and is opened anew by who wants it."""
+    services, session_id = client.services, held.session_id
+    del left.attachments[session_id]
+    services.residents.release(left, session_id)
+    if held.has_turn:
+        held.move(AttachmentState.TURN)  # whose client was opening it again will not hear the answer
+    if held.upstream is None or not held.is_live or session_id in client.attachments:
+        services.router.detach(client.realm.key, session_id, left.number)
+        held.forget_ending()
+        held.move(AttachmentState.CLOSED)
+        held.upstream = None
+        return
+    client.attachments[session_id] = held
+    services.router.attach(client.realm.key, session_id, held.upstream.handle.runtime_id, client.number)
+    services.router.detach(client.realm.key, session_id, left.number)
+    services.residents.hold(client, held)
+    if session_id in left.missed:
+        client.missed[session_id] = left.missed.pop(session_id)
 
 
 def _move_upstream(upstream: Upstream, left: Client, client: Client) -> None:

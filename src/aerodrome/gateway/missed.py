@@ -38,6 +38,13 @@ class Missed:
         while self._size_bytes > self._limit_bytes and self._bodies:
             self._size_bytes -= len(self._bodies.popleft()[1])
 
+    def extend(self, later: Missed) -> None:
+        """Keep what another one has and this one has not: two links of a session are sent the same events, byte for byte."""
+        known = {body for _, body in self._bodies}
+        for kind, body in later._bodies:
+            if body not in known:
+                self.add(kind, body)
+
     def bodies(self) -> list[bytes]:
         """Return all that is kept, in order."""
         return [body for _, body in self._bodies]

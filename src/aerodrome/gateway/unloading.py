@@ -60,7 +60,9 @@ async def _unload_idle(services: Services, resident: Resident, holders: list[Hol
             return False
     for holder in holders:
         upstream = holder.held.upstream
-        if upstream is None or not await _detach(upstream, resident.session_id):
+        if holder.held.state is not AttachmentState.UNLOADING or upstream is None:
+            continue  # its client has let go of it
+        if not await _detach(upstream, resident.session_id):
             continue
         if holder.held.state is AttachmentState.UNLOADING:
             holder.held.move(AttachmentState.EVICTED)
