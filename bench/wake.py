@@ -28,12 +28,20 @@ TENANTS = {
     GUARDED: {"isolation": "user", "trust": "limited"},
     OPEN: {"isolation": "user", "trust": "full"},
 }
+#: No round takes so long; runtimes of rounds that are over do not pile up.
+_ROUND_SECONDS = 30
 #: What the gateways differ in; of everything else they have the defaults.
 GATEWAYS: dict[str, dict[str, Any]] = {
-    "plain": {"warm_runtimes": 0, "freeze_seconds": 0},
-    "warm": {"warm_runtimes": 2, "freeze_seconds": 0},
-    "freezing": {"warm_runtimes": 0, "freeze_seconds": 0.3},
-    "evicting": {"warm_runtimes": 0, "freeze_seconds": 0, "live_sessions": 1, "live_memory_bytes": 0},
+    "plain": {"warm_runtimes": 0, "freeze_seconds": 0, "idle_seconds": _ROUND_SECONDS},
+    "warm": {"warm_runtimes": 2, "freeze_seconds": 0, "idle_seconds": _ROUND_SECONDS},
+    "freezing": {"warm_runtimes": 0, "freeze_seconds": 0.3, "idle_seconds": _ROUND_SECONDS},
+    "evicting": {
+        "warm_runtimes": 0,
+        "freeze_seconds": 0,
+        "live_sessions": 1,
+        "live_memory_bytes": 0,
+        "idle_seconds": _ROUND_SECONDS,
+    },
     "hibernating": {"warm_runtimes": 0, "freeze_seconds": 0, "idle_seconds": 0.3},
     "hibernating and warm": {"warm_runtimes": 2, "freeze_seconds": 0, "idle_seconds": 0.3},
 }

@@ -56,6 +56,8 @@ SETTINGS = {
     "RUNTIME__IDLE_SECONDS": "0.6",
     "RUNTIME__WARM_RUNTIMES": "1",
     "RUNTIME__WARM_RUNTIMES_MAX": "1",
+    # A runtime may hang before it was ever ready, too.
+    "RUNTIME__READY_SECONDS": "5",
     "RUNTIME__STOP_GRACE_SECONDS": "1",
     "RUNTIME__HEALTH_INTERVAL_SECONDS": "0.25",
     "RUNTIME__HEALTH_DEADLINE_SECONDS": "0.5",
