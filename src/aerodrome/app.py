@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -23,6 +23,9 @@ from aerodrome import settings as settings_module
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
+from aerodrome.adapters.sandbox import choice
+from aerodrome.adapters.sandbox.bubblewrap import Network
+from aerodrome.adapters.sandbox.choice import Wishes
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
@@ -35,7 +38,7 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, HealthSettings
+from aerodrome.fleet.spec import FleetSettings, HealthSettings, OpenRealms
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
@@ -49,7 +52,7 @@ from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
-from aerodrome.ports.host import ResourceLimits
+from aerodrome.ports.host import ResourceLimits, RuntimeHost
 from aerodrome.settings import RuntimeSection, Settings
 
 _log = structlog.get_logger()
@@ -233,9 +236,30 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
     found = await asyncio.to_thread(install.install, settings.runtime.path)
     if found.warning is not None:
         _log.warning("runtime.release_differs", reason=found.warning)
-    pool = RuntimePool(ProcessHost(), fleet_settings(settings, found))
+    runtimes, open_realms = await _open_host(settings, found)
+    pool = RuntimePool(runtimes, replace(fleet_settings(settings, found), open_realms=open_realms))
     pool.start()
     return pool, found
+
+
+async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, OpenRealms]:
+    """Return where runtimes are started, and what becomes of those with host tools."""
+    section = settings.sandbox
+    if settings.policy == "transparent":
+        return ProcessHost(), OpenRealms.UNSANDBOXED  # the operator's own program, which is to notice nothing
+    wishes = Wishes(
+        mode=section.mode,
+        is_waived=bool(section.unsandboxed),
+        program=section.bubblewrap,
+        network=Network(section.network),
+        read_only=(found.package_dir, found.entry, *section.read_only),
+        first_uid=section.first_uid,
+        uids=section.uids,
+    )
+    sandbox = await asyncio.to_thread(choice.choose, wishes)
+    if sandbox is not None:
+        return choice.host_of(ProcessHost(), sandbox, wishes), OpenRealms.SANDBOXED
+    return ProcessHost(), OpenRealms.UNSANDBOXED if wishes.is_waived else OpenRealms.REFUSED
 
 
 def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSettings:
@@ -250,6 +274,7 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         is_native=found.kind == "native",
         version=found.version,
         state_directory=settings.state_directory.absolute(),
+        egress=tuple(target.lower() for target in settings.sandbox.egress),
         environment=environment,
         ready_seconds=section.ready_seconds,
         stop_grace_seconds=section.stop_grace_seconds,

@@ -76,12 +76,20 @@ async def run(sdk_port: int, log_level: str, announce: Callable[[Demo], None]) -
                 # Who tries it wants it gone at the first Ctrl-C; the environment may say otherwise.
                 drain_seconds=None if "AERODROME_DRAIN_SECONDS" in os.environ else 0,
                 runtime={"environment": {"COPILOT_OFFLINE": "true", **_node_offline(model)}},
+                sandbox=_sandbox(),
             )
 
             async def ready(application: app.Application) -> None:
                 announce(await _describe(application, model, settings.state_directory))
 
             await app.run(settings, ready)
+
+
+def _sandbox() -> dict[str, str] | None:
+    """Return that its users do without a sandbox, for they are the one who tries it; the environment may say otherwise."""
+    if any(name.startswith("AERODROME_SANDBOX__") for name in os.environ):
+        return None
+    return {"mode": "off", "unsandboxed": "agents run commands as the gateway's user"}
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
-from aerodrome.core import duration, identity
+from aerodrome.core import duration, egress, identity
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
 
@@ -86,6 +86,19 @@ class SessionsSection(_Section):
     reap_dry_run: bool = False
 
 
+class SandboxSection(_Section):
+    """`[sandbox]`: in what runtimes of fully trusted tenants are kept."""
+
+    mode: Literal["auto", "bubblewrap", "off"] = "auto"
+    bubblewrap: Path | None = None
+    network: Literal["egress", "none", "host"] = "egress"
+    egress: tuple[str, ...] = ()
+    read_only: tuple[Path, ...] = ()
+    first_uid: int = Field(default=2_000_000_000, ge=1000, le=2**32 - 2)
+    uids: int = Field(default=100_000, ge=1)
+    unsandboxed: Literal["", "agents run commands as the gateway's user"] = ""
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -120,6 +133,7 @@ class Settings(BaseSettings):
     runtime: RuntimeSection = RuntimeSection()
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
+    sandbox: SandboxSection = SandboxSection()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
@@ -248,6 +262,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.upstream is not None:
         split_address("upstream", settings.upstream)
+    for target in settings.sandbox.egress:
+        egress.check_target("sandbox.egress", target)
 
 
 def _explain(error: pydantic.ValidationError, config: Path | None) -> str:

@@ -24,6 +24,7 @@ TENANTS: dict[str, dict[str, Any]] = {
     "user": {"isolation": "user", "trust": "full"},
     "shared": {"isolation": "shared"},
 }
+UNSANDBOXED = {"mode": "off", "unsandboxed": "agents run commands as the gateway's user"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ class Place:
 
 @asynccontextmanager
 async def open_place(
-    state: Path, policy: dict[str, Any] | None = None, runtime: dict[str, Any] | None = None, **sections: Any
+    state: Path,
+    policy: dict[str, Any] | None = None,
+    runtime: dict[str, Any] | None = None,
+    sandbox: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Place]:
     """Run a gateway with the tenants `user` and `shared`; `policy` is added to both, the rest is settings."""
     async with demo.open_model() as model:
@@ -68,6 +73,8 @@ async def open_place(
             listen="127.0.0.1:0",
             state_directory=state,
             runtime={"environment": {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}, **(runtime or {})},
+            # These tests are of what sessions do; what a sandbox does is tests/e2e/test_sandbox.py.
+            sandbox=sandbox or UNSANDBOXED,
             tenants={name: {**tenant, **common} for name, tenant in TENANTS.items()},
             **sections,
         )

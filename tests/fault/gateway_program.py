@@ -20,6 +20,7 @@ async def _announce(application: app.Application) -> None:
 
 
 if __name__ == "__main__":
-    loaded = settings.load(None, listen="127.0.0.1:0", state_directory=Path(sys.argv[1]))
+    unsandboxed = {"mode": "off", "unsandboxed": "agents run commands as the gateway's user"}
+    loaded = settings.load(None, listen="127.0.0.1:0", state_directory=Path(sys.argv[1]), sandbox=unsandboxed)
     observe.configure_logs(loaded.log_level, loaded.log_json)
     app.run_loop(app.run(loaded, _announce))

@@ -134,7 +134,12 @@ async def opened(place: Path, **runtime: Any) -> AsyncIterator[House]:
         model = await stack.enter_async_context(demo_module.open_model())
         section = {"environment": {"COPILOT_OFFLINE": "true"}, **CALM, **BRISK, **runtime}
         settings = settings_module.load(
-            None, listen="127.0.0.1:0", state_directory=place / "state", drain_seconds=0.0, runtime=section
+            None,
+            listen="127.0.0.1:0",
+            state_directory=place / "state",
+            drain_seconds=0.0,
+            runtime=section,
+            sandbox={"mode": "off", "unsandboxed": "agents run commands as the gateway's user"},
         )
         application = await stack.enter_async_context(app.open_application(settings))
         assert application.stores is not None

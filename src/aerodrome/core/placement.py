@@ -5,9 +5,10 @@ A realm is a set of runtimes that share one state directory. Two principals shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aerodrome import errors
+from aerodrome.core import egress
 from aerodrome.core.identity import Owner
 from aerodrome.core.policy import Access, Isolation, Policy
 
@@ -17,12 +18,13 @@ class Realm:
     """`key` is stable across restarts and names the state directory; `isolation` says who shares it.
 
     `is_open`: its users' parameters pass as they come, so they may rely on what a runtime is started with: its working
-    directory, and the settings that it reads once.
+    directory, and the settings that it reads once. `egress` is what a sandboxed runtime of it may reach (core.egress).
     """
 
     key: str
     isolation: Isolation
     is_open: bool = field(default=False, compare=False)
+    egress: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def tenant(self) -> str:
@@ -39,7 +41,12 @@ def realm_of(owner: Owner, policy: Policy) -> Realm:
             key = f"tenant:{owner.tenant}"
         case Isolation.SHARED:
             key = "shared"
-    return Realm(key, policy.isolation, policy.access is Access.OPEN)
+    return under(Realm(key, policy.isolation), policy)
+
+
+def under(realm: Realm, policy: Policy) -> Realm:
+    """Return a realm as the clients of a policy have it."""
+    return replace(realm, is_open=policy.access is Access.OPEN, egress=egress.targets_of(policy))
 
 
 def realm_of_key(key: str) -> Realm:

@@ -19,7 +19,7 @@ from aerodrome.core.runtime import RuntimeState
 from aerodrome.fleet import spec
 from aerodrome.fleet.health import HealthWatch
 from aerodrome.fleet.queue import SpawnQueue
-from aerodrome.fleet.spec import FleetSettings
+from aerodrome.fleet.spec import FleetSettings, OpenRealms
 from aerodrome.fleet.supervisor import SupervisedRuntime
 from aerodrome.fleet.warm import WarmPool
 from aerodrome.ports.fleet import Broadcast, PoolView, RuntimeHandle, RuntimeView
@@ -82,9 +82,16 @@ class RuntimePool:
         """Return a ready runtime with its link counted (see ports.fleet)."""
         if self._closing:
             raise errors.Draining("this gateway is stopping; connect again to reach another")
+        if realm.is_open and self._settings.open_realms is OpenRealms.REFUSED:
+            raise errors.PolicyRejected(
+                "host tools need a sandbox and this gateway has none; ask its operator to install bubblewrap, "
+                'or to set trust = "limited" (docs/sandbox.md)'
+            )
         if runtime_id is not None:
+            self._end_unconfined(realm)
             return self._count_link(self._find(realm, runtime_id))
         while True:
+            self._end_unconfined(realm)
             # Anew each time: a realm whose last runtime is gone is forgotten.
             runtimes = self._realms.setdefault(realm.key, _RealmRuntimes())
             if placed := self._least_loaded(runtimes):
@@ -168,6 +175,13 @@ class RuntimePool:
     def _lookup(self, handle: RuntimeHandle) -> _Placed | None:
         runtimes = self._realms.get(handle.realm.key)
         return runtimes.ready.get(handle.runtime_id) if runtimes else None
+
+    def _end_unconfined(self, realm: Realm) -> None:
+        """Retire runtimes that were spawned under an earlier policy of the realm and are not confined as it now says."""
+        runtimes = self._realms.get(realm.key)
+        for placed in list(runtimes.ready.values()) if runtimes else []:
+            if not placed.runtime.may_serve(realm):
+                self.retire(placed.handle, "the realm's policy has changed; its runtimes are spawned anew")
 
     def _find(self, realm: Realm, runtime_id: str) -> _Placed:
         runtimes = self._realms.get(realm.key)

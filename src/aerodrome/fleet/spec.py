@@ -19,12 +19,13 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
 from aerodrome.core.vitals import DriftLimits
-from aerodrome.ports.host import ResourceLimits, SpawnSpec
+from aerodrome.ports.host import Confinement, ResourceLimits, SpawnSpec
 
 #: Where an agent's shell looks for programs; the operator's own PATH may hold what is not for tenants.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,6 +33,14 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Drift in open files begins at this part of what a runtime may open.
 _OPEN_FILES_PART = 0.8
+
+
+class OpenRealms(Enum):
+    """What becomes of realms whose users may have a runtime run commands (`Realm.is_open`)."""
+
+    SANDBOXED = "sandboxed"
+    UNSANDBOXED = "unsandboxed"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,9 @@ class FleetSettings:
     is_native: bool
     version: str
     state_directory: Path
+    open_realms: OpenRealms = OpenRealms.REFUSED
+    #: HOST:PORT that sandboxed runtimes may reach besides what their realm's policy names.
+    egress: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ready_seconds: float = 20.0
     stop_grace_seconds: float = 5.0
@@ -101,15 +113,18 @@ class Directories:
         """Return where the realm's sessions work."""
         return self.root / "work"
 
-    def create(self) -> None:
-        """Make them, readable by this user alone."""
-        for path in (self.root, *self._all):
+    def create(self, is_confined: bool = False) -> None:
+        """Make them, readable by this user alone; `is_confined`: a sandbox may give them to a user of its own."""
+        for path in (self.root, *self.all):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not is_confined and os.geteuid() == 0 and self.root.stat().st_uid != 0:
+            # What root is about to write there belongs to no sandbox's user: the next one is to look (adapters.sandbox.uids).
+            os.chown(self.root, 0, 0)
 
     def point_to(self, target: Directories) -> None:
         """Make each of them a link to the target's, in place of what it was; each link is one atomic rename."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for link, path in zip(self._all, target._all, strict=True):
+        for link, path in zip(self.all, target.all, strict=True):
             fresh = link.with_name(f"{link.name}.new")
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(path)
@@ -120,7 +135,8 @@ class Directories:
         shutil.rmtree(self.root, ignore_errors=True)
 
     @property
-    def _all(self) -> tuple[Path, ...]:
+    def all(self) -> tuple[Path, ...]:
+        """Return the four."""
         return (self.copilot_home, self.home, self.temporary, self.work)
 
 
@@ -164,7 +180,22 @@ def directories_of(realm: Realm, state_directory: Path) -> Directories:
     return Directories(state_directory / "realms" / f"{slug}-{digest}")
 
 
-def spawn_spec(runtime_id: str, token: str, directories: Directories, settings: FleetSettings) -> SpawnSpec:
+def confinement_of(realm: Realm | None, runtime_id: str, settings: FleetSettings) -> Confinement | None:
+    """Return what a realm's runtime is confined to; None: its sessions have no host tools, or the operator wants no sandbox."""
+    if realm is None or not realm.is_open or settings.open_realms is not OpenRealms.SANDBOXED:
+        return None
+    directories = directories_of(realm, settings.state_directory)
+    place = runtime_directories(runtime_id, settings.state_directory).root / "sandbox"
+    return Confinement(directories.root, directories.all, place, (*realm.egress, *settings.egress))
+
+
+def spawn_spec(
+    runtime_id: str,
+    token: str,
+    directories: Directories,
+    settings: FleetSettings,
+    confinement: Confinement | None = None,
+) -> SpawnSpec:
     """Return the process to start for one runtime. The token goes by environment, never by argument."""
     environment = {
         "PATH": _PATH,
@@ -182,4 +213,4 @@ def spawn_spec(runtime_id: str, token: str, directories: Directories, settings: 
     argv = [str(settings.entry), "--headless", "--port", "0", "--no-auto-update", "--log-level", "none"]
     if not any(name in environment for name in ("COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN")):
         argv.append("--no-auto-login")
-    return SpawnSpec(runtime_id, tuple(argv), environment, directories.work, settings.limits)
+    return SpawnSpec(runtime_id, tuple(argv), environment, directories.work, settings.limits, confinement)

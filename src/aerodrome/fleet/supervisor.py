@@ -7,6 +7,7 @@ sign of a crash. Which runtime serves whom is fleet.pool; whether it is well is 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
 
@@ -21,7 +22,7 @@ from aerodrome.core.vitals import PingWindow
 from aerodrome.fleet import spec
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.ports.fleet import Broadcast, RuntimeHandle, RuntimeView
-from aerodrome.ports.host import ResourceUsage, RuntimeHost, RuntimeProcess
+from aerodrome.ports.host import Dial, ResourceUsage, RuntimeHost, RuntimeProcess
 from aerodrome.transport import control as control_module
 from aerodrome.transport.control import ControlLink
 
@@ -53,11 +54,17 @@ class SupervisedRuntime:
         self._told = self._directories
         if realm is not None and realm.is_open:
             self._told = spec.directories_of(realm, settings.state_directory)
+        self._confinement = spec.confinement_of(realm, self.runtime_id, settings)
+        self._dial: Dial | None = None
         self._process: RuntimeProcess | None = None
         self._control: ControlLink | None = None
         self._address = ("", 0)
         self._watching: asyncio.Task[None] | None = None
         self._log = _log.bind(runtime=self.runtime_id, realm=realm.key if realm else None)
+
+    def may_serve(self, realm: Realm) -> bool:
+        """Say whether it is confined if a realm's runtimes are to be: its policy may have changed since it was spawned."""
+        return self._confinement is not None or spec.confinement_of(realm, self.runtime_id, self._settings) is None
 
     @property
     def is_usable(self) -> bool:
@@ -172,12 +179,16 @@ class SupervisedRuntime:
         )
 
     async def _spawn_once(self) -> None:
-        wanted = spec.spawn_spec(self.runtime_id, self._token, self._told, self._settings)
+        wanted = spec.spawn_spec(self.runtime_id, self._token, self._told, self._settings, self._confinement)
         try:
             async with asyncio.timeout(self._settings.ready_seconds):
                 self._process = await self._host.spawn(wanted)
                 self._address = await self._process.address()
-                self._control, _ = await control_module.open_control(*self._address, self._token, self._on_notification)
+                if (network := self._process.network) is not None:
+                    self._dial = functools.partial(network.connect, self._address[1])
+                self._control, _ = await control_module.open_control(
+                    *self._address, self._token, self._on_notification, dial=self._dial
+                )
                 await self._control.call("ping")
         except TimeoutError:
             raise errors.SpawnFailed(f"not ready within {self._settings.ready_seconds:g} s") from None
@@ -188,12 +199,14 @@ class SupervisedRuntime:
         if self.realm is not None:
             self._make_handle(self.realm)
         self._watching = asyncio.create_task(self._watch(), name=f"runtime {self.runtime_id} watch")
-        self._log.info("runtime.ready", pid=self._process.pid, port=self._address[1])
+        is_sandboxed = self._confinement is not None
+        self._log.info("runtime.ready", pid=self._process.pid, port=self._address[1], sandboxed=is_sandboxed)
 
     def _make_handle(self, realm: Realm) -> RuntimeHandle:
         work = spec.directories_of(realm, self._settings.state_directory).work
         self.handle = RuntimeHandle(self.runtime_id, realm, *self._address, self._token, self.lost, work)
         self.handle.freezer = self._process
+        self.handle.dial = self._dial
         return self.handle
 
     def _point_to(self, realm: Realm | None) -> None:
@@ -204,7 +217,7 @@ class SupervisedRuntime:
             else spec.placeholders(self.runtime_id, state_directory)
         )
         try:
-            target.create()
+            target.create(is_confined=self._confinement is not None)
             if self._told != target:
                 self._directories.point_to(target)
         except OSError as error:

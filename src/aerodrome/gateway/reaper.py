@@ -26,7 +26,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +40,7 @@ from aerodrome.core import session as sessions
 from aerodrome.core.expiry import Expiry
 from aerodrome.core.identity import Tenant
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Access, Policy
+from aerodrome.core.policy import Policy
 from aerodrome.core.session import SessionRecord
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
@@ -153,7 +153,7 @@ class SessionReaper:
         elif free:
             try:
                 # As the realm's clients would have it: they may be given this very runtime next.
-                realm = replace(placement.realm_of_key(realm_key), is_open=policy.access is Access.OPEN)
+                realm = placement.under(placement.realm_of_key(realm_key), policy)
                 async with self._open_runtime(realm) as (handle, link):
                     for record in free:
                         outcomes[await self._reap(record, policy, handle, link)] += 1
@@ -170,7 +170,7 @@ class SessionReaper:
         handle = await self._fleet.acquire(realm)
         try:
             handle.thaw()
-            link, _ = await control.open_control(handle.host, handle.port, handle.token)
+            link, _ = await control.open_control(handle.host, handle.port, handle.token, dial=handle.dial)
             try:
                 yield handle, link
             finally:

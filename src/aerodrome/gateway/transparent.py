@@ -76,7 +76,7 @@ class TransparentRelay:
         settings = self._settings
         try:
             upstream = await link_module.connect(
-                handle.host, handle.port, settings.max_frame_bytes, settings.connect_seconds
+                handle.host, handle.port, settings.max_frame_bytes, settings.connect_seconds, handle.dial
             )
         except errors.RuntimeUnavailable as error:
             _refuse(client, greeting, error)

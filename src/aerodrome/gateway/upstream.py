@@ -102,5 +102,7 @@ async def open_upstream(handle: RuntimeHandle, settings: GatewaySettings) -> Ups
     Raises:
         errors.RuntimeUnavailable: it does not accept the connection.
     """
-    link = await link_module.connect(handle.host, handle.port, settings.max_frame_bytes, settings.connect_seconds)
+    link = await link_module.connect(
+        handle.host, handle.port, settings.max_frame_bytes, settings.connect_seconds, handle.dial
+    )
     return Upstream(handle, link, settings.max_requests_in_flight)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from aerodrome.core.placement import Realm
+from aerodrome.ports.host import Dial
 
 #: Called with (realm, runtime id, message body) for each notification on a runtime's control link.
 Broadcast = Callable[[Realm, str, bytes], None]
@@ -50,6 +51,7 @@ class RuntimeHandle:
     freezer: Freezer | None = None
     is_frozen: bool = False
     opened: int = 0
+    dial: Dial | None = None
     #: What the runtime and all it started last used, and when that was measured, in seconds of a clock; 0 before the first time.
     memory_bytes: int = 0
     measured_at: float = 0.0

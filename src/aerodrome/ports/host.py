@@ -6,10 +6,14 @@ Implemented by adapters.process (child processes) and testing.scripted_host.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+#: Opens a connection to a runtime that only its host can reach.
+Dial = Callable[[], Awaitable[socket.socket]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +40,56 @@ class ResourceUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a sandboxed runtime may see and reach besides the system: its realm's directories, and HOST:PORT of what is elsewhere.
+
+    `realm` is the directory that holds `directories`; `place` is one that a sandbox may make for this runtime: it goes with it.
+    `egress` may hold `*`: every public address.
+    """
+
+    realm: Path
+    directories: tuple[Path, ...]
+    place: Path
+    egress: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SpawnSpec:
-    """What a runtime is started with. `environment` is complete: nothing of the gateway's own is added."""
+    """What a runtime is started with. `environment` is complete: nothing of the gateway's own is added.
+
+    With a `confinement` it is started in a sandbox or not at all. `descriptors` are files open to it for reading, from 3 on.
+    `is_wrapped`: argv is a program that starts the runtime as its grandchild, in namespaces of its own.
+    """
 
     runtime_id: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     working_directory: Path
     limits: ResourceLimits
+    confinement: Confinement | None = None
+    descriptors: tuple[Path, ...] = ()
+    is_wrapped: bool = False
+
+
+class RuntimeNetwork(Protocol):
+    """The loopback interface of a runtime that has a network of its own."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """Return a connection to a port there. Raises OSError if nobody listens, or the runtime is gone."""
+        ...
+
+    async def listen(self, port: int) -> socket.socket:
+        """Return a socket that listens there. Raises OSError if the port is taken, or the runtime is gone."""
+        ...
 
 
 class RuntimeProcess(Protocol):
     """One spawned runtime process."""
+
+    @property
+    def network(self) -> RuntimeNetwork | None:
+        """Return the network that its address is in; None: this machine's."""
+        ...
 
     @property
     def pid(self) -> int:

@@ -22,7 +22,7 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings
+from aerodrome.fleet.spec import FleetSettings, OpenRealms
 from aerodrome.gateway.admission import KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
@@ -163,6 +163,7 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
         is_native=True,
         version="scripted",
         state_directory=state_directory,
+        open_realms=OpenRealms.UNSANDBOXED,
         ready_seconds=5.0,
         stop_grace_seconds=0.2,
         backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),

@@ -21,6 +21,8 @@ _FIRST_PID = 1_000_000
 class ScriptedProcess:
     """A runtime that a ScriptedHost started."""
 
+    network = None
+
     def __init__(self, pid: int, spec: SpawnSpec, runtime: ScriptedRuntime) -> None:
         self.pid = pid
         self.spec = spec

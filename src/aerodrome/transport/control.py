@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aerodrome import errors
+from aerodrome.ports.host import Dial
 from aerodrome.protocol import messages
 from aerodrome.protocol.correlation import Correlation
 from aerodrome.protocol.messages import Envelope
@@ -129,13 +130,14 @@ async def open_control(
     token: str | None,
     on_notification: Callable[[str, bytes], None] | None = None,
     timeout_seconds: float = 10.0,
+    dial: Dial | None = None,
 ) -> tuple[ControlLink, dict[str, Any]]:
-    """Connect and authenticate; return the link and the runtime's answer to `connect`.
+    """Connect (by `dial`, if given) and authenticate; return the link and the runtime's answer to `connect`.
 
     Raises:
         errors.RuntimeUnavailable: nobody answers there, or it refuses the token.
     """
-    link = await link_module.connect(host, port, _MAX_FRAME_BYTES, timeout_seconds)
+    link = await link_module.connect(host, port, _MAX_FRAME_BYTES, timeout_seconds, dial)
     control = ControlLink(link, on_notification)
     params = {} if token is None else {"token": token}
     try:

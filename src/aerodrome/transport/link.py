@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import cast
 
 from aerodrome import errors
+from aerodrome.ports.host import Dial
 from aerodrome.protocol import framing
 
 _QUEUE_BYTES = 256 * 1024
@@ -292,8 +293,8 @@ def _tune(sock: socket.socket | None) -> Callable[[], None]:
     return acknowledge
 
 
-async def connect(host: str, port: int, max_frame_bytes: int, timeout_seconds: float) -> Link:
-    """Open a link to an upstream.
+async def connect(host: str, port: int, max_frame_bytes: int, timeout_seconds: float, dial: Dial | None = None) -> Link:
+    """Open a link to an upstream; by `dial` where its address is in a network that we are not in.
 
     Raises:
         errors.RuntimeUnavailable: nothing answers there within the time.
@@ -301,7 +302,10 @@ async def connect(host: str, port: int, max_frame_bytes: int, timeout_seconds: f
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_seconds):
-            _, link = await loop.create_connection(lambda: Link(max_frame_bytes), host, port)
+            if dial is None:
+                _, link = await loop.create_connection(lambda: Link(max_frame_bytes), host, port)
+            else:
+                _, link = await loop.create_connection(lambda: Link(max_frame_bytes), sock=await dial())
     except (OSError, TimeoutError) as error:
         raise errors.RuntimeUnavailable(
             f"cannot connect to the runtime at {host}:{port} ({error or 'timeout'}); is it running?"

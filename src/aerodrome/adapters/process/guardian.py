@@ -12,12 +12,19 @@ dies, the kernel (PDEATHSIG) for a runtime whose keeper dies.
 
 Control groups are the gateway's to make (cgroups.py); here a runtime enters them before it is one, and a keeper empties them.
 
-Protocol: one JSON object a line over a stream socket. In: {"op":"spawn","id","argv","env","cwd","nofile","data","groups"} with
-the output's file descriptor attached; {"op":"signal","id","signal"}, to the runtime; {"op":"signal_all","id","signal"} with STOP
-or CONT, to it and all below. Out: {"id","pid","keeper"}, {"id","error"}, {"id","exited"} (negative: signal).
+A wrapped runtime is the grandchild of what is started here, behind the first process of a process namespace: a sandbox program
+(bubblewrap) that ends as it ends, and that takes all of the namespace along when it is killed. Signals go to the runtime itself.
+
+Protocol: one JSON object a line over a stream socket. In: {"op":"spawn","id","argv","env","cwd","nofile","data","groups",
+"files","wrapped"} with the output's file descriptor attached; {"op":"signal","id","signal"}, to the runtime; {"op":"signal_all",
+"id","signal"} with STOP or CONT, to it and all below; {"op":"open","id","number","port","listen"}: a socket on the loopback of a
+wrapped runtime's own network, connected or listening. Out: {"id","pid","keeper"}, {"id","error"}, {"id","exited"} (negative:
+signal), {"id","opened"} with the number and the socket attached, or {"id","opened","errno"}.
 """
 
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -32,12 +39,16 @@ from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_NS_GET_USERNS = 0xB701
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
 #: What a keeper passes on to its runtime.
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCONT)
 #: What has a keeper kill its runtime and all below: sent by the guardian in place of KILL, by the kernel when the guardian dies.
 #: A keeper that is killed itself leaves that to the guardian, which may be the next to be killed.
 _TAKE_DOWN = signal.SIGUSR2
 _KILL_SECONDS = 10.0
+_OPEN_SECONDS = 5.0
 #: Whether the kernel lists a process's children: else the whole table is read, for each of hundreds of keepers.
 _LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -55,6 +66,8 @@ class Guardian:
         self.control = control
         #: The spawn order of each living keeper.
         self.keepers: dict[int, dict] = {}  # type: ignore[type-arg]
+        #: The order of each child that is about to open a socket.
+        self.openers: dict[int, dict] = {}  # type: ignore[type-arg]
         self.received = b""
         self.descriptors: list[int] = []
 
@@ -93,6 +106,8 @@ class Guardian:
                 self.spawn(order)
             elif order["op"] == "signal":
                 self.signal(order)
+            elif order["op"] == "open":
+                self.open(order)
             else:
                 self.signal_all(order)
         return True
@@ -114,6 +129,7 @@ class Guardian:
         else:
             # A keeper that could not fork says nothing and exits: that is told when it is reaped.
             if pid:
+                order["pid"] = int(pid)
                 self.tell({"id": order["id"], "pid": int(pid), "keeper": keeper})
         finally:
             os.close(output)
@@ -124,6 +140,21 @@ class Guardian:
         wanted = _TAKE_DOWN if order["signal"] == signal.SIGKILL else order["signal"]
         for keeper in self.keepers_of(order):
             os.kill(keeper, wanted)
+
+    def open(self, order: dict) -> None:  # type: ignore[type-arg]
+        """Have a child of its own enter a runtime's network and send a socket of there; its failure is told when it is reaped."""
+        pids = [self.keepers[keeper].get("pid", 0) for keeper in self.keepers_of(order)]
+        if not pids:
+            self.tell({"id": order["id"], "opened": order["number"], "errno": errno.ESRCH})
+            return
+        try:
+            opener = os.fork()
+        except OSError as error:
+            self.tell({"id": order["id"], "opened": order["number"], "errno": error.errno})
+            return
+        if opener == 0:
+            _open_socket(self.control, order, pids[0])
+        self.openers[opener] = order
 
     def signal_all(self, order: dict) -> None:  # type: ignore[type-arg]
         """Stop or continue a runtime and all below it; the keeper stays awake."""
@@ -149,11 +180,13 @@ class Guardian:
                     break
                 if pid in self.keepers:
                     ended.append((self.keepers.pop(pid), os.waitstatus_to_exitcode(status)))
+                elif (order := self.openers.pop(pid, None)) and (code := os.waitstatus_to_exitcode(status)):
+                    self.tell({"id": order["id"], "opened": order["number"], "errno": max(code, 1)})
         for order, _ in ended:
             _thaw(order["groups"])  # its keeper may have been killed before it could
         if ended:
             # Every living keeper holds what is its runtime's: whatever else is below us was a dead one's.
-            _kill_below(os.getpid(), spared=self.keepers)
+            _kill_below(os.getpid(), spared={*self.keepers, *self.openers})
         for order, code in ended:
             _empty(order["groups"])
             self.tell({"id": order["id"], "exited": code})
@@ -192,7 +225,7 @@ def _keep(order: dict, output: int, telling: int) -> None:  # type: ignore[type-
         if runtime == 0:
             _become(order, output)
         for number in _PASSED_ON:
-            signal.signal(number, lambda passed, _: _kill(runtime, passed))
+            signal.signal(number, lambda passed, _: _kill(_wrapped(runtime) if order["wrapped"] else runtime, passed))
         signal.signal(_TAKE_DOWN, lambda *_: _kill_thawed(runtime, order["groups"]))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_PASSED_ON, _TAKE_DOWN))
         if os.getppid() != guardian:
@@ -205,7 +238,9 @@ def _keep(order: dict, output: int, telling: int) -> None:  # type: ignore[type-
         _thaw(order["groups"])
         _kill_below(os.getpid(), spared=())
         _empty(order["groups"])
-        _end_with(os.waitstatus_to_exitcode(status))
+        code = os.waitstatus_to_exitcode(status)
+        # What runs it says a signal as a shell does.
+        _end_with(128 - code if order["wrapped"] and code > 128 else code)
     finally:
         os._exit(126)
 
@@ -223,6 +258,8 @@ def _become(order: dict, output: int) -> None:  # type: ignore[type-arg]
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.closerange(3, 1024)
+        for path in order["files"]:
+            os.set_inheritable(os.open(path, os.O_RDONLY), True)  # the lowest free numbers: 3, 4, ...
         _limit_files(order["nofile"])
         if order["data"] is not None:
             resource.setrlimit(resource.RLIMIT_DATA, (order["data"], order["data"]))
@@ -241,6 +278,58 @@ def _become(order: dict, output: int) -> None:  # type: ignore[type-arg]
         os.write(2, f"cannot start {order['argv'][0]}: {getattr(error, 'strerror', None) or error}\n".encode())
     finally:
         os._exit(127)
+
+
+def _wrapped(runtime: int) -> int:
+    """Return the runtime behind a sandbox program: the oldest child of its child; the program itself before there is one."""
+    children_of = _children if _LISTS_CHILDREN else _table().__getitem__
+    for first in children_of(runtime)[:1]:
+        for found in children_of(first)[:1]:
+            return found
+    return runtime
+
+
+def _open_socket(control: socket.socket, order: dict, runtime: int) -> None:  # type: ignore[type-arg]
+    """Open a socket in a runtime's network and send it to the gateway; never returns."""
+    code = errno.EIO
+    try:
+        _enter_network(runtime)
+        opened = socket.socket()
+        address = ("127.0.0.1", order["port"])
+        if order["listen"]:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            opened.listen(128)
+        else:
+            opened.settimeout(_OPEN_SECONDS)
+            opened.connect(address)
+        told = json.dumps({"id": order["id"], "opened": order["number"]}).encode() + b"\n"
+        code = 0 if socket.send_fds(control, [told], [opened.fileno()]) else errno.EIO
+    except OSError as error:
+        code = error.errno or errno.EIO
+    finally:
+        os._exit(code)
+
+
+def _enter_network(runtime: int) -> None:
+    """Move this process into the network of a wrapped runtime. Raises OSError; ESRCH if it has none of its own."""
+    found = _wrapped(runtime)
+    network = os.open(f"/proc/{found}/ns/net", os.O_RDONLY)
+    # Looked at again once it is held: a process that ended meanwhile may have left its number to another.
+    if found == runtime or _wrapped(runtime) != found or _is_own(network, "net"):
+        raise OSError(errno.ESRCH, "not in a network of its own")
+    owner = fcntl.ioctl(network, _NS_GET_USERNS)
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Without privileges of our own we have them in the user namespace that the network belongs to.
+    for namespace, kind in ((owner, _CLONE_NEWUSER), (network, _CLONE_NEWNET)):
+        if kind == _CLONE_NEWUSER and _is_own(owner, "user"):
+            continue
+        if libc.setns(namespace, kind):
+            raise OSError(ctypes.get_errno(), "cannot enter")
+
+
+def _is_own(namespace: int, name: str) -> bool:
+    return os.fstat(namespace).st_ino == os.stat(f"/proc/self/ns/{name}").st_ino
 
 
 def _limit_files(wanted: int) -> None:

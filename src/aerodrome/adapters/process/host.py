@@ -6,6 +6,7 @@ Deliberately knows nothing of protocol or policy: it starts, watches and stops p
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ _READY_LINE = re.compile(rb"listening on port (\d+)")
 _LAST_LINES = 20
 _LINE_BYTES = 500
 _KILL_SECONDS = 10.0
+_OPEN_SECONDS = 10.0
 
 _log = structlog.get_logger()
 
@@ -40,10 +42,11 @@ _log = structlog.get_logger()
 class ProcessRuntime:
     """A runtime process under the guardian."""
 
-    def __init__(self, host: ProcessHost, number: int, output: int, group: RuntimeGroup) -> None:
+    def __init__(self, host: ProcessHost, number: int, output: int, group: RuntimeGroup, is_wrapped: bool) -> None:
         loop = asyncio.get_running_loop()
         self._number = number
         self.group = group
+        self._is_wrapped = is_wrapped
         self.exit_note: str | None = None
         self._keeper = 0
         self._is_frozen = False
@@ -59,6 +62,11 @@ class ProcessRuntime:
     def pid(self) -> int:
         """Return the process id."""
         return self.started.result()
+
+    @property
+    def network(self) -> LoopbackOf | None:
+        """Return the way into the network of a wrapped runtime; whether it has one of its own is for the wrapper to know."""
+        return LoopbackOf(self._host, self._number) if self._is_wrapped else None
 
     @property
     def exited(self) -> asyncio.Future[int]:
@@ -78,7 +86,8 @@ class ProcessRuntime:
         """Return what it and all below its keeper use; some 0.1 ms, blocking (measured: docs/performance.md)."""
         if not self.started.done() or self._exited.done():
             return None
-        return usage.measure(self.pid, self._keeper, self.group)
+        pid = usage.behind(self.pid) if self._is_wrapped else self.pid
+        return usage.measure(pid, self._keeper, self.group)
 
     def freeze(self) -> None:
         """Stop it by its control group; without one the guardian sends STOP to all below the keeper, some ms later."""
@@ -147,6 +156,22 @@ class ProcessRuntime:
             self._port.set_result(int(found[1]))
 
 
+class LoopbackOf:
+    """The loopback interface of a wrapped runtime; the guardian opens its sockets: only a process with one thread can enter."""
+
+    def __init__(self, host: ProcessHost, number: int) -> None:
+        self._host = host
+        self._number = number
+
+    async def connect(self, port: int) -> socket.socket:
+        """Connect to a port there; some ms."""
+        return await self._host.open_socket(self._number, port, listen=False)
+
+    async def listen(self, port: int) -> socket.socket:
+        """Listen on a port there."""
+        return await self._host.open_socket(self._number, port, listen=True)
+
+
 class ProcessHost:
     """Spawns runtimes through one guardian process, started at first use and again if it should die."""
 
@@ -164,6 +189,8 @@ class ProcessHost:
         self._control: socket.socket | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
         self._received = b""
+        self._attached: list[int] = []
+        self._opening: dict[int, asyncio.Future[socket.socket]] = {}
 
     @property
     def guardian_pid(self) -> int | None:
@@ -172,11 +199,13 @@ class ProcessHost:
 
     async def spawn(self, spec: SpawnSpec) -> ProcessRuntime:
         """Ask the guardian for a process, in a control group of its own where one can be had."""
+        if spec.confinement is not None:
+            raise errors.SpawnFailed("this host makes no sandboxes and starts nothing that is to be in one")
         control = self._control or self._start_guardian()
         number = next(self._numbers)
         group = self._make_group(number, spec.limits)
         read_end, write_end = os.pipe()
-        runtime = self._runtimes[number] = ProcessRuntime(self, number, read_end, group)
+        runtime = self._runtimes[number] = ProcessRuntime(self, number, read_end, group, spec.is_wrapped)
         self._outputs.add(runtime.reading)
         runtime.reading.add_done_callback(self._outputs.discard)
         order = {
@@ -188,6 +217,8 @@ class ProcessHost:
             "nofile": spec.limits.open_files,
             "data": None if "memory_bytes" in group.held else spec.limits.memory_bytes,
             "groups": [str(directory) for directory in group.directories],
+            "files": [str(path) for path in spec.descriptors],
+            "wrapped": spec.is_wrapped,
         }
         try:
             _send(control, order, write_end)
@@ -216,6 +247,20 @@ class ProcessHost:
     def signal_all(self, number: int, sign: int) -> None:
         """Send STOP or CONT to a runtime and all it started; does nothing if it is gone."""
         self._order({"op": "signal_all", "id": number, "signal": int(sign)})
+
+    async def open_socket(self, number: int, port: int, listen: bool) -> socket.socket:
+        """Return a socket on the loopback of a wrapped runtime. Raises OSError if it cannot be had."""
+        if self._control is None or number not in self._runtimes:
+            raise ProcessLookupError(errno.ESRCH, "the runtime is gone")
+        order = next(self._numbers)
+        opening: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._opening[order] = opening
+        self._order({"op": "open", "id": number, "number": order, "port": port, "listen": listen})
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                return await opening
+        finally:
+            del self._opening[order]
 
     def _order(self, order: dict[str, Any]) -> None:
         if self._control is not None and order["id"] in self._runtimes:
@@ -273,7 +318,8 @@ class ProcessHost:
     def _read_control(self) -> None:
         assert self._control is not None
         try:
-            data = self._control.recv(65536)
+            data, attached, _, _ = socket.recv_fds(self._control, 65536, 64, socket.MSG_CMSG_CLOEXEC)
+            self._attached += attached
         except OSError:
             data = b""
         if not data:
@@ -283,7 +329,22 @@ class ProcessHost:
         for line in lines:
             self._note(json.loads(line))
 
+    def _note_opened(self, message: dict[str, Any]) -> None:
+        opened = None if "errno" in message else socket.socket(fileno=self._attached.pop(0))
+        opening = self._opening.get(message["opened"])
+        if opening is None or opening.done():
+            if opened is not None:
+                opened.close()  # who asked has given up
+        elif opened is None:
+            opening.set_exception(OSError(message["errno"], os.strerror(message["errno"])))
+        else:
+            opened.setblocking(False)
+            opening.set_result(opened)
+
     def _note(self, message: dict[str, Any]) -> None:
+        if "opened" in message:
+            self._note_opened(message)
+            return
         runtime = self._runtimes.get(message["id"])
         if runtime is None:
             return
@@ -314,6 +375,11 @@ class ProcessHost:
         if control is not None:
             asyncio.get_running_loop().remove_reader(control)
             control.close()
+        while self._attached:
+            os.close(self._attached.pop())
+        for opening in self._opening.values():
+            if not opening.done():
+                opening.set_exception(ProcessLookupError(errno.ESRCH, "the guardian is gone"))
 
     def _note_all_gone(self) -> None:
         for runtime in self._runtimes.values():

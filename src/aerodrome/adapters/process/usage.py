@@ -34,6 +34,14 @@ def measure(pid: int, keeper: int, group: RuntimeGroup) -> ResourceUsage | None:
     return ResourceUsage(memory_bytes, threads=int(fields[16]), open_files=open_files, processes=len(tree))
 
 
+def behind(pid: int) -> int:
+    """Return the runtime that a sandbox program runs: the oldest child of its child; itself where that cannot be told."""
+    for child in _children(pid)[:1]:
+        for runtime in _children(child)[:1]:
+            return runtime
+    return pid
+
+
 def _stat(pid: int) -> list[bytes]:
     """Return the fields of proc_pid_stat(5) from the third on: the name before them may hold anything."""
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
