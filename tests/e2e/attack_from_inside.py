@@ -1,6 +1,6 @@
 """What an agent with a shell would try from inside: a program of its own, for it runs there with nothing of this project.
 
-Reads a JSON object of what there is to be attacked from the file named first; writes what came of each attempt to the one named second:
+Reads a JSON object of what there is to be attacked from the file named first; writes what came of each attempt to the second:
 "done", or the name of the error that refused it.
 """
 

@@ -27,10 +27,12 @@ from .python_sdk import Program
 
 pytestmark = pytest.mark.runtime
 needs_bubblewrap = pytest.mark.skipif(
-    shutil.which("bwrap") is None, reason="NOT TESTED: the sandbox, for bubblewrap is missing; install it (make setup tries to)"
+    shutil.which("bwrap") is None,
+    reason="NOT TESTED: the sandbox, for bubblewrap is missing; install it (make setup tries to)",
 )
 
 ATTACK = Path(__file__).with_name("attack_from_inside.py")
+PYTHON = os.path.realpath(sys.executable)
 WAIVED = "agents run commands as the gateway's user"
 INDEX = syscalls.ARCHITECTURES[os.uname().machine].index
 CALLS = {name: numbers[INDEX] for name, numbers in syscalls.DENIED.items() if numbers[INDEX] is not None}
@@ -78,7 +80,12 @@ def targets(place: Place, listening: dict[str, Any], victim: Path) -> dict[str, 
     state = place.state
     model_port = int(place.model["base_url"].split(":")[2].split("/")[0])
     return {
-        "read": [str(state / "aerodrome.db"), str(victim / "home" / "secret"), "/etc/shadow", str(ATTACK.parent / "place.py")],
+        "read": [
+            str(state / "aerodrome.db"),
+            str(victim / "home" / "secret"),
+            "/etc/shadow",
+            str(ATTACK.parent / "place.py"),
+        ],
         "list": [
             (str(state), "aerodrome.db"),
             (str(victim), "home"),
@@ -89,11 +96,21 @@ def targets(place: Place, listening: dict[str, Any], victim: Path) -> dict[str, 
         "write": ["/usr/x-aerodrome-test", "/etc/x-aerodrome-test", str(state / "x"), str(victim / "work" / "x")],
         "unix": [str(state / "admin.sock"), *listening["unix"]],
         "tcp": [listening["port"], int(place.sdk.split(":")[1]), model_port],
-        "proxy": [f"127.0.0.1:{listening['port']}", f"localhost:{listening['port']}", "169.254.169.254:80", "example.com:443"],
+        "proxy": [
+            f"127.0.0.1:{listening['port']}",
+            f"localhost:{listening['port']}",
+            "169.254.169.254:80",
+            "example.com:443",
+        ],
         "pids": [os.getpid()],
         "calls": {},
         "with": {},
     }
+
+
+def read_found(path: Path, said: str) -> dict[str, str]:
+    assert path.exists(), said
+    return dict(json.loads(path.read_text()))
 
 
 @needs_bubblewrap
@@ -115,10 +132,13 @@ async def test_an_agent_in_a_sandbox_reaches_nothing_but_what_is_its_realms(tmp_
             }
             (own / "work" / "wanted.json").write_text(json.dumps(wanted))
             (own / "work" / "wanted.json").chmod(0o644)
-            python = os.path.realpath(sys.executable)
-            said = await shell(program, session, f"{python} {ATTACK} wanted.json found.json; env; ps ax; cat /proc/1/environ")
-            assert (own / "work" / "found.json").exists(), said
-            found = json.loads((own / "work" / "found.json").read_text())
+            said = await shell(
+                program, session, f"{PYTHON} {ATTACK} wanted.json found.json; env; ps ax; cat /proc/1/environ"
+            )
+            found = read_found(own / "work" / "found.json", said)
+            assert [path for path in map(Path, wanted["write"]) if path.exists()] == []
+    # A directory on the way to the realm's is the sandbox's own and empty; a plain user may write there, to no effect outside.
+    found.pop(f"write {place.state / 'x'}")
     model = f"tcp {wanted['tcp'][-1]}"
     assert found.pop(model) == "done", "policy names the model's endpoint"
     assert len(found) > 80
@@ -126,7 +146,6 @@ async def test_an_agent_in_a_sandbox_reaches_nothing_but_what_is_its_realms(tmp_
     assert {outcome for name, outcome in found.items() if name.startswith("call ")} == {"EPERM"}
     assert {outcome for name, outcome in found.items() if name.startswith("proxy ")} == {"refused"}
     assert "hunter2" not in said
-    assert not (victim / "work" / "x").exists()
 
 
 @needs_bubblewrap
@@ -139,13 +158,20 @@ async def test_the_same_attack_without_a_sandbox_gets_what_it_is_after(tmp_path)
             (victim / "home" / "secret").write_text("of ben")
             program, session = await agent(place)
             wanted = targets(place, listening, victim)
-            wanted |= {"write": wanted["write"][2:], "proxy": [], "with": {"ptrace": (CALLS["ptrace"], 0, 0, 0, 0, 0, 0)}}
+            wanted |= {
+                "write": wanted["write"][2:],
+                "proxy": [],
+                "with": {"ptrace": (CALLS["ptrace"], 0, 0, 0, 0, 0, 0)},
+            }
             (tmp_path / "wanted.json").write_text(json.dumps(wanted))
             await shell(program, session, f"{sys.executable} {ATTACK} {tmp_path}/wanted.json {tmp_path}/found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     found.pop("be root")
     refused = {name for name, outcome in found.items() if outcome != "done"}
-    own = {"read /etc/shadow", f"read /proc/{os.getpid()}/mem"}  # a plain user is refused these anyway; memory needs an offset
+    own = {
+        "read /etc/shadow",
+        f"read /proc/{os.getpid()}/mem",
+    }  # a plain user is refused these anyway; memory needs an offset
     assert refused - own == set()
 
 
@@ -167,6 +193,12 @@ async def test_a_session_in_a_sandbox_keeps_its_files_and_comes_back_after_its_r
         assert (others in owners) == (os.geteuid() != 0), "a user of its own for each realm, where the gateway is root"
 
 
+async def ping_for_ever(link: control.ControlLink) -> None:
+    async with asyncio.timeout(10):
+        while True:  # without control groups it is stopped some ms later
+            await link.call("ping", timeout_seconds=0.3)
+
+
 @needs_bubblewrap
 async def test_a_frozen_sandbox_answers_nothing_until_it_is_thawed(tmp_path):
     async with sandboxed(tmp_path) as place:
@@ -176,12 +208,46 @@ async def test_a_frozen_sandbox_answers_nothing_until_it_is_thawed(tmp_path):
         try:
             handle.freeze()
             with pytest.raises(Exception, match="no answer"):
-                await link.call("ping", timeout_seconds=0.3)
+                await ping_for_ever(link)
             handle.thaw()
             await link.call("ping", timeout_seconds=10)
         finally:
             await link.aclose()
         assert "thawed" in await shell(program, session, "echo thawed")
+
+
+@needs_bubblewrap
+async def test_a_model_that_is_elsewhere_is_reached_through_the_proxy(tmp_path):
+    """Another address than loopback's first stands for elsewhere: it is no exception from proxies."""
+    asked: list[bytes] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n"))
+        there, back = await asyncio.open_connection(*address)
+        back.write(asked[-1])
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+        back.close()
+        writer.close()
+
+    async with await asyncio.start_server(forward, "127.0.0.2", 0) as elsewhere:
+        url = f"http://127.0.0.2:{elsewhere.sockets[0].getsockname()[1]}/v1"
+        async with open_place(tmp_path / "state", {"providers": [url]}, sandbox={"mode": "bubblewrap"}) as place:
+            model = place.model["base_url"].split("/")[2].split(":")
+            address = (model[0], int(model[1]))
+            program = await place.connect("user")
+            provider = {"type": "openai", "base_url": url, "api_key": place.model["api_key"]}
+            session = await program.create(provider=provider)
+            assert (await session.send_and_wait("[say from afar]", timeout=20)).data.content == "from afar"
+    assert asked
+    assert all(line.startswith(b"POST /v1/") for line in asked)
+
+
+async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while chunk := await source.read(65536):
+        target.write(chunk)
+        await target.drain()
+    if target.can_write_eof():
+        target.write_eof()
 
 
 async def test_without_bubblewrap_fully_trusted_tenants_are_refused_and_others_served(tmp_path):

@@ -34,11 +34,10 @@ def measure(pid: int, keeper: int, group: RuntimeGroup) -> ResourceUsage | None:
     return ResourceUsage(memory_bytes, threads=int(fields[16]), open_files=open_files, processes=len(tree))
 
 
-def behind(pid: int) -> int:
-    """Return the runtime that a sandbox program runs: the oldest child of its child; itself where that cannot be told."""
-    for child in _children(pid)[:1]:
-        for runtime in _children(child)[:1]:
-            return runtime
+def behind(pid: int, generations: int = 2) -> int:
+    """Return the runtime that a sandbox program runs: the oldest child of its oldest child; as near as that can be told."""
+    for _ in range(generations):
+        pid = next(iter(_children(pid)), pid)
     return pid
 
 
