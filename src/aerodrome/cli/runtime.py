@@ -15,8 +15,10 @@ import rich.markup
 import rich.table
 import typer
 
-from aerodrome import errors
+from aerodrome import errors, settings
 from aerodrome.adapters.distribution import cache, check, doctor, install, locate, release, surroundings
+from aerodrome.adapters.sandbox import probe
+from aerodrome.adapters.sandbox.bubblewrap import Network
 
 app = typer.Typer(name="runtime", help="Find, install and check the Copilot runtime.", no_args_is_help=True)
 
@@ -63,13 +65,26 @@ def doctor_command(
         raise _stop(error) from error
     state = state_directory or surroundings.default_state_directory(os.environ)
     machine = check.Machine(os.environ, cache.directory(), state, host, port, cli_path, pin)
-    findings = doctor.examine(machine)
+    findings = [*doctor.examine(machine), _sandbox()]
     if as_json:
         typer.echo(msgspec.json.encode(findings).decode())
     else:
         _table(findings)
     if not doctor.healthy(findings):
         raise typer.Exit(1)
+
+
+def _sandbox() -> check.Check:
+    """Say whether runtimes with host tools can be sandboxed here: one sandbox is made."""
+    defaults = settings.SandboxSection()
+    try:
+        found = probe.find(defaults.bubblewrap, Network(defaults.network), (), defaults.first_uid)
+    except errors.ConfigError as error:
+        return check.warn(
+            "sandbox", error.message, 'without one, tenants with trust = "full" are refused: docs/sandbox.md'
+        )
+    users = "a user id for each realm" if found.setpriv else "all as this user"
+    return check.ok("sandbox", f"{found.program} made one; {users}")
 
 
 def _table(findings: list[check.Check]) -> None:

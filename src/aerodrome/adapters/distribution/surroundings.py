@@ -139,12 +139,6 @@ def _covered(direct: set[str]) -> set[str]:
     return set()
 
 
-def bubblewrap(machine: Machine) -> Check:
-    """Look for the sandbox program; optional."""
-    found = shutil.which("bwrap", path=machine.environ.get("PATH", os.defpath))
-    return ok("bubblewrap", found or "not installed (only sandboxed runtimes need it)")
-
-
 def control_group(machine: Machine) -> Check:
     """Look for a control group of our own to put runtimes under; optional."""
     if sys.platform != "linux":
@@ -169,6 +163,5 @@ CHECKS: tuple[Callable[[Machine], Check], ...] = (
     listen_port,
     open_files,
     proxies,
-    bubblewrap,
     control_group,
 )

@@ -8,6 +8,7 @@ process, for their numbers mean other things. Formats: linux/filter.h, linux/sec
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import struct
 
@@ -38,6 +39,7 @@ _FAMILIES = (1, 2, 16, 10)
 _TERMINAL_INPUT = (0x5412, 0x541C)
 
 
+@functools.cache
 def program(machine: str | None = None) -> bytes:
     """Return the filter for a machine (platform.machine()), by default this one.
 

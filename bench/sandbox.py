@@ -1,0 +1,106 @@
+"""What a sandbox costs: the time from a spawn to the first ping, memory, and the round trip, for each network and without one.
+
+    python bench/sandbox.py [--rounds N]
+
+The real runtime, one at a time, by the product's own host; no gateway between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aerodrome.adapters.distribution import install
+from aerodrome.adapters.distribution.release import RuntimeRelease
+from aerodrome.adapters.process.host import ProcessHost
+from aerodrome.adapters.sandbox import probe
+from aerodrome.adapters.sandbox.bubblewrap import Network
+from aerodrome.adapters.sandbox.host import SandboxHost
+from aerodrome.adapters.sandbox.uids import UidRange
+from aerodrome.core.placement import Realm
+from aerodrome.core.policy import Isolation
+from aerodrome.fleet import spec
+from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.ports.host import RuntimeHost
+from aerodrome.transport import control
+
+FIRST_UID = 2_000_000_000
+PINGS = 200
+
+
+@dataclass
+class Measured:
+    """Of each round: milliseconds until it is ready, MiB, microseconds of a ping."""
+
+    ready: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    ping: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        p95 = sorted(self.ready)[int(len(self.ready) * 0.95)]
+        ready, memory, ping = map(statistics.median, (self.ready, self.memory, self.ping))
+        return f"ready p50 {ready:.1f} ms, p95 {p95:.1f} | {memory:.1f} MiB | ping {ping:.0f} us"
+
+
+async def measure(found: RuntimeRelease, network: Network | None, rounds: int, state: Path) -> Measured:
+    """Spawn so many runtimes, each for a realm of its own."""
+    open_realms = OpenRealms.UNSANDBOXED if network is None else OpenRealms.SANDBOXED
+    native = found.kind == "native"
+    settings = FleetSettings(
+        found.entry, native, found.version, state, open_realms, environment={"COPILOT_OFFLINE": "true"}
+    )
+    host: RuntimeHost = ProcessHost()
+    if network is not None:
+        sandbox = probe.find(None, network, (found.package_dir, found.entry), FIRST_UID)
+        host = SandboxHost(host, sandbox, UidRange(FIRST_UID, 100_000) if sandbox.setpriv else None)
+    measured = Measured()
+    for number in range(rounds):
+        await measure_one(host, settings, f"u{number}", measured)
+    await host.aclose()
+    return measured
+
+
+async def measure_one(host: RuntimeHost, settings: FleetSettings, user: str, measured: Measured) -> None:
+    """Spawn one, ping it, stop it."""
+    realm = Realm(f"user:bench/{user}", Isolation.USER, is_open=True)
+    directories = spec.directories_of(realm, settings.state_directory)
+    confinement = spec.confinement_of(realm, f"rt-{user}", settings)
+    directories.create(is_confined=confinement is not None)
+    wanted = spec.spawn_spec(f"rt-{user}", "token", directories, settings, confinement)
+    began = time.perf_counter()
+    process = await host.spawn(wanted)
+    address = await process.address()
+    dial = functools.partial(process.network.connect, address[1]) if process.network else None
+    link, _ = await control.open_control(*address, "token", dial=dial)
+    await link.call("ping")
+    measured.ready.append((time.perf_counter() - began) * 1e3)
+    used = process.usage()
+    assert used is not None
+    measured.memory.append(used.memory_bytes / 2**20)
+    for _ in range(PINGS):
+        began = time.perf_counter()
+        await link.call("ping")
+        measured.ping.append((time.perf_counter() - began) * 1e6)
+    await link.aclose()
+    await process.stop(1.0)
+
+
+async def main(rounds: int) -> None:
+    """Print a line for each way to start a runtime."""
+    found = await asyncio.to_thread(install.install)
+    for network in (None, *Network):
+        with tempfile.TemporaryDirectory(prefix="aerodrome-bench-") as directory:
+            measured = await measure(found, network, rounds, Path(directory))
+        print(f"{network.value if network else 'no sandbox':>10} | {measured}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    asyncio.run(main(parser.parse_args().rounds))
