@@ -21,7 +21,9 @@ app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_
 IsolationOption = Annotated[
     Isolation | None, typer.Option(help="Who shares a runtime: user (where nothing is said), tenant or shared.")
 ]
-TrustOption = Annotated[Trust, typer.Option(help="'full' gives the tenant host tools, in a sandbox (user isolation only).")]
+TrustOption = Annotated[
+    Trust, typer.Option(help="'full' gives the tenant host tools, in a sandbox (user isolation only).")
+]
 Provider = Annotated[list[str] | None, typer.Option(help="An allowed model endpoint (URL prefix); repeat for more.")]
 McpServer = Annotated[
     list[str] | None, typer.Option(help="An allowed remote MCP server (URL prefix); repeat for more.")
