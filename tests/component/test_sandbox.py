@@ -195,17 +195,17 @@ async def test_a_frozen_sandbox_stands_still_with_all_in_it_and_goes_on(house, m
     ticks = house.realm("one") / "work" / "ticks"
     runtime = await house.listening("setsid sh -c 'while :; do echo t >> ticks; sleep 0.01; done'")
 
-    async def grows() -> bool:
+    async def grows(seconds: float = 5.0) -> bool:
         size = ticks.stat().st_size if ticks.exists() else 0
         with suppress(TimeoutError):
-            await eventually(lambda: ticks.exists() and ticks.stat().st_size > size, 0.3)
+            await eventually(lambda: ticks.exists() and ticks.stat().st_size > size, seconds)
             return True
         return False
 
     assert await grows()
     runtime.freeze()
     async with asyncio.timeout(10):
-        while await grows():
+        while await grows(0.3):
             pass
     runtime.thaw()
     assert await grows()
