@@ -47,6 +47,7 @@ EVENTS: dict[str, str] = {
     "runtime.spawn_failed": "a spawn attempt failed; it is tried again until the budget is spent",
     "runtime.stopped": "a runtime was stopped on purpose",
     "runtime.unwatched": "the health of a runtime is no longer looked after, by a fault of the gateway",
+    "secret.read_failed": "a secret could not be read again; its last value serves for now",
     "session.directory_kept": "an expired session is deleted, its working directory could not be",
     "session.evicted": "an idle session was unloaded from its runtime by policy",
     "session.reap_failed": "the runtime did not delete an expired session",
