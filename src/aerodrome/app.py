@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import functools
+import os
 import resource
 import signal
 import sys
@@ -23,6 +24,10 @@ from aerodrome import settings as settings_module
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
+from aerodrome.adapters.secrets.cached import CachedSecrets
+from aerodrome.adapters.secrets.command import CommandSource
+from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
+from aerodrome.adapters.secrets.vault import VaultSource
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
@@ -40,6 +45,7 @@ from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.forwarder import Forwarder
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
@@ -47,12 +53,18 @@ from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits
+from aerodrome.ports.secrets import SecretSource
 from aerodrome.settings import RuntimeSection, Settings
+from aerodrome.transport.asgi import AsgiServer
 
 _log = structlog.get_logger()
+
+#: Model calls under way; runtimes try a refused one again.
+FORWARDED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +204,8 @@ async def _for_tenants(
     )
     stack.push_async_callback(_end_task, flushing)
     configured = settings.configured_tenants()
-    services = Services(fleet, ownership, Router(), gateway_settings)
+    supplier = await _open_supplier(settings, clock, stack)
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -204,6 +217,21 @@ async def _for_tenants(
         stack.push_async_callback(_end_task, reaping)
     admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
     return TenantGateway(services, admission)
+
+
+async def _open_supplier(settings: Settings, clock: SystemClock, stack: AsyncExitStack) -> Supplier:
+    """Open what gives sessions the gateway's own credentials: closed after the links that use it."""
+    providers = settings.configured_providers()
+    supplier = Supplier(providers)
+    if providers:
+        secrets = open_secrets(settings, clock)
+        stack.push_async_callback(secrets.aclose)
+        forwarder = Forwarder(supplier, secrets, settings.limits.max_frame_bytes)
+        stack.push_async_callback(forwarder.aclose)
+        server = AsgiServer(forwarder, FORWARDED_AT_ONCE)
+        stack.push_async_callback(server.aclose)
+        supplier.forwarder_url = f"http://127.0.0.1:{await server.start()}"
+    return supplier
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
@@ -238,6 +266,29 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
     return pool, found
 
 
+def open_secrets(settings: Settings, clock: SystemClock) -> CachedSecrets:
+    """Return all configured sources of secrets behind one door."""
+    section = settings.secrets
+    sources: dict[str, SecretSource] = {
+        "env": EnvironmentSource(os.environ),
+        "file": FileSource(checks_mode=True),
+        "k8s": FileSource(checks_mode=False),
+        "exec": CommandSource(section.command_seconds),
+    }
+    vault_settings = settings.vault_settings()
+    if vault_settings is not None:
+        sources["vault"] = VaultSource(vault_settings, dict(sources), clock)
+    return CachedSecrets(sources, clock, section.cache_seconds, section.grace_seconds)
+
+
+def _near_directly(environment: dict[str, str]) -> dict[str, str]:
+    """Have a runtime that is to use a proxy reach this machine without it: the forwarder of its model calls is here."""
+    if not any(name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in environment):
+        return environment
+    near = ",".join(filter(None, (environment.get("NO_PROXY") or environment.get("no_proxy"), "127.0.0.1")))
+    return {**environment, "NO_PROXY": near, "no_proxy": near}
+
+
 def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSettings:
     """Return how runtimes of a release are spawned."""
     section = settings.runtime
@@ -250,7 +301,7 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         is_native=found.kind == "native",
         version=found.version,
         state_directory=settings.state_directory.absolute(),
-        environment=environment,
+        environment=_near_directly(environment) if settings.providers else environment,
         ready_seconds=section.ready_seconds,
         stop_grace_seconds=section.stop_grace_seconds,
         idle_seconds=section.idle_seconds,

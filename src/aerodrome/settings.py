@@ -19,9 +19,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
-from aerodrome.core import duration, identity
+from aerodrome.adapters.secrets import vault
+from aerodrome.adapters.secrets.vault import VaultSettings
+from aerodrome.core import duration, identity, provider, secret
+from aerodrome.core import policy as policies
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.core.provider import NamedProvider
 
 _PREFIX = "AERODROME_"
 _SECRETS = ("client_token", "upstream_token")
@@ -86,6 +90,41 @@ class SessionsSection(_Section):
     reap_dry_run: bool = False
 
 
+class VaultSection(_Section):
+    """`[secrets.vault]`: the Vault that `vault:` references are read from; its own credential is a reference too."""
+
+    address: str
+    token: str | None = None
+    namespace: str | None = None
+    kubernetes_role: str | None = None
+    kubernetes_mount: str = "kubernetes"
+    kubernetes_jwt: str = str(vault.SERVICE_ACCOUNT)
+    timeout_seconds: float = Field(default=10.0, gt=0)
+
+
+class SecretsSection(_Section):
+    """`[secrets]`: how secrets are read that other settings only name."""
+
+    cache_seconds: float = Field(default=60.0, ge=0)
+    grace_seconds: float = Field(default=600.0, ge=0)
+    command_seconds: float = Field(default=10.0, gt=0)
+    vault: VaultSection | None = None
+
+
+class ProviderSection(_Section):
+    """`[providers.NAME]`: a model endpoint whose key the gateway keeps. Keys and headers are references."""
+
+    type: Literal["openai", "azure", "anthropic"] = "openai"
+    base_url: str
+    wire_api: Literal["completions", "responses"] | None = None
+    api_key: str | None = Field(default=None, repr=False)
+    bearer_token: str | None = Field(default=None, repr=False)
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    models: tuple[str, ...] = ()
+    aliases: dict[str, str] = Field(default_factory=dict)
+    azure_api_version: str | None = None
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -97,6 +136,8 @@ class TenantSection(_Section):
     session_idle_ttl: Any = None
     session_max_age: Any = None
     client_loss: ClientLoss = ClientLoss.CLOSE
+    provider: str | None = None
+    provider_names: tuple[str, ...] = ()
 
 
 class Settings(BaseSettings):
@@ -121,6 +162,8 @@ class Settings(BaseSettings):
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
+    providers: dict[str, ProviderSection] = Field(default_factory=dict)
+    secrets: SecretsSection = SecretsSection()
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
 
@@ -150,6 +193,34 @@ class Settings(BaseSettings):
     def configured_tenants(self) -> dict[str, Tenant]:
         """Return the tenants of the configuration."""
         return {name: _tenant(name, section) for name, section in self.tenants.items()}
+
+    def configured_providers(self) -> dict[str, NamedProvider]:
+        """Return the providers whose keys the gateway keeps."""
+        return {name: provider.make(name, section.model_dump()) for name, section in self.providers.items()}
+
+    def vault_settings(self) -> VaultSettings | None:
+        """Return where Vault is and how to prove oneself there, None if none is configured."""
+        section = self.secrets.vault
+        if section is None:
+            return None
+        where = "secrets.vault"
+        if (section.token is None) == (section.kubernetes_role is None):
+            raise errors.ConfigError(f"{where}: expected token or kubernetes_role, one of the two")
+        return VaultSettings(
+            policies.check_url(f"{where}.address", section.address),
+            None if section.token is None else secret.parse(f"{where}.token", section.token),
+            section.namespace,
+            section.kubernetes_role,
+            section.kubernetes_mount,
+            secret.parse(f"{where}.kubernetes_jwt", section.kubernetes_jwt),
+            section.timeout_seconds,
+        )
+
+    def check_provider_names(self, where: str, policy: Policy) -> None:
+        """Raise errors.ConfigError if a policy names a provider that is not configured."""
+        for name in (*([policy.provider] if policy.provider else []), *policy.provider_names):
+            if name not in self.providers:
+                raise errors.ConfigError(f"{where}: no provider {name!r} is configured; add [providers.{name}]")
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -214,6 +285,8 @@ def _tenant(name: str, section: TenantSection) -> Tenant:
         None if idle is None else duration.check(f"{where}.session_idle_ttl", idle),
         None if age is None else duration.check(f"{where}.session_max_age", age),
         section.client_loss,
+        section.provider,
+        section.provider_names,
     )
     return Tenant(identity.check_name("tenant", name), policy, source="config")
 
@@ -235,7 +308,10 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     host, _ = split_address("listen", settings.listen)
-    settings.configured_tenants()
+    settings.configured_providers()
+    settings.vault_settings()
+    for name, tenant in settings.configured_tenants().items():
+        settings.check_provider_names(f"tenants.{name}", tenant.policy)
     if settings.policy == "transparent":
         if settings.client_token is None and not is_loopback(host):
             raise errors.ConfigError(

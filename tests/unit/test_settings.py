@@ -266,8 +266,52 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
     assert documented is not None
     settings.load(write(documented[1]))
     text = documented[1]
-    for section in (settings.RuntimeSection, settings.LimitsSection, settings.SessionsSection, settings.TenantSection):
+    for section in (
+        settings.RuntimeSection,
+        settings.LimitsSection,
+        settings.SessionsSection,
+        settings.TenantSection,
+        settings.SecretsSection,
+        settings.VaultSection,
+        settings.ProviderSection,
+    ):
         for name in section.model_fields:
             assert name in text, name
     for name in set(settings.Settings.model_fields) - {"client_token", "upstream_token", "tenants"}:
         assert name in text, name
+
+
+HOUSE = '[providers.house]\nbase_url = "https://models.example.com/v1"\n'
+
+
+def test_a_provider_has_its_key_by_reference(write):
+    path = write(
+        f'{HOUSE}api_key = "env:KEY"\nmodels = ["a", "b"]\naliases = {{ fast = "b" }}\n[tenants.t]\nprovider = "house"'
+    )
+    loaded = settings.load(path)
+    house = loaded.configured_providers()["house"]
+    assert (str(house.api_key), house.default_model) == ("env:KEY", "a")
+    assert [house.wire_model(name) for name in ("a", "fast", "other")] == ["a", "b", None]
+    assert loaded.configured_tenants()["t"].policy.allows_named("house")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('api_key = "sk-canary-1"', "providers.house.api_key: expected a reference"),
+        ('bearer_token = "sk-canary-1"', "providers.house.bearer_token: expected a reference"),
+        ('headers = { X = "sk-canary-1" }', "providers.house.headers.X: expected a reference"),
+        ("", "expected api_key or bearer_token"),
+        ('api_key = "env:A"\nbearer_token = "env:B"', "one of the two"),
+        ('api_key = "env:A"\nmodels = ["a"]\naliases = { x = "b" }', "not among"),
+        ('api_key = "env:A"\ntype = "azure"\naliases = { x = "b" }', "deployments"),
+        ('api_key = "env:A"\n[tenants.t]\nprovider = "other"', "no provider 'other'"),
+        ('api_key = "env:A"\n[tenants.t]\nprovider_names = ["other"]', "no provider 'other'"),
+        ('api_key = "env:A"\n[secrets.vault]\naddress = "https://v"', "expected token or kubernetes_role"),
+        ('api_key = "env:A"\n[secrets.vault]\naddress = "https://v"\ntoken = "sk-canary-1"', "secrets.vault.token"),
+    ],
+)
+def test_a_provider_that_cannot_work_or_holds_a_key_is_refused_without_the_key(write, text, words):
+    message = refusal(write(f"{HOUSE}{text}\n"))
+    assert words in message
+    assert "canary" not in message

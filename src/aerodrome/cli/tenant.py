@@ -30,6 +30,13 @@ IdleTtl = Annotated[
     str | None, typer.Option(help="Sessions unused so long are deleted, such as 30d or 12h; never without it.")
 ]
 MaxAge = Annotated[str | None, typer.Option(help="Sessions created so long ago are deleted; never without it.")]
+NamedProvider = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--named-provider",
+        help="A [providers.NAME] that sessions may use; the first is used where they name none. Repeat for more.",
+    ),
+]
 LossOption = Annotated[ClientLoss, typer.Option("--client-loss", help="Whether a running turn ends with its client.")]
 
 
@@ -43,6 +50,7 @@ def _save(
     session_idle_ttl: IdleTtl = None,
     session_max_age: MaxAge = None,
     client_loss: LossOption = ClientLoss.CLOSE,
+    named_provider: NamedProvider = None,
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
@@ -57,11 +65,14 @@ def _save(
         duration.parse("--session-idle-ttl", session_idle_ttl) if session_idle_ttl else None,
         duration.parse("--session-max-age", session_max_age) if session_max_age else None,
         client_loss,
+        named_provider[0] if named_provider else None,
+        tuple(named_provider or ()),
     )
     tenant = Tenant(identity.check_name("tenant", name), policy)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
+        settings.check_provider_names("--named-provider", policy)
         await (stores.tenants.add(tenant) if is_new else stores.tenants.update(tenant))
 
     common.with_stores(config, state_directory, work)
@@ -96,6 +107,7 @@ def list_tenants(
         "idle ttl",
         "max age",
         "client loss",
+        "named providers",
         "source",
     )
     common.print_table(columns, rows)
@@ -129,5 +141,6 @@ def _as_dict(tenant: Tenant) -> dict[str, Any]:
         "session_idle_ttl": duration.words(policy.session_idle_seconds),
         "session_max_age": duration.words(policy.session_age_seconds),
         "client_loss": policy.client_loss.value,
+        "named_providers": ", ".join(dict.fromkeys([policy.provider or "", *policy.provider_names])).removeprefix(", "),
         "source": tenant.source,
     }

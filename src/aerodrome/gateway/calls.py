@@ -22,7 +22,7 @@ from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
-from aerodrome.protocol import hardening, id_paths, messages, missing
+from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Method
 
@@ -42,6 +42,7 @@ async def create(client: Client, request: Request) -> None:
         session_id = params["sessionId"] = str(uuid.uuid4())
     if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
         raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
+    params = named_providers.choose(params, client.principal.policy)
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_create(params, client.principal.policy)
@@ -57,8 +58,10 @@ async def create(client: Client, request: Request) -> None:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
+        sent = _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
+        _take_back(client, session_id)
         await _unclaim(client, claiming)
         raise
     held = _hold(client, session_id, upstream)
@@ -78,7 +81,17 @@ async def create(client: Client, request: Request) -> None:
             raise
         return await _opened(client, held, upstream, answer, request)
 
-    _forward(upstream, request, session_id, params, _holding_turns(client, held, upstream, finish))
+    _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
+
+
+def _supplied(client: Client, session_id: str, params: dict[str, Any]) -> dict[str, Any]:
+    return client.services.supplier.fill(client.realm.key, session_id, params)
+
+
+def _take_back(client: Client, session_id: str) -> None:
+    """Withdraw what a session was given that did not come to be opened, and that nobody else holds."""
+    if client.services.residents.find(client.realm.key, session_id) is None:
+        client.services.supplier.withdraw(client.realm.key, session_id)
 
 
 async def _unclaim(client: Client, claiming: asyncio.Future[Claim]) -> None:
@@ -115,6 +128,7 @@ async def resume(client: Client, request: Request) -> None:
     if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
         await _resume_missing(client, request, session_id)
         return
+    params = named_providers.choose(params, client.principal.policy)
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)
@@ -123,8 +137,10 @@ async def resume(client: Client, request: Request) -> None:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
+        sent = _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
+        _take_back(client, session_id)
         client.release_missed(session_id)
         raise
     before = client.attachments.get(session_id)
@@ -148,7 +164,7 @@ async def resume(client: Client, request: Request) -> None:
             await client.services.ownership.claim(session_id, client.owner, client.realm.key)
         return await _opened(client, held, upstream, answer, request)
 
-    _forward(upstream, request, session_id, params, _holding_turns(client, held, upstream, finish))
+    _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
 
 
 async def _resume_missing(client: Client, request: Request, session_id: str) -> None:

@@ -32,6 +32,7 @@ from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.residents import Residents
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
@@ -56,7 +57,8 @@ class Services:
     ownership: Ownership
     router: Router
     settings: GatewaySettings
-    residents: Residents = field(default_factory=Residents)
+    supplier: Supplier = field(default_factory=Supplier)
+    residents: Residents = field(init=False)
     occupancy: Occupancy = field(default_factory=Occupancy)
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
@@ -64,6 +66,7 @@ class Services:
 
     def __post_init__(self) -> None:
         limits = self.settings
+        object.__setattr__(self, "residents", Residents(self.supplier.withdraw))
         object.__setattr__(self, "evictor", Evictor(self))
         finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
         object.__setattr__(self, "finishing", finishing)

@@ -187,7 +187,7 @@ async def _resume(resident: Resident, holder: Holder) -> None:
     held.upstream = upstream
     _hush(resident, held)
     try:
-        await _open_again(upstream, held)
+        await _open_again(client, upstream, held)
     except BaseException:
         client.services.router.detach(client.realm.key, held.session_id, client.number)
         if held.upstream is upstream:
@@ -211,26 +211,30 @@ def _hush(resident: Resident, held: Attachment) -> None:
         held.hushed["hook"] = 1
 
 
-async def _open_again(upstream: Upstream, held: Attachment) -> None:
+async def _open_again(client: Client, upstream: Upstream, held: Attachment) -> None:
     """Resume or make anew, then say again what was set since.
 
     Raises:
         errors.SessionMissing: the runtime has lost what was said in the session, and a new one would not be it.
         errors.RuntimeUnavailable: the runtime refuses.
     """
-    answer = await upstream.call("session.resume", resume_params(held))
+
+    def supplied(params: dict[str, Any]) -> dict[str, Any]:
+        return client.services.supplier.fill(client.realm.key, held.session_id, params)
+
+    answer = await upstream.call("session.resume", supplied(resume_params(held)))
     if answer.error is not UNSET and held.create is not None and not held.is_kept and is_missing(answer):
         # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
         held.hushed.pop("session.resume", None)
-        answer = await upstream.call("session.create", held.create)
+        answer = await upstream.call("session.create", supplied(held.create))
     if answer.error is not UNSET and is_missing(answer):
         raise errors.SessionMissing(f"session {held.session_id} is not on disk any more: {message_of(answer)}")
     if answer.error is not UNSET:
         raise errors.RuntimeUnavailable(f"session {held.session_id} could not be resumed: {message_of(answer)}")
     if held.options:
-        await upstream.call("session.options.update", {**held.options, "sessionId": held.session_id})
+        await upstream.call("session.options.update", supplied({**held.options, "sessionId": held.session_id}))
     for method, params in list(held.replays.values()):
-        await upstream.call(method, params)
+        await upstream.call(method, supplied(params))
 
 
 def resume_params(held: Attachment) -> dict[str, Any]:

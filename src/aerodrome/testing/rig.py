@@ -33,6 +33,7 @@ from aerodrome.gateway.reaper import Presence, ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.testing import peer
 from aerodrome.testing.peer import Peer
@@ -46,6 +47,8 @@ TENANTS = {
     "team": Policy(Isolation.TENANT),
     "shared": Policy(Isolation.SHARED),
     "other": Policy(Isolation.SHARED),
+    "supplied": Policy(Isolation.USER, Trust.FULL, ("*",), provider="house", provider_names=("other",)),
+    "supplied-shared": Policy(Isolation.SHARED, provider="house", provider_names=("other",)),
     "patient": Policy(Isolation.USER, Trust.FULL, ("*",), client_loss=ClientLoss.FINISH),
     "patient-shared": Policy(Isolation.SHARED, client_loss=ClientLoss.FINISH),
 }
@@ -64,7 +67,13 @@ class Baseline:
 class Rig:
     """A gateway that listens; see `open_rig`."""
 
-    def __init__(self, host: RuntimeHost, fleet_settings: FleetSettings, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        host: RuntimeHost,
+        fleet_settings: FleetSettings,
+        settings: GatewaySettings,
+        supplier: Supplier | None = None,
+    ) -> None:
         self.clock = SystemClock()
         self.host = host
         self.pool = RuntimePool(host, fleet_settings)
@@ -75,7 +84,7 @@ class Rig:
         self.router = Router()
         tenants = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
         admission = KeyAdmission(self.keys, MemoryTenantStore(self.keys, self.clock), tenants, self.clock)
-        services = Services(self.pool, self.ownership, self.router, settings)
+        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier())
         self.gateway = TenantGateway(services, admission)
         self.services = services
         self.caretaker = Caretaker(services)
@@ -172,10 +181,15 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
 
 @asynccontextmanager
 async def open_rig(
-    host: RuntimeHost, fleet: FleetSettings, settings: GatewaySettings | None = None
+    host: RuntimeHost,
+    fleet: FleetSettings,
+    settings: GatewaySettings | None = None,
+    supplier: Supplier | None = None,
 ) -> AsyncIterator[Rig]:
     """Run a gateway over a host for the length of a block."""
-    rig = Rig(host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0))
+    rig = Rig(
+        host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0), supplier
+    )
     try:
         rig.address = await rig.listener.start()
         rig.caretaker.start()

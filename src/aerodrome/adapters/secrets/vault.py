@@ -21,6 +21,7 @@ from aerodrome.ports.secrets import SecretSource
 
 _MAX_ANSWER_BYTES = 1024 * 1024
 _RENEW_AFTER = 2 / 3
+SERVICE_ACCOUNT = Reference("k8s", "/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class VaultSettings:
     namespace: str | None = None
     kubernetes_role: str | None = None
     kubernetes_mount: str = "kubernetes"
-    kubernetes_jwt: Reference = Reference("k8s", "/var/run/secrets/kubernetes.io/serviceaccount/token")
+    kubernetes_jwt: Reference = SERVICE_ACCOUNT
     timeout_seconds: float = 10.0
 
 
