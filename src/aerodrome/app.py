@@ -22,6 +22,7 @@ import structlog
 from aerodrome import errors
 from aerodrome import settings as settings_module
 from aerodrome.adapters.distribution import install, release
+from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.secrets.cached import CachedSecrets
@@ -32,10 +33,12 @@ from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
+from aerodrome.adapters.sql.tokens import SqlTokenStore
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
 from aerodrome.clock import SystemClock
+from aerodrome.core import secret
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
@@ -46,6 +49,7 @@ from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.forwarder import Forwarder
+from aerodrome.gateway.github_tokens import GitHubTokens, TokenCourier
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
@@ -58,6 +62,7 @@ from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits
 from aerodrome.ports.secrets import SecretSource
+from aerodrome.ports.tokens import TokenStore
 from aerodrome.settings import RuntimeSection, Settings
 from aerodrome.transport.asgi import AsgiServer
 
@@ -74,6 +79,7 @@ class Stores:
     sessions: SqlSessionRegistry
     tenants: SqlTenantStore
     keys: SqlKeyStore
+    tokens: SqlTokenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,12 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     database = await engine.open_database(settings.database_url)
     try:
         await migrate.migrate(database)
-        yield Stores(SqlSessionRegistry(database), SqlTenantStore(database, SystemClock()), SqlKeyStore(database))
+        yield Stores(
+            SqlSessionRegistry(database),
+            SqlTenantStore(database, SystemClock()),
+            SqlKeyStore(database),
+            SqlTokenStore(database),
+        )
     finally:
         await database.aclose()
 
@@ -204,11 +215,14 @@ async def _for_tenants(
     )
     stack.push_async_callback(_end_task, flushing)
     configured = settings.configured_tenants()
-    supplier = await _open_supplier(settings, clock, stack)
+    supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     services = Services(fleet, ownership, Router(), gateway_settings, supplier)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
+    if supplier.tokens is not None:
+        courier = TokenCourier(supplier, services.residents, settings.github.host, settings.github.check_seconds)
+        stack.push_async_callback(_end_task, asyncio.create_task(courier.run(), name="token courier"))
     if settings.sessions.reap_interval_seconds:
         list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
         presence = ResidentPresence(services)
@@ -219,13 +233,17 @@ async def _for_tenants(
     return TenantGateway(services, admission)
 
 
-async def _open_supplier(settings: Settings, clock: SystemClock, stack: AsyncExitStack) -> Supplier:
+async def _open_supplier(settings: Settings, clock: SystemClock, stack: AsyncExitStack, tokens: TokenStore) -> Supplier:
     """Open what gives sessions the gateway's own credentials: closed after the links that use it."""
     providers = settings.configured_providers()
     supplier = Supplier(providers)
+    secrets = open_secrets(settings, clock)
+    stack.push_async_callback(secrets.aclose)
+    envelopes = settings.envelopes()
+    if envelopes is not None:
+        issuer = _open_issuer(settings, secrets, clock, stack)
+        supplier.tokens = GitHubTokens(tokens, envelopes, issuer, clock, settings.github.refresh_before_seconds)
     if providers:
-        secrets = open_secrets(settings, clock)
-        stack.push_async_callback(secrets.aclose)
         forwarder = Forwarder(supplier, secrets, settings.limits.max_frame_bytes)
         stack.push_async_callback(forwarder.aclose)
         server = AsgiServer(forwarder, FORWARDED_AT_ONCE)
@@ -264,6 +282,19 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
     pool = RuntimePool(ProcessHost(), fleet_settings(settings, found))
     pool.start()
     return pool, found
+
+
+def _open_issuer(
+    settings: Settings, secrets: CachedSecrets, clock: SystemClock, stack: AsyncExitStack
+) -> GitHubIssuer | None:
+    """Return who renews GitHub tokens, None where no app is configured."""
+    section = settings.github
+    if section.client_id is None or section.client_secret is None:
+        return None
+    reference = secret.parse("github.client_secret", section.client_secret)
+    issuer = GitHubIssuer(section.host, section.client_id, reference, secrets, clock)
+    stack.push_async_callback(issuer.aclose)
+    return issuer
 
 
 def open_secrets(settings: Settings, clock: SystemClock) -> CachedSecrets:

@@ -21,14 +21,16 @@ from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
 from aerodrome.adapters.secrets import vault
 from aerodrome.adapters.secrets.vault import VaultSettings
-from aerodrome.core import duration, identity, provider, secret
+from aerodrome.core import duration, github, identity, provider, secret
 from aerodrome.core import policy as policies
+from aerodrome.core.envelope import Envelopes
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
 from aerodrome.core.provider import NamedProvider
 
 _PREFIX = "AERODROME_"
-_SECRETS = ("client_token", "upstream_token")
+_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys")
+_MASTER_KEY_BYTES = 32
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})\Z")
 
 
@@ -125,6 +127,16 @@ class ProviderSection(_Section):
     azure_api_version: str | None = None
 
 
+class GitHubSection(_Section):
+    """`[github]`: users' stored GitHub tokens. The app is needed where tokens expire and are renewed."""
+
+    host: str = github.DEFAULT_HOST
+    client_id: str | None = None
+    client_secret: str | None = Field(default=None, repr=False)
+    refresh_before_seconds: float = Field(default=1800.0, gt=0)
+    check_seconds: float = Field(default=60.0, gt=0)
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -138,6 +150,7 @@ class TenantSection(_Section):
     client_loss: ClientLoss = ClientLoss.CLOSE
     provider: str | None = None
     provider_names: tuple[str, ...] = ()
+    github: GitHubAccess = GitHubAccess.CLIENT
 
 
 class Settings(BaseSettings):
@@ -164,14 +177,26 @@ class Settings(BaseSettings):
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     secrets: SecretsSection = SecretsSection()
+    github: GitHubSection = GitHubSection()
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
+    #: What the gateway's own secrets are derived from or encrypted with; see `read_master_key`.
+    master_key: SecretStr | None = None
+    master_key_file: Path | None = None
+    #: Earlier ones, by commas: they open what they sealed and seal nothing new.
+    old_master_keys: SecretStr | None = None
 
-    @pydantic.field_validator("client_token", "upstream_token")
+    @pydantic.field_validator("client_token", "upstream_token", "master_key")
     @classmethod
     def _is_given(cls, token: SecretStr | None) -> SecretStr | None:
         """Take an empty token for none: it is what a shell makes of an unset variable, and would admit everyone."""
         return token if token is not None and token.get_secret_value() else None
+
+    @pydantic.field_validator("master_key_file", mode="before")
+    @classmethod
+    def _is_named(cls, path: Any) -> Any:
+        """Take an empty name for none, as with tokens."""
+        return path or None
 
     @classmethod
     def settings_customise_sources(
@@ -197,6 +222,31 @@ class Settings(BaseSettings):
     def configured_providers(self) -> dict[str, NamedProvider]:
         """Return the providers whose keys the gateway keeps."""
         return {name: provider.make(name, section.model_dump()) for name, section in self.providers.items()}
+
+    def read_master_key(self) -> bytes | None:
+        """Return the master key, from its file if one is named; None if there is none.
+
+        Raises:
+            errors.ConfigError: both are given, the file cannot be read, or it is too short to be a key.
+        """
+        if self.master_key is not None and self.master_key_file is not None:
+            raise errors.ConfigError("master_key: expected it or master_key_file, found both; leave one out")
+        if self.master_key_file is None:
+            return None if self.master_key is None else _master_key("master_key", self.master_key.get_secret_value())
+        try:
+            text = self.master_key_file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text"
+            raise errors.ConfigError(f"master_key_file: cannot read {self.master_key_file}: {reason}") from None
+        return _master_key("master_key_file", text)
+
+    def envelopes(self) -> Envelopes | None:
+        """Return what stored tokens are sealed with, None without a master key."""
+        master = self.read_master_key()
+        if master is None:
+            return None
+        old = self.old_master_keys.get_secret_value().split(",") if self.old_master_keys is not None else []
+        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], "tokens")
 
     def vault_settings(self) -> VaultSettings | None:
         """Return where Vault is and how to prove oneself there, None if none is configured."""
@@ -287,8 +337,29 @@ def _tenant(name: str, section: TenantSection) -> Tenant:
         section.client_loss,
         section.provider,
         section.provider_names,
+        section.github,
     )
+    check_github(where, policy)
     return Tenant(identity.check_name("tenant", name), policy, source="config")
+
+
+def check_github(where: str, policy: Policy) -> None:
+    """Raise errors.ConfigError where stored GitHub tokens would get into a runtime that strangers share."""
+    if policy.github is GitHubAccess.STORED and policy.isolation is Isolation.SHARED:
+        raise errors.ConfigError(
+            f'{where}.github: "stored" would put users\' tokens into a runtime that strangers share; choose isolation '
+            '"user" or "tenant"'
+        )
+
+
+def _master_key(name: str, text: str) -> bytes:
+    key = text.strip().encode()
+    if len(key) < _MASTER_KEY_BYTES:
+        raise errors.ConfigError(
+            f"{name}: expected {_MASTER_KEY_BYTES} random characters or more, found {len(key)}; "
+            "for example from: openssl rand -base64 32"
+        )
+    return key
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -310,6 +381,11 @@ def _check(settings: Settings) -> None:
     host, _ = split_address("listen", settings.listen)
     settings.configured_providers()
     settings.vault_settings()
+    if (settings.github.client_id is None) != (settings.github.client_secret is None):
+        raise errors.ConfigError("github: expected client_id and client_secret, or neither")
+    if settings.github.client_secret is not None:
+        secret.parse("github.client_secret", settings.github.client_secret)
+    policies.check_url("github.host", settings.github.host)
     for name, tenant in settings.configured_tenants().items():
         settings.check_provider_names(f"tenants.{name}", tenant.policy)
     if settings.policy == "transparent":

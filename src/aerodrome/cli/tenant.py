@@ -12,9 +12,9 @@ from aerodrome import errors
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
 from aerodrome.gateway import admission
-from aerodrome.settings import Settings
+from aerodrome.settings import Settings, check_github
 
 app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_help=True)
 
@@ -37,6 +37,9 @@ NamedProvider = Annotated[
         help="A [providers.NAME] that sessions may use; the first is used where they name none. Repeat for more.",
     ),
 ]
+GitHubOption = Annotated[
+    GitHubAccess, typer.Option(help="Whose GitHub token sessions have: the client's, or the user's stored one.")
+]
 LossOption = Annotated[ClientLoss, typer.Option("--client-loss", help="Whether a running turn ends with its client.")]
 
 
@@ -51,6 +54,7 @@ def _save(
     session_max_age: MaxAge = None,
     client_loss: LossOption = ClientLoss.CLOSE,
     named_provider: NamedProvider = None,
+    github: GitHubOption = GitHubAccess.CLIENT,
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
@@ -67,7 +71,9 @@ def _save(
         client_loss,
         named_provider[0] if named_provider else None,
         tuple(named_provider or ()),
+        github,
     )
+    check_github("--github", policy)
     tenant = Tenant(identity.check_name("tenant", name), policy)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
@@ -108,6 +114,7 @@ def list_tenants(
         "max age",
         "client loss",
         "named providers",
+        "github",
         "source",
     )
     common.print_table(columns, rows)
@@ -142,5 +149,6 @@ def _as_dict(tenant: Tenant) -> dict[str, Any]:
         "session_max_age": duration.words(policy.session_age_seconds),
         "client_loss": policy.client_loss.value,
         "named_providers": ", ".join(dict.fromkeys([policy.provider or "", *policy.provider_names])).removeprefix(", "),
+        "github": policy.github.value,
         "source": tenant.source,
     }

@@ -22,7 +22,7 @@ from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
-from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers
+from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, stored_tokens
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Method
 
@@ -42,7 +42,7 @@ async def create(client: Client, request: Request) -> None:
         session_id = params["sessionId"] = str(uuid.uuid4())
     if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
         raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
-    params = named_providers.choose(params, client.principal.policy)
+    params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_create(params, client.principal.policy)
@@ -58,7 +58,7 @@ async def create(client: Client, request: Request) -> None:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
-        sent = _supplied(client, session_id, params)
+        sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
         _take_back(client, session_id)
@@ -84,8 +84,14 @@ async def create(client: Client, request: Request) -> None:
     _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
 
 
-def _supplied(client: Client, session_id: str, params: dict[str, Any]) -> dict[str, Any]:
-    return client.services.supplier.fill(client.realm.key, session_id, params)
+def _chosen(client: Client, params: dict[str, Any]) -> dict[str, Any]:
+    """Name what the tenant's policy gives its sessions; what is stored of one has these names, not what they stand for."""
+    policy = client.principal.policy
+    return stored_tokens.choose(named_providers.choose(params, policy), policy)
+
+
+async def _supplied(client: Client, session_id: str, params: dict[str, Any]) -> dict[str, Any]:
+    return await client.services.supplier.fill_opening(client.owner, client.realm.key, session_id, params)
 
 
 def _take_back(client: Client, session_id: str) -> None:
@@ -128,7 +134,7 @@ async def resume(client: Client, request: Request) -> None:
     if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
         await _resume_missing(client, request, session_id)
         return
-    params = named_providers.choose(params, client.principal.policy)
+    params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)
@@ -137,7 +143,7 @@ async def resume(client: Client, request: Request) -> None:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
-        sent = _supplied(client, session_id, params)
+        sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
         _take_back(client, session_id)

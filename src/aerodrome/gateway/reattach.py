@@ -222,11 +222,14 @@ async def _open_again(client: Client, upstream: Upstream, held: Attachment) -> N
     def supplied(params: dict[str, Any]) -> dict[str, Any]:
         return client.services.supplier.fill(client.realm.key, held.session_id, params)
 
-    answer = await upstream.call("session.resume", supplied(resume_params(held)))
+    async def opening(params: dict[str, Any]) -> dict[str, Any]:
+        return await client.services.supplier.fill_opening(client.owner, client.realm.key, held.session_id, params)
+
+    answer = await upstream.call("session.resume", await opening(resume_params(held)))
     if answer.error is not UNSET and held.create is not None and not held.is_kept and is_missing(answer):
         # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
         held.hushed.pop("session.resume", None)
-        answer = await upstream.call("session.create", supplied(held.create))
+        answer = await upstream.call("session.create", await opening(held.create))
     if answer.error is not UNSET and is_missing(answer):
         raise errors.SessionMissing(f"session {held.session_id} is not on disk any more: {message_of(answer)}")
     if answer.error is not UNSET:

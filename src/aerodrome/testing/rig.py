@@ -20,7 +20,7 @@ from aerodrome.clock import SystemClock
 from aerodrome.core import identity, placement
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway.admission import KeyAdmission
@@ -49,6 +49,7 @@ TENANTS = {
     "other": Policy(Isolation.SHARED),
     "supplied": Policy(Isolation.USER, Trust.FULL, ("*",), provider="house", provider_names=("other",)),
     "supplied-shared": Policy(Isolation.SHARED, provider="house", provider_names=("other",)),
+    "signed-in": Policy(Isolation.USER, Trust.FULL, github=GitHubAccess.STORED),
     "patient": Policy(Isolation.USER, Trust.FULL, ("*",), client_loss=ClientLoss.FINISH),
     "patient-shared": Policy(Isolation.SHARED, client_loss=ClientLoss.FINISH),
 }
