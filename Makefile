@@ -30,6 +30,7 @@ bench: setup
 	$(BIN)/python bench/wake.py
 	$(BIN)/python bench/live_sessions.py
 	$(BIN)/python bench/density.py
+	$(BIN)/python bench/forwarder.py
 
 setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed
 

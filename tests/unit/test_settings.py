@@ -316,3 +316,30 @@ def test_a_provider_that_cannot_work_or_holds_a_key_is_refused_without_the_key(w
     message = refusal(write(f"{HOUSE}{text}\n"))
     assert words in message
     assert "canary" not in message
+
+
+def test_master_keys_come_from_the_environment_and_never_from_the_file(write, monkeypatch, tmp_path):
+    assert settings.load().envelopes() is None
+    for name in ("master_key", "old_master_keys"):
+        assert "do not belong in a file" in refusal(write(f'{name} = "{"k" * 32}"'))
+    monkeypatch.setenv("AERODROME_MASTER_KEY", "short")
+    with pytest.raises(errors.ConfigError, match="32 random characters"):
+        settings.load().envelopes()
+    monkeypatch.setenv("AERODROME_MASTER_KEY", "m" * 32)
+    sealed = settings.load().envelopes().seal(b"x", "c")
+    monkeypatch.setenv("AERODROME_MASTER_KEY", "")
+    path = tmp_path / "master"
+    path.write_text("m" * 32 + "\n")
+    monkeypatch.setenv("AERODROME_MASTER_KEY_FILE", str(path))
+    assert settings.load().envelopes().open(sealed, "c") == b"x"
+
+
+def test_stored_github_tokens_stay_out_of_runtimes_that_strangers_share(write):
+    assert (
+        settings.load(write('[tenants.t]\ngithub = "stored"')).configured_tenants()["t"].policy.github.value == "stored"
+    )
+    assert "strangers share" in refusal(write('[tenants.t]\nisolation = "shared"\ngithub = "stored"'))
+    assert "client_id and client_secret" in refusal(write('[github]\nclient_id = "a"'))
+    message = refusal(write('[github]\nclient_id = "a"\nclient_secret = "canary"'))
+    assert message.startswith("github.client_secret: expected a reference")
+    assert "canary" not in message
