@@ -22,9 +22,12 @@ from aerodrome.adapters.distribution import surroundings
 from aerodrome.adapters.secrets import vault
 from aerodrome.adapters.secrets.vault import VaultSettings
 from aerodrome.core import duration, github, identity, provider, secret
+from aerodrome.core import issuer as issuer_module
 from aerodrome.core import policy as policies
 from aerodrome.core.envelope import Envelopes
 from aerodrome.core.identity import Tenant
+from aerodrome.core.issuer import Issuer
+from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
 from aerodrome.core.provider import NamedProvider
 
@@ -153,6 +156,29 @@ class TenantSection(_Section):
     github: GitHubAccess = GitHubAccess.CLIENT
 
 
+class TokensSection(_Section):
+    """`[tokens]`: connection tokens that backends mint for their users."""
+
+    max_seconds: float = Field(default=3600.0, ge=1)
+    skew_seconds: float = Field(default=30.0, ge=0, le=600)
+
+
+class IssuerSection(_Section):
+    """`[[issuers]]`: whose JWTs users may bring."""
+
+    issuer: str
+    audience: str
+    jwks: str
+    tenant: str | None = None
+    tenant_claim: str | None = None
+    tenants: tuple[str, ...] = ()
+    user_claim: str = "sub"
+    algorithms: tuple[str, ...] = issuer_module.DEFAULT_ALGORITHMS
+    skew_seconds: float = Field(default=30.0, ge=0, le=600)
+    refresh_seconds: float = Field(default=600.0, ge=10)
+    stale_seconds: float = Field(default=86400.0, ge=0)
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -174,6 +200,8 @@ class Settings(BaseSettings):
     runtime: RuntimeSection = RuntimeSection()
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
+    tokens: TokensSection = TokensSection()
+    issuers: tuple[IssuerSection, ...] = ()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     secrets: SecretsSection = SecretsSection()
@@ -222,6 +250,10 @@ class Settings(BaseSettings):
     def configured_providers(self) -> dict[str, NamedProvider]:
         """Return the providers whose keys the gateway keeps."""
         return {name: provider.make(name, section.model_dump()) for name, section in self.providers.items()}
+
+    def configured_issuers(self) -> list[Issuer]:
+        """Return the issuers of the configuration."""
+        return [_issuer(f"issuers.{number}", section) for number, section in enumerate(self.issuers)]
 
     def read_master_key(self) -> bytes | None:
         """Return the master key, from its file if one is named; None if there is none.
@@ -352,6 +384,26 @@ def check_github(where: str, policy: Policy) -> None:
         )
 
 
+def _issuer(where: str, section: IssuerSection) -> Issuer:
+    if (section.tenant is None) == (section.tenant_claim is None) or bool(section.tenants) != bool(
+        section.tenant_claim
+    ):
+        raise errors.ConfigError(f"{where}: expected either tenant, or tenant_claim and tenants")
+    tenants = section.tenants if section.tenant is None else (section.tenant,)
+    issuer = Issuer(
+        section.issuer,
+        section.jwks,
+        Terms(section.audience, section.skew_seconds),
+        frozenset(tenants),
+        section.tenant_claim,
+        section.user_claim,
+        frozenset(section.algorithms),
+        section.refresh_seconds,
+        section.stale_seconds,
+    )
+    return issuer_module.check(where, issuer)
+
+
 def _master_key(name: str, text: str) -> bytes:
     key = text.strip().encode()
     if len(key) < _MASTER_KEY_BYTES:
@@ -388,6 +440,7 @@ def _check(settings: Settings) -> None:
     policies.check_url("github.host", settings.github.host)
     for name, tenant in settings.configured_tenants().items():
         settings.check_provider_names(f"tenants.{name}", tenant.policy)
+    settings.configured_issuers()
     if settings.policy == "transparent":
         if settings.client_token is None and not is_loopback(host):
             raise errors.ConfigError(

@@ -40,7 +40,7 @@ TENANTS = sa.Table(
     sa.Column("policy", sa.Text, nullable=False),
 )
 
-#: No foreign key to tenants: tenants defined in the configuration have keys and no row.
+#: No foreign key to tenants: tenants defined in the configuration have keys and no row. `scopes` are words, by commas.
 KEYS = sa.Table(
     "keys",
     METADATA,
@@ -51,6 +51,7 @@ KEYS = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+    sa.Column("scopes", sa.Text, nullable=False, server_default="connect"),
     sa.Index(None, "tenant_name"),
 )
 
