@@ -194,6 +194,24 @@ async def test_a_placeholder_key_is_gone_with_the_last_link_that_holds_its_sessi
     assert len(house.supplier.grants) == 0
 
 
+async def test_sessions_that_outlive_their_link_keep_their_keys_on_the_one_that_takes_them_over(rig, house):
+    one = await rig.client("supplied-patient")
+    await open_sessions(one, "beside")
+    await one.call("session.create", {"sessionId": "a"})
+    await one.call("session.send", {"sessionId": "a", "prompt": "[hold]"})
+    await one.wait_for_event("a", "assistant.turn_start")
+    keys = [call["provider"]["apiKey"] for call in rig.scripted.runtimes[0].called("session.create")]
+    await one.aclose()
+    other = await rig.client("supplied-patient")
+    await other.call("session.resume", {"sessionId": "a"})
+    await other.call("ping", {})
+    assert [house.supplier.grants.find(key).session_id for key in keys] == ["beside", "a"]
+    await other.call("session.abort", {"sessionId": "a"})
+    await other.wait_for_event("a", "session.idle")
+    await other.aclose()
+    await rig.settled(lambda: len(house.supplier.grants) == 0)
+
+
 async def test_an_opening_that_fails_leaves_no_placeholder_key(open_rig, house):
     from aerodrome.testing.scripted_runtime import Faults
 

@@ -90,7 +90,12 @@ class Residents:
             resident.holders.pop(client.number, None)
             if not resident.holders:
                 del self._residents[key]
-                self._note_gone(*key)
+                # Not at once: a session that goes from one link to another is held by neither for a moment.
+                asyncio.get_running_loop().call_soon(self._settle_gone, key)
+
+    def _settle_gone(self, key: Key) -> None:
+        if key not in self._residents:
+            self._note_gone(*key)
 
 
 def _is_at_work(holder: Holder) -> bool:

@@ -52,14 +52,14 @@ class Supplier:
             errors.PolicyRejected: a policy names a provider that is not configured, or a token that is not stored.
             errors.SecretUnavailable: the user's token is not to be had.
         """
-        filled = self.fill(realm, session_id, params)
         if params.get("gitHubToken") != github.STORED:
-            return filled
+            return self.fill(realm, session_id, params)
         if self.tokens is None:
             raise errors.PolicyRejected("the gateway has no master key, so no stored GitHub tokens; tell your operator")
         token = await self.tokens.current(owner)
+        # What follows is one step with the caller's hold on the session: nothing is withdrawn in between.
         self.supplied[(realm, session_id)] = token
-        return {**filled, "gitHubToken": token.reveal()}
+        return {**self.fill(realm, session_id, params), "gitHubToken": token.reveal()}
 
     def fill(self, realm: str, session_id: str, params: Params) -> Params:
         """Return the parameters to send for these stored ones.

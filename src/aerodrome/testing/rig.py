@@ -57,6 +57,7 @@ TENANTS = {
     "other": Policy(Isolation.SHARED),
     "supplied": Policy(Isolation.USER, Trust.FULL, ("*",), provider="house", provider_names=("other",)),
     "supplied-shared": Policy(Isolation.SHARED, provider="house", provider_names=("other",)),
+    "supplied-patient": Policy(Isolation.USER, Trust.FULL, client_loss=ClientLoss.FINISH, provider="house"),
     "signed-in": Policy(Isolation.USER, Trust.FULL, github=GitHubAccess.STORED),
     "patient": Policy(Isolation.USER, Trust.FULL, ("*",), client_loss=ClientLoss.FINISH),
     "patient-shared": Policy(Isolation.SHARED, client_loss=ClientLoss.FINISH),
