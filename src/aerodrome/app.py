@@ -51,6 +51,7 @@ from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits
 from aerodrome.settings import RuntimeSection, Settings
+from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 _log = structlog.get_logger()
 
@@ -116,7 +117,7 @@ async def open_application(
             stores = await stack.enter_async_context(open_stores(settings))
             gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
-        listener = Listener(serve, gateway_settings)
+        listener = Listener(serve, gateway_settings, _certificate(settings))
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
@@ -204,6 +205,17 @@ async def _for_tenants(
         stack.push_async_callback(_end_task, reaping)
     admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
     return TenantGateway(services, admission)
+
+
+def _certificate(settings: Settings) -> ServerCertificate | None:
+    """Load the listener's certificate; warn where tokens would cross a network in clear."""
+    tls = settings.tls
+    if tls.certificate is not None and tls.key is not None:
+        return ServerCertificate(TlsFiles(tls.certificate, tls.key, tls.client_ca))
+    if not settings_module.is_loopback(settings_module.split_address("listen", settings.listen)[0]):
+        fix = "set tls.certificate and tls.key (docs/connect.md)"
+        _log.warning("gateway.unencrypted", listen=settings.listen, reason="tokens and prompts cross in clear", fix=fix)
+    return None
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
@@ -298,6 +310,7 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
         max_frame_bytes=limits.max_frame_bytes,
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
+        client_names_tenant=settings.tls.client_names_tenant,
         live_sessions=settings.runtime.live_sessions,
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
