@@ -117,6 +117,12 @@ class Link(asyncio.Protocol):
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "?"
 
     @property
+    def transport(self) -> asyncio.BaseTransport:
+        """Return what carries it, to ask the kernel about; it is open once the owner was told."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
     def certificate(self) -> object:
         """Return the peer's verified certificate as `ssl` says it; None without one."""
         return self._transport.get_extra_info("peercert") if self._transport else None
@@ -130,6 +136,12 @@ class Link(asyncio.Protocol):
     def is_stalled(self) -> bool:
         """Say whether the peer reads too slowly: `drain` would wait."""
         return self._writable is not None
+
+    def set_option(self, level: int, option: int, value: int) -> None:
+        """Set an option of the socket, where there is one."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        if sock is not None:
+            sock.setsockopt(level, option, value)
 
     def limit_reading(self, high_bytes: int) -> None:
         """Bound what an encrypted link's transport keeps of a peer while the link is not read."""
