@@ -271,3 +271,15 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
             assert name in text, name
     for name in set(settings.Settings.model_fields) - {"client_token", "upstream_token", "tenants"}:
         assert name in text, name
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[tls]\ncertificate = "a.pem"', "tls: expected both certificate and key"),
+        ('[tls]\nclient_ca = "ca.pem"', "tls.client_ca: client certificates need TLS"),
+        ('[tls]\ncertificate = "a"\nkey = "b"\nclient_names_tenant = true', "tls.client_names_tenant: needs"),
+    ],
+)
+def test_tls_settings_that_do_not_go_together_are_refused(write, text, complaint):
+    assert refusal(write(text)).startswith(complaint)

@@ -89,7 +89,8 @@ class Carrier:
         self._waiting_bytes = 0
         self._answers: dict[int, asyncio.Future[Envelope]] = {}
         self._reason = "not connected yet"
-        self._timers: list[asyncio.TimerHandle] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Carry messages until the program leaves.
@@ -118,9 +119,10 @@ class Carrier:
     async def _end(self, *tasks: asyncio.Task[None]) -> None:
         for task in tasks:
             task.cancel()
-        for timer in self._timers:
-            timer.cancel()
         await asyncio.wait(tasks)
+        for timer in (self._patience, self._ending):
+            if timer is not None:
+                timer.cancel()
         self._local.flush()
 
     # -- from the program -----------------------------------------------------------------------------------------------
@@ -176,6 +178,7 @@ class Carrier:
         elif len(self._waiting) >= limits.waiting_requests or self._waiting_bytes > limits.waiting_bytes:
             self._refuse(request_id, errors.OverCapacity("too many requests wait for the gateway; try again later"))
         else:
+            self._ledger.expect_turn(envelope)
             self._waiting.append((envelope, size_bytes))
             self._waiting_bytes += size_bytes
 
@@ -314,9 +317,8 @@ class Carrier:
     def _come_up(self) -> None:
         self._phase = Phase.UP
         self._reason = ""
-        self._cancel_timers()
-        for body in self._ledger.end_turns():
-            self._local.send(body)
+        if self._patience is not None:
+            self._patience.cancel()
         _log.info("gateway.reached", gateway=self._upstream.address, sessions=len(self._ledger.sessions))
         waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for envelope, _ in waiting:
@@ -335,10 +337,12 @@ class Carrier:
         self._local.flush()
         if was_up:
             self._phase = Phase.AWAY
+            for envelope, _ in self._waiting:
+                self._ledger.expect_turn(envelope)
             _log.warning("gateway.lost", gateway=self._upstream.address, sessions=len(self._ledger.sessions))
             self._start_patience()
             loop = asyncio.get_running_loop()
-            self._timers.append(loop.call_later(reopening.IDLE_AFTER_ERROR_SECONDS, self._end_turns))
+            self._ending = loop.call_later(reopening.IDLE_AFTER_ERROR_SECONDS, self._end_turns)
 
     def _end_turns(self) -> None:
         for body in self._ledger.end_turns():
@@ -347,13 +351,8 @@ class Carrier:
 
     def _start_patience(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(self._limits.patience_seconds, self._lose_patience))
+        self._patience = loop.call_later(self._limits.patience_seconds, self._lose_patience)
 
     def _lose_patience(self) -> None:
         self._phase = Phase.OUT
         self._refuse_waiting(self._unreachable())
-
-    def _cancel_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()

@@ -120,6 +120,16 @@ class Ledger:
                 held.begin_turn()
         return messages.request(request_id, method, bytes(envelope.params) if envelope.params is not UNSET else UNSET)
 
+    def expect_turn(self, envelope: Envelope) -> None:
+        """Note that a request which has to wait begins a turn: no end of an earlier one may be said any more."""
+        if envelope.method in reopening.TURN_STARTS:
+            try:
+                held = self.sessions.get(str(messages.params_object(envelope.params).get("sessionId")))
+            except errors.InvalidParams:
+                return
+            if held is not None:
+                held.is_ending = False
+
     def _cancel_up(self, envelope: Envelope) -> bytes | None:
         wanted = _cancelled_id(envelope)
         for request_id, pending in self._owed.items():
