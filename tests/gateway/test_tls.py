@@ -93,6 +93,21 @@ async def test_a_frame_larger_than_every_buffer_comes_back_whole(authority, serv
         await client.aclose()
 
 
+def test_on_uvloop_too_frames_come_back_and_plain_bytes_and_slow_handshakes_end_the_connection(authority, server):
+    """The gateway runs on it where it is installed; its TLS is another implementation than asyncio's."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def scenario():
+        await test_a_frame_larger_than_every_buffer_comes_back_whole(authority, server)
+        await test_plain_bytes_on_a_tls_port_end_the_connection_without_a_word_or_a_handshake(authority, server)
+        await test_who_does_not_finish_a_handshake_in_time_is_cut_off_and_counts_as_a_link_until_then(
+            authority, server, b"\x16\x03\x01\x02\x00\x01"
+        )
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
 async def test_plain_bytes_on_a_tls_port_end_the_connection_without_a_word_or_a_handshake(authority, server):
     reached = []
     async with listening(reached.append, server) as listener:
@@ -216,7 +231,7 @@ async def test_a_renewed_certificate_is_shown_to_new_links_while_open_ones_go_on
         await before.call("connect", {"token": await rig.token("alone", "ann")})
         broken = files.key.read_bytes()
         files.key.write_bytes(b"half a renewal")
-        assert await open_encrypted(listener, old) is not None
+        await (await open_encrypted(listener, old)).aclose()
         files.key.write_bytes(broken)
         new.issue("127.0.0.1", "server")
         after = await open_encrypted(listener, new)

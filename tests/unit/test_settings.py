@@ -266,7 +266,8 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
     assert documented is not None
     settings.load(write(documented[1]))
     text = documented[1]
-    for section in (settings.RuntimeSection, settings.LimitsSection, settings.SessionsSection, settings.TenantSection):
+    sections = (settings.RuntimeSection, settings.LimitsSection, settings.TlsSection, settings.SessionsSection)
+    for section in (*sections, settings.TenantSection):
         for name in section.model_fields:
             assert name in text, name
     for name in set(settings.Settings.model_fields) - {"client_token", "upstream_token", "tenants"}:

@@ -76,14 +76,15 @@ class Doorway:
     async def enter(self, sock: socket.socket) -> Link | None:
         """Return the encrypted link of an accepted socket; None, the socket closed, if there is no handshake in time."""
         loop = asyncio.get_running_loop()
+        link = Link(self._max_frame_bytes)
         try:
             async with asyncio.timeout(self._handshake_seconds):
                 if await _first_byte(sock) != _HANDSHAKE:
                     _log.debug("link.handshake_failed", reason="the peer does not speak TLS")
                     sock.close()
                     return None
-                _, link = await loop.connect_accepted_socket(
-                    lambda: Link(self._max_frame_bytes),
+                await loop.connect_accepted_socket(
+                    lambda: link,  # not what it returns: of uvloop that is the TLS layer
                     sock,
                     ssl=self._certificate.context(),
                     ssl_handshake_timeout=self._handshake_seconds,
@@ -91,7 +92,7 @@ class Doorway:
                 )
         except (OSError, TimeoutError) as error:
             sock.close()
-            _log.debug("link.handshake_failed", reason=str(error) or "too slow")
+            _log.debug("link.handshake_failed", reason=str(error) or type(error).__name__)
             return None
         except BaseException:
             sock.close()
