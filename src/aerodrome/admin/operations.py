@@ -1,4 +1,4 @@
-"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle. What carries them is admin.server.
+"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle, mint. What carries them is admin.server.
 
 One table of verbs: method name -> the form of its params and the function. Deliberately no policy of its own: a drain is the
 signal's, a cordon the pool's, an eviction gateway.unloading's. Under the transparent policy there is no `gateway`: runtimes and
@@ -19,9 +19,11 @@ from msgspec import Meta
 from aerodrome import errors
 from aerodrome.admin import recycling, views
 from aerodrome.admin.views import Facts, GatewayView, LinkPage, RuntimeRow, SessionPage
+from aerodrome.core.identity import Owner
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import unloading
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.minting import Minted, Minter
 from aerodrome.gateway.residents import Resident
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.ports.fleet import RuntimeHandle
@@ -86,6 +88,14 @@ class Recycle(msgspec.Struct, forbid_unknown_fields=True):
     wait: bool = False
 
 
+class MintToken(msgspec.Struct, forbid_unknown_fields=True):
+    """For which user a connection token is wanted, and for how long."""
+
+    tenant: _Name
+    user: _Name
+    expires_seconds: float = 600.0
+
+
 class Verb(NamedTuple):
     """A method: the form of its params, what does it, and whether it changes something (then the log says who asked)."""
 
@@ -98,12 +108,18 @@ class Operations:
     """The verbs of one gateway. `ask_to_drain` does what a signal would."""
 
     def __init__(
-        self, pool: RuntimePool, facts: Facts, gateway: TenantGateway | None, ask_to_drain: Callable[[], None] | None
+        self,
+        pool: RuntimePool,
+        facts: Facts,
+        gateway: TenantGateway | None,
+        ask_to_drain: Callable[[], None] | None,
+        minter: Minter | None = None,
     ) -> None:
         self._pool = pool
         self._facts = facts
         self._gateway = gateway
         self._ask_to_drain = ask_to_drain
+        self._minter = minter
         self._is_drain_asked = False
         self._rolling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,6 +132,7 @@ class Operations:
             "cordon": Verb(Cordon, self._cordon, changes=True),
             "evict": Verb(Evict, self._evict, changes=True),
             "recycle": Verb(Recycle, self._recycle, changes=True),
+            "token.mint": Verb(MintToken, self._mint_token, changes=True),
         }
 
     async def call(self, method: str, params: dict[str, Any], notify: Notify, caller: str) -> Any:
@@ -222,6 +239,11 @@ class Operations:
         if wanted.wait:
             await asyncio.shield(task)  # who stops watching does not stop it
         return {"runtimes": [handle.runtime_id for handle in handles], "left": sorted(left)}
+
+    async def _mint_token(self, wanted: MintToken, _: Notify) -> Minted:
+        if self._minter is None:
+            raise errors.PolicyRejected("the transparent policy has one token, which the environment gives")
+        return await self._minter.mint(Owner(wanted.tenant, wanted.user), wanted.expires_seconds)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="recycling")
