@@ -113,11 +113,13 @@ class Ledger:
             return self._cancel_up(envelope) if envelope.method == _CANCEL else None
         method = envelope.method
         params = messages.params_object(envelope.params) if method in _REMEMBERED else None
-        request_id = self._owed.open(_Pending(envelope.id, method, params))
+        held = None
         if method in reopening.TURN_STARTS and params is not None:
-            held = self.sessions.get(str(params.get("sessionId")))
-            if held is not None:
-                held.begin_turn()
+            params = {"sessionId": params.get("sessionId")}  # the prompt may be large, and is never said again
+            held = self.sessions.get(str(params["sessionId"]))
+        request_id = self._owed.open(_Pending(envelope.id, method, params))
+        if held is not None:
+            held.begin_turn()
         return messages.request(request_id, method, bytes(envelope.params) if envelope.params is not UNSET else UNSET)
 
     def expect_turn(self, envelope: Envelope) -> None:

@@ -7,6 +7,7 @@ to be, because the gateway decides that, and refuses to be anything but a server
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from aerodrome.forward.server import Forwarder
 
 _log = structlog.get_logger()
 _HANDSHAKE_FRAME_BYTES = 64 * 1024
+_PARENT_SECONDS = 1.0
 _SERVER_FLAGS = ("--headless", "--server")
 #: Options of a runtime with a value of their own; the next argument is no option.
 _WITH_VALUE = ("--auth-token-env", "--host", "--log-dir", "--log-level", "--session-idle-timeout")
@@ -103,6 +105,17 @@ async def _serve_port(asked: Arguments, upstream: Upstream, local_token: str | N
     try:
         address = await forwarder.start(f"{asked.host}:{asked.port}")
         print(f"CLI server listening on port {address.rpartition(':')[2]}", flush=True)
-        await leaving.wait()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(_watch_parent(leaving), name="parent watch")
+            await leaving.wait()
+            watching.cancel()
     finally:
         await forwarder.aclose()
+
+
+async def _watch_parent(leaving: asyncio.Event) -> None:
+    """Leave when the program that started us is gone: nobody else has the local token, and ours must not lie about."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110  the kernel tells only the thread that spawned, by its death
+        await asyncio.sleep(_PARENT_SECONDS)
+    leaving.set()
