@@ -70,6 +70,7 @@ from aerodrome.ports.secrets import SecretSource
 from aerodrome.ports.tokens import TokenStore
 from aerodrome.settings import RuntimeSection, Settings
 from aerodrome.transport.asgi import AsgiServer
+from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 _log = structlog.get_logger()
 
@@ -146,7 +147,7 @@ async def open_application(
             gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             minter = _minter(settings, stores)
             serve = gateway.serve
-        listener = Listener(serve, gateway_settings)
+        listener = Listener(serve, gateway_settings, _certificate(settings))
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
@@ -279,6 +280,17 @@ async def _open_supplier(settings: Settings, clock: SystemClock, stack: AsyncExi
     return supplier
 
 
+def _certificate(settings: Settings) -> ServerCertificate | None:
+    """Load the listener's certificate; warn where tokens would cross a network in clear."""
+    tls = settings.tls
+    if tls.certificate is not None and tls.key is not None:
+        return ServerCertificate(TlsFiles(tls.certificate, tls.key, tls.client_ca))
+    if not settings_module.is_loopback(settings_module.split_address("listen", settings.listen)[0]):
+        fix = "set tls.certificate and tls.key (docs/connect.md)"
+        _log.warning("gateway.unencrypted", listen=settings.listen, reason="tokens and prompts cross in clear", fix=fix)
+    return None
+
+
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
     token = settings.client_token.get_secret_value() if settings.client_token else None
     return TransparentRelay(fleet, FixedAdmission(token), gateway_settings).serve
@@ -407,6 +419,7 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
         max_frame_bytes=limits.max_frame_bytes,
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
+        client_names_tenant=settings.tls.client_names_tenant,
         live_sessions=settings.runtime.live_sessions,
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,

@@ -88,6 +88,15 @@ class LimitsSection(_Section):
     stall_seconds: float = Field(default=60.0, gt=0)
 
 
+class TlsSection(_Section):
+    """`[tls]`: how the listener is encrypted. Without a certificate it is not."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    client_names_tenant: bool = False
+
+
 class SessionsSection(_Section):
     """`[sessions]`: how expired sessions are deleted. When they expire is a tenant's policy."""
 
@@ -200,6 +209,7 @@ class Settings(BaseSettings):
     runtime: RuntimeSection = RuntimeSection()
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
+    tls: TlsSection = TlsSection()
     tokens: TokensSection = TokensSection()
     issuers: tuple[IssuerSection, ...] = ()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
@@ -429,7 +439,18 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
+def _check_tls(settings: Settings) -> None:
+    tls = settings.tls
+    if (tls.certificate is None) != (tls.key is None):
+        raise errors.ConfigError("tls: expected both certificate and key, found one of them; name the other too")
+    if tls.client_ca is not None and tls.certificate is None:
+        raise errors.ConfigError("tls.client_ca: client certificates need TLS; set tls.certificate and tls.key too")
+    if tls.client_names_tenant and (tls.client_ca is None or settings.policy == "transparent"):
+        raise errors.ConfigError("tls.client_names_tenant: needs tls.client_ca and the policy 'tenants'")
+
+
 def _check(settings: Settings) -> None:
+    _check_tls(settings)
     host, _ = split_address("listen", settings.listen)
     settings.configured_providers()
     settings.vault_settings()

@@ -275,6 +275,7 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
         settings.VaultSection,
         settings.ProviderSection,
         settings.GitHubSection,
+        settings.TlsSection,
         settings.TokensSection,
         settings.IssuerSection,
     ):
@@ -345,3 +346,15 @@ def test_stored_github_tokens_stay_out_of_runtimes_that_strangers_share(write):
     message = refusal(write('[github]\nclient_id = "a"\nclient_secret = "canary"'))
     assert message.startswith("github.client_secret: expected a reference")
     assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[tls]\ncertificate = "a.pem"', "tls: expected both certificate and key"),
+        ('[tls]\nclient_ca = "ca.pem"', "tls.client_ca: client certificates need TLS"),
+        ('[tls]\ncertificate = "a"\nkey = "b"\nclient_names_tenant = true', "tls.client_names_tenant: needs"),
+    ],
+)
+def test_tls_settings_that_do_not_go_together_are_refused(write, text, complaint):
+    assert refusal(write(text)).startswith(complaint)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import demo, github_token, key, operate, runtime, serve, session, show, tenant, token
+from aerodrome.cli import connect, demo, github_token, key, operate, runtime, serve, session, show, tenant, token
 
 app = typer.Typer(
     name="aerodrome",
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("connect")(connect.connect)
 app.command("demo")(demo.demo)
 app.add_typer(show.app, name="show")
 app.command("drain")(operate.drain)

@@ -22,7 +22,7 @@ from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
-from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, stored_tokens
+from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, reopening, stored_tokens
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Method
 
@@ -218,7 +218,7 @@ async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: 
             # A session that could not be locked down must not be used at all.
             await upstream.call("session.detach", {"sessionId": held.session_id})
             let_go(client, held.session_id)
-            raise errors.RuntimeUnavailable(f"the session could not be restricted: {reattach.message_of(locked)}")
+            raise errors.RuntimeUnavailable(f"the session could not be restricted: {reopening.message_of(locked)}")
     if held.upstream is not upstream:
         raise errors.RuntimeLost("the runtime was lost while the session was opening; try again")
     if held.state is AttachmentState.OPENING:

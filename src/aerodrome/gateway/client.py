@@ -36,7 +36,7 @@ from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
-from aerodrome.protocol import messages
+from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.correlation import Correlation
 from aerodrome.protocol.messages import RequestId
 from aerodrome.protocol.methods import Method
@@ -45,8 +45,7 @@ from aerodrome.transport.link import Link
 _log = structlog.get_logger()
 _numbers = itertools.count(1)
 
-#: Requests that begin a turn; `session.idle` ends it.
-TURN_STARTS = ("session.send", "session.sendMessages", "session.sendAndWait")
+TURN_STARTS = reopening.TURN_STARTS
 
 
 @dataclass(frozen=True, slots=True)

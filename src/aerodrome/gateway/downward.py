@@ -15,13 +15,12 @@ from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
-from aerodrome.protocol import messages, methods
+from aerodrome.protocol import messages, methods, reopening
 from aerodrome.protocol.messages import Envelope, Peek, PeekParams
 from aerodrome.protocol.methods import Direction, Verdict
 
 _CANCEL = "$/cancelRequest"
 #: Events that only a running turn sends; a link that attached in its middle sees no `assistant.turn_start`.
-_TURN_EVENTS = ("assistant.turn_start", "assistant.message", "assistant.streaming", "tool.execution")
 
 
 class Downward:
@@ -187,7 +186,7 @@ class Downward:
             self._client.turn_ended.set()
             runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key
             self._client.services.evictor.note_idle(runtime_id, realm, session_id)
-        elif event.type.startswith(_TURN_EVENTS):
+        elif event.type.startswith(reopening.TURN_EVENTS):
             for kind in [kind for kind in held.hushed if kind != "hook"]:
                 del held.hushed[kind]
             held.move(AttachmentState.TURN)
