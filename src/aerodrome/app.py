@@ -20,6 +20,9 @@ import structlog
 
 from aerodrome import errors
 from aerodrome import settings as settings_module
+from aerodrome.adapters.audit import log as audit_log
+from aerodrome.adapters.audit.log import AuditSettings, FileAuditLog
+from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
@@ -31,6 +34,7 @@ from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
 from aerodrome.clock import SystemClock
+from aerodrome.core.audit import Action, Entry
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
@@ -38,6 +42,7 @@ from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
+from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener, Serve
@@ -103,6 +108,7 @@ async def open_application(
         if settings.upstream is None:
             stack.enter_context(_sole_use(settings.state_directory))
             await _collect_orphans(settings.state_directory)
+        auditor = await _open_auditor(settings, stack)
         # Closed after all below: an operator who watches a drain hears of its end.
         stack.push_async_callback(admin.aclose)
         fleet, found = await _open_fleet(settings)
@@ -114,14 +120,14 @@ async def open_application(
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
+            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack, auditor)
             serve = gateway.serve
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
         if isinstance(fleet, RuntimePool):
-            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain))
+            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain, auditor))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
@@ -183,7 +189,12 @@ def run_loop(work: Awaitable[None]) -> None:
 
 
 async def _for_tenants(
-    settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
+    settings: Settings,
+    gateway_settings: GatewaySettings,
+    fleet: Fleet,
+    stores: Stores,
+    stack: AsyncExitStack,
+    auditor: Auditor,
 ) -> TenantGateway:
     clock = SystemClock()
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
@@ -192,14 +203,14 @@ async def _for_tenants(
     )
     stack.push_async_callback(_end_task, flushing)
     configured = settings.configured_tenants()
-    services = Services(fleet, ownership, Router(), gateway_settings)
+    services = Services(fleet, ownership, Router(), gateway_settings, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
     if settings.sessions.reap_interval_seconds:
         list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
         presence = ResidentPresence(services)
-        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings))
+        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings, auditor))
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
     admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
@@ -209,6 +220,52 @@ async def _for_tenants(
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
     token = settings.client_token.get_secret_value() if settings.client_token else None
     return TransparentRelay(fleet, FixedAdmission(token), gateway_settings).serve
+
+
+async def _open_auditor(settings: Settings, stack: AsyncExitStack) -> Auditor:
+    """Open the audit log; a gateway before an upstream of the operator's own has no state directory to keep one in."""
+    if not settings.audit.enabled or settings.upstream is not None:
+        return UNAUDITED
+    log = FileAuditLog(_audit_settings(settings))
+    stack.push_async_callback(log.aclose)
+    await log.open()
+    auditor = Auditor(log)
+    stack.callback(auditor.note, Entry(Action.GATEWAY_STOP, by="gateway"))
+    stack.callback(auditor.close)
+    return auditor
+
+
+def _audit_settings(settings: Settings) -> AuditSettings:
+    section = settings.audit
+    return AuditSettings(
+        directory=settings.state_directory / "audit",
+        keys=settings.audit_keys(),
+        is_required=section.required,
+        has_peers=section.peers,
+        sync_seconds=section.sync_seconds,
+        segment_bytes=section.segment_bytes,
+    )
+
+
+def audit_trail(settings: Settings) -> AuditTrail:
+    """Return the audit log of a state directory, for reading."""
+    return AuditTrail(settings.state_directory / "audit", settings.audit_keys())
+
+
+def record(settings: Settings, entry: Entry) -> None:
+    """Record what a command does, from its own process; nothing if no log is kept. Blocking.
+
+    Raises:
+        errors.StoreUnavailable, errors.ConfigError: it cannot be recorded, and must be.
+    """
+    if not settings.audit.enabled:
+        return
+    try:
+        audit_log.append_now(_audit_settings(settings), entry)
+    except errors.StoreUnavailable as error:
+        if settings.audit.required:
+            raise
+        _log.warning("audit.failed", reason=error.message, is_required=False)
 
 
 def _facts(settings: Settings, address: str) -> Facts:
@@ -305,9 +362,13 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
     )
 
 
-def _reaper_settings(settings: Settings) -> ReaperSettings:
+def _reaper_settings(settings: Settings, auditor: Auditor) -> ReaperSettings:
     section = settings.sessions
-    return ReaperSettings(interval_seconds=section.reap_interval_seconds, is_dry_run=section.reap_dry_run)
+    return ReaperSettings(
+        interval_seconds=section.reap_interval_seconds,
+        is_dry_run=section.reap_dry_run,
+        note_reaped=auditor.expired,
+    )
 
 
 @contextmanager

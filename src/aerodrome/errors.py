@@ -18,6 +18,7 @@
     │   ├── RuntimeLost            the runtime died while the call was in flight
     │   └── SpawnFailed            a runtime did not become ready
     ├── RuntimeMissing             no usable Copilot CLI on this machine
+    ├── AuditBroken                the audit log's chain does not hold
     └── StoreUnavailable           the registry's store did not answer
 
 Every error has a stable `code`, says whether trying again can help (`retryable`) and carries `details` without secrets.
@@ -165,6 +166,12 @@ class RuntimeMissing(AerodromeError):
     code = "runtime_missing"
 
 
+class AuditBroken(AerodromeError):
+    """A record of the audit log was changed, removed or put in."""
+
+    code = "audit_broken"
+
+
 class StoreUnavailable(AerodromeError):
     """The store behind a registry did not answer."""
 
@@ -203,6 +210,7 @@ WIRE: dict[str, Wire] = {
     "runtime_lost": Wire(-32014, 503, "runtime"),
     "spawn_failed": Wire(-32013, 503, "runtime"),
     "runtime_missing": Wire(-32013, 503, "runtime"),
+    "audit_broken": Wire(-32603, 500, "audit"),
     "store_unavailable": Wire(-32015, 503, "store"),
 }
 

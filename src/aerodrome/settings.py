@@ -19,12 +19,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
-from aerodrome.core import duration, identity
+from aerodrome.core import audit, duration, identity
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
 
 _PREFIX = "AERODROME_"
-_SECRETS = ("client_token", "upstream_token")
+_SECRETS = ("client_token", "upstream_token", "audit_key")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})\Z")
 
 
@@ -86,6 +86,17 @@ class SessionsSection(_Section):
     reap_dry_run: bool = False
 
 
+class AuditSection(_Section):
+    """`[audit]`: the record of who did what (docs/audit.md). The key that seals it is `audit_key`, or in `key_file`."""
+
+    enabled: bool = True
+    required: bool = True
+    peers: bool = True
+    sync_seconds: float = Field(default=0.1, ge=0, le=10)
+    segment_bytes: int = Field(default=16 * 1024**2, ge=4096)
+    key_file: Path | None = None
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -120,11 +131,13 @@ class Settings(BaseSettings):
     runtime: RuntimeSection = RuntimeSection()
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
+    audit: AuditSection = AuditSection()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
+    audit_key: SecretStr | None = None
 
-    @pydantic.field_validator("client_token", "upstream_token")
+    @pydantic.field_validator("client_token", "upstream_token", "audit_key")
     @classmethod
     def _is_given(cls, token: SecretStr | None) -> SecretStr | None:
         """Take an empty token for none: it is what a shell makes of an unset variable, and would admit everyone."""
@@ -146,6 +159,22 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """Return where tenants, keys and session owners are kept."""
         return f"sqlite:///{self.state_directory / 'aerodrome.db'}"
+
+    def audit_keys(self) -> tuple[bytes, ...]:
+        """Return the keys that seal the audit log, the newest first; none: it is not sealed.
+
+        Raises:
+            errors.ConfigError: the key file cannot be read, or a key is too short.
+        """
+        if self.audit_key is not None:
+            return audit.parse_keys(self.audit_key.get_secret_value())
+        path = self.audit.key_file
+        if path is None:
+            return ()
+        try:
+            return audit.parse_keys(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.ConfigError(f"audit.key_file: cannot read {path}: {error}") from None
 
     def configured_tenants(self) -> dict[str, Tenant]:
         """Return the tenants of the configuration."""

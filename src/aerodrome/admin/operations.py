@@ -20,7 +20,7 @@ from aerodrome import errors
 from aerodrome.admin import recycling, views
 from aerodrome.admin.views import Facts, GatewayView, LinkPage, RuntimeRow, SessionPage
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.gateway import unloading
+from aerodrome.gateway import audit, unloading
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.residents import Resident
 from aerodrome.gateway.service import TenantGateway
@@ -98,12 +98,18 @@ class Operations:
     """The verbs of one gateway. `ask_to_drain` does what a signal would."""
 
     def __init__(
-        self, pool: RuntimePool, facts: Facts, gateway: TenantGateway | None, ask_to_drain: Callable[[], None] | None
+        self,
+        pool: RuntimePool,
+        facts: Facts,
+        gateway: TenantGateway | None,
+        ask_to_drain: Callable[[], None] | None,
+        auditor: audit.Auditor = audit.UNAUDITED,
     ) -> None:
         self._pool = pool
         self._facts = facts
         self._gateway = gateway
         self._ask_to_drain = ask_to_drain
+        self._audit = auditor
         self._is_drain_asked = False
         self._rolling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,7 +140,13 @@ class Operations:
             raise errors.InvalidParams(f"{method}: {str(error)[:1].lower()}{str(error)[1:]}") from None
         if verb.changes:
             _log.info("admin.called", verb=method, caller=caller, target=_target(wanted))
-        return await verb.run(wanted, notify)
+            self._audit.operated(caller, method, _target(wanted))
+        try:
+            return await verb.run(wanted, notify)
+        except errors.AerodromeError as error:
+            if verb.changes:
+                self._audit.operated(caller, method, _target(wanted), error)
+            raise
 
     async def aclose(self) -> None:
         """End what is under way; idempotent."""

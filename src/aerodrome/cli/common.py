@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ import typer
 from aerodrome import app, settings
 from aerodrome.admin import client as admin
 from aerodrome.admin.client import AdminClient, Progress
+from aerodrome.core.audit import Action, Entry
+from aerodrome.core.identity import Owner
 from aerodrome.settings import Settings
 
 T = TypeVar("T")
@@ -37,6 +40,17 @@ def with_stores(
             return await work(stores, loaded)
 
     return asyncio.run(run())
+
+
+async def record(settings: Settings, action: Action, owner: Owner | None = None, **what: str | None) -> None:
+    """Record in the audit log what this command has done, or is about to do."""
+    entry = Entry(action, by=caller(), owner=owner, **what)  # type: ignore[arg-type]
+    await asyncio.to_thread(app.record, settings, entry)
+
+
+def caller() -> str:
+    """Return who runs this command."""
+    return f"uid {os.getuid()}, pid {os.getpid()}"
 
 
 def with_gateway(

@@ -12,6 +12,7 @@ from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
+from aerodrome.core.audit import Action
 from aerodrome.core.identity import Key, Owner
 from aerodrome.settings import Settings
 
@@ -34,6 +35,7 @@ def create(
     async def work(stores: application.Stores, settings: Settings) -> None:
         if tenant not in settings.configured_tenants() and await stores.tenants.find(tenant) is None:
             raise errors.TenantMissing(f"no tenant {tenant}; add it first: aerodrome tenant add {tenant}")
+        await common.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
         await stores.keys.add(key)
 
     common.with_stores(config, state_directory, work)
@@ -68,6 +70,8 @@ def revoke(key_id: str, config: common.Config = None, state_directory: common.St
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         await stores.keys.revoke(key_id, time.time())
+        known = await stores.keys.find(key_id)
+        await common.record(settings, Action.KEY_REVOKE, known.owner if known is not None else None, key_id=key_id)
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"key {key_id} revoked")

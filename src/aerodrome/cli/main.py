@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import demo, key, operate, runtime, serve, session, show, tenant
+from aerodrome.cli import audit, demo, key, operate, runtime, serve, session, show, tenant
 
 app = typer.Typer(
     name="aerodrome",
@@ -30,6 +30,7 @@ app.command("recycle")(operate.recycle)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.add_typer(session.app, name="session")
+app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")
 
 

@@ -11,6 +11,7 @@ from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
+from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
 from aerodrome.gateway import admission
@@ -63,6 +64,10 @@ def _save(
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         await (stores.tenants.add(tenant) if is_new else stores.tenants.update(tenant))
+        action = Action.TENANT_ADD if is_new else Action.TENANT_SET
+        await common.record(
+            settings, action, tenant=name, reason=f"{policy.isolation.value}, trust {policy.trust.value}"
+        )
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"tenant {name} changed")
@@ -108,6 +113,7 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         await stores.tenants.remove(name)
+        await common.record(settings, Action.TENANT_REMOVE, tenant=name)
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} removed, its keys revoked")

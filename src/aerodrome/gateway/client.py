@@ -22,7 +22,7 @@ from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation
-from aerodrome.gateway import handshake
+from aerodrome.gateway import audit, handshake
 from aerodrome.gateway.drainer import Drainer
 from aerodrome.gateway.finishing import Finishing
 from aerodrome.gateway.handshake import Greeting
@@ -58,6 +58,7 @@ class Services:
     settings: GatewaySettings
     residents: Residents = field(default_factory=Residents)
     occupancy: Occupancy = field(default_factory=Occupancy)
+    audit: audit.Auditor = audit.UNAUDITED
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
     drainer: Drainer = field(init=False)

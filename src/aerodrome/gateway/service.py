@@ -46,7 +46,7 @@ class TenantGateway:
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""
-        greeting = await handshake.greet(link, self._admission, self._services.settings)
+        greeting = await handshake.greet(link, self._admission, self._services.settings, self._services.audit)
         if greeting is None:
             return
         introduction = dict(greeting.params)

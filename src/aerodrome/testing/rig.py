@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aerodrome.adapters.memory.audit import MemoryAuditLog
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import identity, placement
@@ -23,13 +24,15 @@ from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
+from aerodrome.gateway import audit
 from aerodrome.gateway.admission import KeyAdmission
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.deletion import Presence
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
-from aerodrome.gateway.reaper import Presence, ReaperSettings, SessionReaper
+from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
@@ -75,7 +78,9 @@ class Rig:
         self.router = Router()
         tenants = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
         admission = KeyAdmission(self.keys, MemoryTenantStore(self.keys, self.clock), tenants, self.clock)
-        services = Services(self.pool, self.ownership, self.router, settings)
+        self.audit_log = MemoryAuditLog()
+        auditor = audit.Auditor(self.audit_log)
+        services = Services(self.pool, self.ownership, self.router, settings, audit=auditor)
         self.gateway = TenantGateway(services, admission)
         self.services = services
         self.caretaker = Caretaker(services)
@@ -153,6 +158,7 @@ class Rig:
             await client.aclose()
         await self.listener.aclose()
         await self.caretaker.aclose()
+        self.services.audit.close()
         await self.pool.aclose()
 
 
