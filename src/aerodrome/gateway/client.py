@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, Raw, UnsetType
 
-from aerodrome import errors
+from aerodrome import errors, redaction
 from aerodrome.core import attachment as attachment_states
 from aerodrome.core import placement
 from aerodrome.core.attachment import AttachmentState
@@ -357,5 +357,5 @@ def _refused_introduction(raw: Raw) -> errors.AerodromeError:
     error = msgspec.json.decode(raw)
     number, message = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, None)
     if number == errors.WIRE["params_invalid"].jsonrpc:
-        return errors.InvalidParams(str(message))
+        return errors.InvalidParams(redaction.mask(str(message)))
     return errors.RuntimeUnavailable("the runtime refuses our token; check the upstream's token")

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from aerodrome import errors
+from aerodrome import errors, redaction
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway.client import Attachment, Client
 from aerodrome.gateway.residents import Holder, Resident
@@ -251,4 +251,4 @@ def message_of(answer: Envelope) -> str:
     if answer.error is UNSET:
         return ""
     error = msgspec.json.decode(answer.error)
-    return str(error.get("message", "")) if isinstance(error, dict) else ""
+    return redaction.mask(str(error.get("message", ""))) if isinstance(error, dict) else ""
