@@ -1,7 +1,7 @@
 """Blank out what looks like a secret, in text and in values: the second line of defence for logs and error messages.
 
-The first is that secrets are not put there; so this knows shapes and names, and catches what a library, a runtime or a mistake lets
-through. Whole secrets of no known shape pass. Imports nothing of ours; every pattern is linear in the length of the text.
+The first is that secrets are not put there; so this knows shapes and names, and catches what a library, a runtime or a mistake
+lets through. Whole secrets of no known shape pass. Imports nothing of ours; every pattern is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -17,17 +17,13 @@ _NAMES = (
 )
 #: A member's name, what may stand between it and its value, and the value; names of counts (`inputTokens`) are longer.
 _MEMBER = re.compile(
-    rf"(?P<name>(?<![A-Za-z])[A-Za-z_-]{{0,24}}?{_NAMES})(?P<between>[\"'\\]{{0,4}}\s{{0,3}}[:=]\s{{0,3}}[\"'\\]{{0,4}})"
+    rf"(?P<name>{_NAMES})(?P<between>[\"'\\]{{0,4}}\s{{0,3}}[:=]\s{{0,3}}[\"'\\]{{0,4}})"
     r"(?!(?:bearer|basic|none|null|true|false|\d{1,6}\b|\*\*\*))(?P<value>[^\s\"'\\,;&}\])]{4,})",
     re.IGNORECASE,
 )
+_BEGIN, _END = (rf"-----{word} [A-Z ]{{0,30}}PRIVATE KEY-----" for word in ("BEGIN", "END"))
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(
-            r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)", re.DOTALL
-        ),
-        MASK,
-    ),
+    (re.compile(rf"{_BEGIN}(?:[^\"']*?{_END}|[^\"']*)"), MASK),
     # The id of a key of ours names it in `aerodrome key list`; only the other half is secret.
     (re.compile(r"\b(aero_[0-9a-f]{12}_)[A-Za-z0-9_-]{20,}"), rf"\g<1>{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"), MASK),
