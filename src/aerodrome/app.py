@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -28,8 +28,11 @@ from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
+from aerodrome.admin import erasure
+from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
@@ -67,6 +70,7 @@ class Stores:
     sessions: SqlSessionRegistry
     tenants: SqlTenantStore
     keys: SqlKeyStore
+    people: SqlPersonStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     database = await engine.open_database(settings.database_url)
     try:
         await migrate.migrate(database)
-        yield Stores(SqlSessionRegistry(database), SqlTenantStore(database, SystemClock()), SqlKeyStore(database))
+        sessions, tenants = SqlSessionRegistry(database), SqlTenantStore(database, SystemClock())
+        yield Stores(sessions, tenants, SqlKeyStore(database), SqlPersonStore(database))
     finally:
         await database.aclose()
 
@@ -127,12 +132,46 @@ async def open_application(
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
         if isinstance(fleet, RuntimePool):
-            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain, auditor))
+            facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, auditor, eraser))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
+
+
+def _eraser(
+    settings: Settings, fleet: RuntimePool, gateway: TenantGateway | None, stores: Stores | None
+) -> Eraser | None:
+    if gateway is None or stores is None:
+        return None
+    return Eraser(erasure.Site(settings.state_directory.absolute(), fleet, gateway.services, stores.people, gateway))
+
+
+@asynccontextmanager
+async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
+    """Open what an erasure needs where no gateway runs: the state directory, held alone, and runtimes as they are wanted.
+
+    Raises:
+        errors.ConfigError: a gateway runs over it. errors.RuntimeMissing: there is no Copilot runtime.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_sole_use(settings.state_directory))
+        await _collect_orphans(settings.state_directory)
+        log = FileAuditLog(_audit_settings(settings)) if settings.audit.enabled else None
+        if log is not None:
+            stack.push_async_callback(log.aclose)
+        found = await asyncio.to_thread(install.install, settings.runtime.path)
+        pool = RuntimePool(ProcessHost(), replace(fleet_settings(settings, found), warm_runtimes=0))
+        stack.push_async_callback(pool.aclose)
+        pool.start()
+        stores = await stack.enter_async_context(open_stores(settings))
+        gateway_settings = _gateway_settings(settings, found)
+        ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
+        services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
+        stack.push_async_callback(services.aclose)
+        yield Eraser(erasure.Site(settings.state_directory.absolute(), pool, services, stores.people))
 
 
 async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from aerodrome import errors
 from aerodrome.admin import recycling, views
+from aerodrome.admin.erasure import Eraser, Report
 from aerodrome.admin.views import Facts, GatewayView, LinkPage, RuntimeRow, SessionPage
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import audit, unloading
@@ -86,6 +87,13 @@ class Recycle(msgspec.Struct, forbid_unknown_fields=True):
     wait: bool = False
 
 
+class Erase(msgspec.Struct, forbid_unknown_fields=True):
+    """Whom to erase: one user of a tenant, None for all of them."""
+
+    tenant: _Name
+    user: _Name | None = None
+
+
 class Verb(NamedTuple):
     """A method: the form of its params, what does it, and whether it changes something (then the log says who asked)."""
 
@@ -104,15 +112,17 @@ class Operations:
         gateway: TenantGateway | None,
         ask_to_drain: Callable[[], None] | None,
         auditor: audit.Auditor = audit.UNAUDITED,
+        eraser: Eraser | None = None,
     ) -> None:
         self._pool = pool
         self._facts = facts
         self._gateway = gateway
         self._ask_to_drain = ask_to_drain
         self._audit = auditor
+        self._eraser = eraser
         self._is_drain_asked = False
         self._rolling: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._verbs = {
             "show.runtimes": Verb(Nothing, self._show_runtimes),
             "show.sessions": Verb(ShowSessions, self._show_sessions),
@@ -122,6 +132,7 @@ class Operations:
             "cordon": Verb(Cordon, self._cordon, changes=True),
             "evict": Verb(Evict, self._evict, changes=True),
             "recycle": Verb(Recycle, self._recycle, changes=True),
+            "erase": Verb(Erase, self._erase, changes=True),
         }
 
     async def call(self, method: str, params: dict[str, Any], notify: Notify, caller: str) -> Any:
@@ -234,6 +245,15 @@ class Operations:
         if wanted.wait:
             await asyncio.shield(task)  # who stops watching does not stop it
         return {"runtimes": [handle.runtime_id for handle in handles], "left": sorted(left)}
+
+    async def _erase(self, wanted: Erase, _: Notify) -> list[Report]:
+        if self._eraser is None:
+            raise errors.PolicyRejected("the transparent policy knows no users; there is nothing to erase")
+        # Who stops watching does not stop it half way.
+        task = asyncio.ensure_future(self._eraser.erase(wanted.tenant, wanted.user, "operator"))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="recycling")

@@ -9,6 +9,7 @@ import typer
 
 from aerodrome import app as application
 from aerodrome import errors
+from aerodrome.admin.erasure import Report
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
 from aerodrome.core.audit import Action
@@ -117,6 +118,43 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} removed, its keys revoked")
+
+
+@app.command()
+def erase(
+    tenant: str,
+    user: Annotated[str | None, typer.Argument(help="Whom; without a name, every user of the tenant.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Remove all that is kept of a user, look whether anything is left, and say so; exits with 1 if something is."""
+    identity.check_name("tenant", tenant)
+    whom = f"every user of {tenant}" if user is None else f"user {identity.check_name('user', user)} of {tenant}"
+    if not yes:
+        typer.confirm(f"erase {whom}: links, sessions, files, keys, for good?", abort=True)
+    reports = common.erase(config, state_directory, tenant, user)
+    if as_json:
+        typer.echo(msgspec.json.encode(reports).decode())
+    else:
+        for report in reports:
+            _print_report(report)
+    if any(report.left for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    rows = ", ".join(f"{count} of {table}" for table, count in sorted(report.rows.items())) or "none"
+    typer.echo(
+        f"{report.tenant}/{report.user}: {report.links} links closed, {report.sessions} sessions deleted, "
+        f"{report.directories} directories removed, rows removed: {rows}"
+    )
+    typer.echo(f"  searched {report.searched_files} files, {common.size(report.searched_bytes)}")
+    if report.pseudonym is not None:
+        typer.echo(f"  audit records of {report.pseudonym} stay, and lead to nobody")
+    for what in report.left:
+        typer.echo(f"  LEFT: {what}")
 
 
 def _check_not_configured(name: str, settings: Settings) -> None:

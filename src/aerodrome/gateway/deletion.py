@@ -20,7 +20,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,8 @@ _log = structlog.get_logger()
 
 #: A runtime that does not answer a deletion this long answers nobody: it is retired, so that the deletion cannot come later.
 _DELETE_SECONDS = 120.0
+#: Where a runtime keeps the locks of sessions, below its realm's directory.
+_LOCKS = ("copilot", "session-state", ".session-operation-locks")
 
 
 class Presence(Protocol):
@@ -132,6 +134,7 @@ class SessionDeletion:
     async def _remove_directory(self, work_directory: Path, session_id: str) -> None:
         try:
             await asyncio.to_thread(remove_directory, work_directory, session_id)
+            await asyncio.to_thread(_remove_lock, work_directory.parent.joinpath(*_LOCKS), session_id)
         except OSError as error:
             # The session is gone all the same; a record without one would only fail again in every pass.
             _log.warning("session.directory_kept", session=session_id, reason=error.strerror)
@@ -158,6 +161,16 @@ async def _may_have(session_id: str, link: ControlLink) -> bool:
         return sessions.is_valid_id(session_id)  # the runtime has none by any other id
     listed = await link.call("session.list")
     return any(found.get("sessionId") == session_id for found in listed["sessions"])
+
+
+def _remove_lock(directory: Path, session_id: str) -> None:
+    """Remove the lock file of a session, which the runtime leaves behind when it deletes the session (measured on 1.0.102)."""
+    with suppress(FileNotFoundError):
+        below = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.unlink(f"{session_id}.lock", dir_fd=below)
+        finally:
+            os.close(below)
 
 
 def remove_directory(parent: Path, name: str) -> None:
