@@ -7,7 +7,7 @@ import time
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aerodrome import observe, redaction
@@ -73,6 +73,7 @@ def test_masking_twice_changes_nothing_more(name):
     assert redaction.mask(once) == once
 
 
+@settings(max_examples=30)
 @given(
     st.recursive(
         st.text() | st.integers() | st.none(), lambda inner: st.dictionaries(st.text(), inner) | st.lists(inner)
