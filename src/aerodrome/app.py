@@ -113,7 +113,6 @@ async def open_application(
         if settings.upstream is None:
             stack.enter_context(_sole_use(settings.state_directory))
             await _collect_orphans(settings.state_directory)
-        auditor = await _open_auditor(settings, stack)
         # Closed after all below: an operator who watches a drain hears of its end.
         stack.push_async_callback(admin.aclose)
         fleet, found = await _open_fleet(settings)
@@ -125,7 +124,7 @@ async def open_application(
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack, auditor)
+            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
@@ -133,7 +132,7 @@ async def open_application(
         host, port = await listener.start()
         if isinstance(fleet, RuntimePool):
             facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
-            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, auditor, eraser))
+            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, eraser))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
@@ -228,14 +227,10 @@ def run_loop(work: Awaitable[None]) -> None:
 
 
 async def _for_tenants(
-    settings: Settings,
-    gateway_settings: GatewaySettings,
-    fleet: Fleet,
-    stores: Stores,
-    stack: AsyncExitStack,
-    auditor: Auditor,
+    settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
 ) -> TenantGateway:
     clock = SystemClock()
+    auditor = await _open_auditor(settings, stack)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
     flushing = asyncio.create_task(
         ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
@@ -262,8 +257,8 @@ def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySett
 
 
 async def _open_auditor(settings: Settings, stack: AsyncExitStack) -> Auditor:
-    """Open the audit log; a gateway before an upstream of the operator's own has no state directory to keep one in."""
-    if not settings.audit.enabled or settings.upstream is not None:
+    """Open the audit log, if one is to be kept."""
+    if not settings.audit.enabled:
         return UNAUDITED
     log = FileAuditLog(_audit_settings(settings))
     stack.push_async_callback(log.aclose)

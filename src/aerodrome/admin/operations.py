@@ -111,14 +111,13 @@ class Operations:
         facts: Facts,
         gateway: TenantGateway | None,
         ask_to_drain: Callable[[], None] | None,
-        auditor: audit.Auditor = audit.UNAUDITED,
         eraser: Eraser | None = None,
     ) -> None:
         self._pool = pool
         self._facts = facts
         self._gateway = gateway
         self._ask_to_drain = ask_to_drain
-        self._audit = auditor
+        self._audit = gateway.services.audit if gateway is not None else audit.UNAUDITED
         self._eraser = eraser
         self._is_drain_asked = False
         self._rolling: asyncio.Task[None] | None = None
@@ -151,12 +150,12 @@ class Operations:
             raise errors.InvalidParams(f"{method}: {str(error)[:1].lower()}{str(error)[1:]}") from None
         if verb.changes:
             _log.info("admin.called", verb=method, caller=caller, target=_target(wanted))
-            self._audit.operated(caller, method, _target(wanted))
+            self._note(caller, method, wanted)
         try:
             return await verb.run(wanted, notify)
         except errors.AerodromeError as error:
             if verb.changes:
-                self._audit.operated(caller, method, _target(wanted), error)
+                self._note(caller, method, wanted, error)
             raise
 
     async def aclose(self) -> None:
@@ -260,6 +259,15 @@ class Operations:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _note(self, caller: str, verb: str, wanted: msgspec.Struct, error: errors.AerodromeError | None = None) -> None:
+        """Record a verb; a session is named by whose it is, so that an erasure of that user holds for this record too."""
+        session_id = getattr(wanted, "session_id", None)
+        found = (
+            [r for r in self._services.residents if r.session_id == session_id] if session_id and self._gateway else []
+        )
+        owner = views.owner_of(found[0]) if found else None
+        self._audit.operated(caller, verb, getattr(wanted, "runtime_id", None), (session_id, owner), error)
 
     # -- finding ----------------------------------------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ def erase(
 ) -> None:
     """Remove all that is kept of a user, look whether anything is left, and say so; exits with 1 if something is."""
     identity.check_name("tenant", tenant)
-    whom = f"every user of {tenant}" if user is None else f"user {identity.check_name('user', user)} of {tenant}"
+    whom = f"every user of {tenant}" if user is None else f"user {user} of {tenant}"
     if not yes:
         typer.confirm(f"erase {whom}: links, sessions, files, keys, for good?", abort=True)
     reports = common.erase(config, state_directory, tenant, user)

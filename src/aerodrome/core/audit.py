@@ -53,6 +53,8 @@ class Outcome(Enum):
     """What became of it."""
 
     DONE = "done"
+    #: An operator's verb, as it begins; if it fails, another record says so.
+    ASKED = "asked"
     REFUSED = "refused"
     FAILED = "failed"
 

@@ -22,6 +22,8 @@ from aerodrome.ports.audit import AuditLog
 if TYPE_CHECKING:
     from aerodrome.gateway.client import Client, Request
 
+#: A session's id and whose it is, as far as they are known.
+SessionRef = tuple[str | None, Owner | None]
 _COLLECT_SECONDS = 1.0
 #: Refusals that are decisions; the others are accidents and mistakes, and are in no audit.
 _DECISIONS = ("policy_rejected", "method_unknown", "session_missing", "already_exists", "authentication_failed")
@@ -125,11 +127,27 @@ class Auditor:
 
     # -- operators --------------------------------------------------------------------------------------------------------
 
-    def operated(self, caller: str, verb: str, target: str | None, error: errors.AerodromeError | None = None) -> None:
-        """An operator has used a verb of the admin socket, or has tried to."""
-        outcome = Outcome.DONE if error is None else Outcome.FAILED
-        reason = None if error is None else error.code
-        self.note(Entry(Action.OPERATE, outcome, by=caller, method=verb, target=target, reason=reason))
+    def operated(
+        self,
+        caller: str,
+        verb: str,
+        runtime_id: str | None,
+        session: SessionRef,
+        error: errors.AerodromeError | None = None,
+    ) -> None:
+        """An operator uses a verb of the admin socket, or has tried to in vain."""
+        entry = Entry(
+            Action.OPERATE,
+            Outcome.ASKED if error is None else Outcome.FAILED,
+            by=caller,
+            method=verb,
+            target=runtime_id,
+            session_id=session[0],
+            session_owner=session[1],
+            tenant=session[1].tenant if session[1] is not None else None,
+            reason=None if error is None else error.code,
+        )
+        self.note(entry)
 
     def note(self, entry: Entry) -> None:
         """Record something as it is."""
