@@ -296,6 +296,25 @@ async def test_what_does_not_fit_into_the_queue_is_counted_and_the_count_recorde
     assert found[-1]["count"] == 7
 
 
+async def test_an_entry_that_cannot_be_encoded_holds_up_no_other(tmp_path):
+    log = FileAuditLog(settings(tmp_path))
+    log.record(Entry(Action.SESSION_CREATE, owner=Owner("acme", "\ud800"), session_id="s"))
+    log.record(Entry(Action.CALL, owner=ANN, session_id="\ud800", method="\ud800", reason="\n"))
+    await log.aclose()
+    assert actions(tmp_path) == ["log.lose", "call"]
+    assert trail(tmp_path).verify().fault is None
+
+
+async def test_users_are_listed_until_they_are_forgotten(tmp_path):
+    log = FileAuditLog(settings(tmp_path))
+    for owner in (ANN, BOB, Owner("other", "eve")):
+        log.record(Entry(Action.SESSION_CREATE, owner=owner))
+    assert await log.list_users("acme") == ["ann", "bob"]
+    await log.forget(ANN)
+    assert await log.list_users("acme") == ["bob"]
+    await log.aclose()
+
+
 async def test_files_are_for_their_user_alone(tmp_path):
     await write(tmp_path / "audit")
     assert (tmp_path / "audit").stat().st_mode & 0o077 == 0

@@ -86,19 +86,26 @@ class Eraser:
             errors.StoreUnavailable: the registry or the audit log does not answer; what was not done yet is not done.
         """
         async with self._one_at_a_time:
-            users = [user] if user is not None else await self._site.people.list_users(tenant)
+            users = [user] if user is not None else await self._list_users(tenant)
             reports = [await self._erase(Owner(tenant, name), caller) for name in users]
             if user is None:
                 reports.append(await self._erase_shared(tenant, caller))
             return reports
 
+    async def _list_users(self, tenant: str) -> list[str]:
+        """Return whoever of a tenant the registry or the audit log knows."""
+        users = set(await self._site.people.list_users(tenant))
+        log = self._site.services.audit.log
+        return sorted(users | (set(await log.list_users(tenant)) if log is not None else set()))
+
     async def _erase(self, owner: Owner, caller: str) -> Report:
         audit = self._site.services.audit
         report = Report(owner.tenant, owner.user, rows={}, left=[])
         audit.note(Entry(Action.ERASE_BEGIN, by=caller, owner=owner))
-        records = list(await self._site.services.ownership.registry.list_owned(owner))
         rows = Counter(await self._site.people.erase(owner, keep_sessions=True))
         report.links = await self._close_links(owner, report)
+        # Only now: a session may have been created while links were open.
+        records = list(await self._site.services.ownership.registry.list_owned(owner))
         await self._delete_sessions(owner, records, report)
         if not report.left:
             rows.update(await self._site.people.erase(owner))
@@ -120,19 +127,21 @@ class Eraser:
 
     async def _close_links(self, owner: Owner, report: Report) -> int:
         """Cut the user's links, end the turns that earlier ones left, and wait until nothing of theirs is held."""
-        clients = self._clients(owner)
-        for client in clients:
-            client.link.abort()
+        cut: set[Client] = set()
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                while self._clients(owner):  # noqa: ASYNC110  a link's end is nobody's event
+                # Again: one may have been on its way in with a key that was just erased.
+                while clients := self._clients(owner):
+                    for client in clients:
+                        client.link.abort()
+                    cut.update(clients)
                     await asyncio.sleep(0.01)
                 await self._site.services.finishing.end(owner)
                 while any(views.owner_of(resident) == owner for resident in self._site.services.residents):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         except TimeoutError:
             report.left.append(f"a link of theirs did not end within {_LEAVE_SECONDS:g} s")
-        return len(clients)
+        return len(cut)
 
     def _clients(self, owner: Owner) -> list[Client]:
         gateway = self._site.gateway

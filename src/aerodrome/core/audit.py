@@ -165,7 +165,7 @@ def fingerprint(key: bytes) -> str:
 
 def pseudonym(salt: bytes, kind: str, name: str) -> str:
     """Return what stands for a user (`u`) or a session (`s`) while the salt is kept, and for nobody after."""
-    digest = hmac.new(salt, f"{kind}:{name}".encode(), hashlib.sha256).hexdigest()
+    digest = hmac.new(salt, f"{kind}:{name}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
     return f"{kind}_{digest[:24]}"
 
 

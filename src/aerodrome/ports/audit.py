@@ -5,6 +5,7 @@ Implemented by adapters.audit (files) and adapters.memory. Reading and verifying
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from aerodrome.core.audit import Entry
@@ -27,6 +28,14 @@ class AuditLog(Protocol):
 
         Raises:
             errors.StoreUnavailable: it cannot be written.
+        """
+        ...
+
+    async def list_users(self, tenant: str) -> Sequence[str]:
+        """Return the users of a tenant to whom records still lead.
+
+        Raises:
+            errors.StoreUnavailable: it cannot be read.
         """
         ...
 

@@ -93,6 +93,12 @@ class FileAuditLog:
             if self._fault is not None:
                 raise errors.StoreUnavailable(self._fault.message)
 
+    async def list_users(self, tenant: str) -> list[str]:
+        """Return the users of a tenant who have a salt, by name."""
+        await self.flush()
+        found = await asyncio.to_thread(self._people.everyone, tenant)
+        return sorted(owner.user for owner in found)
+
     async def forget(self, owner: Owner) -> str:
         """Drop a user's salt, once all that was said of them is written."""
         await self.flush()
@@ -166,11 +172,19 @@ class FileAuditLog:
         self._fault = known
 
     def _write_batch(self, batch: list[tuple[float, Entry]], lost: int) -> None:
-        records = [self._record(at, entry) for at, entry in batch]
+        records = [self._record_or_loss(at, entry) for at, entry in batch]
         if lost:
             reason = "the queue was full or the log was closed"
             records.append(self._record(time.time(), Entry(Action.LOG_LOSE, by="gateway", reason=reason, count=lost)))
         self._segments.append(records)
+
+    def _record_or_loss(self, at: float, entry: Entry) -> Record:
+        """Return an entry's record; one that cannot be made must not keep all behind it from being written."""
+        try:
+            return self._record(at, entry)
+        except ValueError:
+            reason = f"a record of {entry.action.value} could not be encoded"
+            return self._record(at, Entry(Action.LOG_LOSE, by="gateway", reason=reason))
 
     def _record(self, at: float, entry: Entry) -> Record:
         owner = entry.owner

@@ -29,6 +29,11 @@ class MemoryAuditLog:
         """Do nothing: all is where it will ever be."""
         self.check()
 
+    async def list_users(self, tenant: str) -> list[str]:
+        """Return the users of a tenant in the entries, by name."""
+        owners = {owner for entry in self.entries for owner in (entry.owner, entry.session_owner) if owner is not None}
+        return sorted(owner.user for owner in owners if owner.tenant == tenant)
+
     async def forget(self, owner: Owner) -> str:
         """Remove what leads to a user."""
         self.entries = [entry for entry in self.entries if owner not in (entry.owner, entry.session_owner)]
