@@ -24,6 +24,7 @@ from aerodrome.adapters.audit import log as audit_log
 from aerodrome.adapters.audit.log import AuditSettings, FileAuditLog
 from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
+from aerodrome.adapters.jwks.keys import JwksKeys
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sql import engine, migrate
@@ -36,26 +37,31 @@ from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
-from aerodrome.clock import SystemClock
+from aerodrome.clock import Clock, SystemClock
+from aerodrome.core import connection_token
 from aerodrome.core.audit import Action, Entry
 from aerodrome.core.backoff import Backoff
+from aerodrome.core.jwt import Terms
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway import admission as admission_module
-from aerodrome.gateway.admission import FixedAdmission, KeyAdmission
+from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener, Serve
+from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
+from aerodrome.gateway.principal_watch import PrincipalWatch
 from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits
 from aerodrome.settings import RuntimeSection, Settings
@@ -120,11 +126,13 @@ async def open_application(
         gateway_settings = _gateway_settings(settings, found)
         stores: Stores | None = None
         gateway: TenantGateway | None = None
+        minter: Minter | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
             gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
+            minter = _minter(settings, stores)
             serve = gateway.serve
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
@@ -132,7 +140,7 @@ async def open_application(
         host, port = await listener.start()
         if isinstance(fleet, RuntimePool):
             facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
-            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, eraser))
+            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, minter, eraser))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
@@ -247,8 +255,28 @@ async def _for_tenants(
         reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings, auditor))
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
-    admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
-    return TenantGateway(services, admission)
+    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
+    verifiers = _verifiers(settings, stores, clock, stack)
+    gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock))
+    watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
+    watching = asyncio.create_task(watch.run(), name="principal watch")
+    stack.push_async_callback(_end_task, watching)
+    return gateway
+
+
+def _verifiers(settings: Settings, stores: Stores, clock: Clock, stack: AsyncExitStack) -> Verifiers:
+    issuers = [(issuer, JwksKeys(issuer, clock)) for issuer in settings.configured_issuers()]
+    for _, keys in issuers:
+        stack.push_async_callback(keys.aclose)
+    tokens = settings.tokens
+    terms = Terms(connection_token.AUDIENCE, tokens.skew_seconds, tokens.max_seconds)
+    connection_tokens = ConnectionTokenVerifier(stores.keys, settings.read_master_key(), terms)
+    return Verifiers(KeyVerifier(stores.keys), connection_tokens, IssuerVerifier(issuers))
+
+
+def _minter(settings: Settings, stores: Stores) -> Minter:
+    find_tenant = functools.partial(admission_module.find_tenant, settings.configured_tenants(), stores.tenants)
+    return Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, SystemClock())
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:

@@ -59,12 +59,13 @@ class AuthenticationRequired(AerodromeError):
 
 
 class AuthenticationFailed(AerodromeError):
-    """The token is wrong, missing, expired or revoked; which of them is never said."""
+    """The token is wrong, missing, expired or revoked; which of them is never said: `reason` is for the log."""
 
     code = "authentication_failed"
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
         super().__init__("AUTHENTICATION_FAILED")
+        self.reason = reason
 
 
 class InvalidRequest(AerodromeError):

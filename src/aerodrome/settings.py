@@ -20,11 +20,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
 from aerodrome.core import audit, duration, identity
+from aerodrome.core import issuer as issuer_module
 from aerodrome.core.identity import Tenant
+from aerodrome.core.issuer import Issuer
+from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
 
 _PREFIX = "AERODROME_"
-_SECRETS = ("client_token", "upstream_token", "audit_key")
+_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "audit_key")
+_MASTER_KEY_BYTES = 32
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})\Z")
 
 
@@ -110,6 +114,29 @@ class TenantSection(_Section):
     client_loss: ClientLoss = ClientLoss.CLOSE
 
 
+class TokensSection(_Section):
+    """`[tokens]`: connection tokens that backends mint for their users."""
+
+    max_seconds: float = Field(default=3600.0, ge=1)
+    skew_seconds: float = Field(default=30.0, ge=0, le=600)
+
+
+class IssuerSection(_Section):
+    """`[[issuers]]`: whose JWTs users may bring."""
+
+    issuer: str
+    audience: str
+    jwks: str
+    tenant: str | None = None
+    tenant_claim: str | None = None
+    tenants: tuple[str, ...] = ()
+    user_claim: str = "sub"
+    algorithms: tuple[str, ...] = issuer_module.DEFAULT_ALGORITHMS
+    skew_seconds: float = Field(default=30.0, ge=0, le=600)
+    refresh_seconds: float = Field(default=600.0, ge=10)
+    stale_seconds: float = Field(default=86400.0, ge=0)
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -132,16 +159,27 @@ class Settings(BaseSettings):
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
     audit: AuditSection = AuditSection()
+    tokens: TokensSection = TokensSection()
+    issuers: tuple[IssuerSection, ...] = ()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
+    #: What the gateway's own secrets are derived from or encrypted with; see `read_master_key`.
+    master_key: SecretStr | None = None
+    master_key_file: Path | None = None
     audit_key: SecretStr | None = None
 
-    @pydantic.field_validator("client_token", "upstream_token", "audit_key")
+    @pydantic.field_validator("client_token", "upstream_token", "master_key", "audit_key")
     @classmethod
     def _is_given(cls, token: SecretStr | None) -> SecretStr | None:
         """Take an empty token for none: it is what a shell makes of an unset variable, and would admit everyone."""
         return token if token is not None and token.get_secret_value() else None
+
+    @pydantic.field_validator("master_key_file", mode="before")
+    @classmethod
+    def _is_named(cls, path: Any) -> Any:
+        """Take an empty name for none, as with tokens."""
+        return path or None
 
     @classmethod
     def settings_customise_sources(
@@ -179,6 +217,27 @@ class Settings(BaseSettings):
     def configured_tenants(self) -> dict[str, Tenant]:
         """Return the tenants of the configuration."""
         return {name: _tenant(name, section) for name, section in self.tenants.items()}
+
+    def configured_issuers(self) -> list[Issuer]:
+        """Return the issuers of the configuration."""
+        return [_issuer(f"issuers.{number}", section) for number, section in enumerate(self.issuers)]
+
+    def read_master_key(self) -> bytes | None:
+        """Return the master key, from its file if one is named; None if there is none.
+
+        Raises:
+            errors.ConfigError: both are given, the file cannot be read, or it is too short to be a key.
+        """
+        if self.master_key is not None and self.master_key_file is not None:
+            raise errors.ConfigError("master_key: expected it or master_key_file, found both; leave one out")
+        if self.master_key_file is None:
+            return None if self.master_key is None else _master_key("master_key", self.master_key.get_secret_value())
+        try:
+            text = self.master_key_file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text"
+            raise errors.ConfigError(f"master_key_file: cannot read {self.master_key_file}: {reason}") from None
+        return _master_key("master_key_file", text)
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -247,6 +306,36 @@ def _tenant(name: str, section: TenantSection) -> Tenant:
     return Tenant(identity.check_name("tenant", name), policy, source="config")
 
 
+def _issuer(where: str, section: IssuerSection) -> Issuer:
+    if (section.tenant is None) == (section.tenant_claim is None) or bool(section.tenants) != bool(
+        section.tenant_claim
+    ):
+        raise errors.ConfigError(f"{where}: expected either tenant, or tenant_claim and tenants")
+    tenants = section.tenants if section.tenant is None else (section.tenant,)
+    issuer = Issuer(
+        section.issuer,
+        section.jwks,
+        Terms(section.audience, section.skew_seconds),
+        frozenset(tenants),
+        section.tenant_claim,
+        section.user_claim,
+        frozenset(section.algorithms),
+        section.refresh_seconds,
+        section.stale_seconds,
+    )
+    return issuer_module.check(where, issuer)
+
+
+def _master_key(name: str, text: str) -> bytes:
+    key = text.strip().encode()
+    if len(key) < _MASTER_KEY_BYTES:
+        raise errors.ConfigError(
+            f"{name}: expected {_MASTER_KEY_BYTES} random characters or more, found {len(key)}; "
+            "for example from: openssl rand -base64 32"
+        )
+    return key
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text("utf-8"))
@@ -265,6 +354,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _check(settings: Settings) -> None:
     host, _ = split_address("listen", settings.listen)
     settings.configured_tenants()
+    settings.configured_issuers()
     if settings.policy == "transparent":
         if settings.client_token is None and not is_loopback(host):
             raise errors.ConfigError(

@@ -28,6 +28,7 @@ from aerodrome.admin.views import Facts
 from aerodrome.core.identity import Owner
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.protocol import framing, messages
+from aerodrome.testing import peer as peers
 from aerodrome.testing import rig as rigs
 from aerodrome.testing.peer import Peer
 from aerodrome.testing.rig import Rig
@@ -68,7 +69,8 @@ async def opened(directory: Path, has_tenants: bool = True, **limits) -> AsyncIt
         site = Site(rig, server, directory)
         gateway = rig.gateway if has_tenants else None
         try:
-            assert await server.start(Operations(rig.pool, FACTS, gateway, site.ask_to_drain))
+            minter = rig.minter if has_tenants else None
+            assert await server.start(Operations(rig.pool, FACTS, gateway, site.ask_to_drain, minter))
             yield site
         finally:
             await server.aclose()
@@ -136,6 +138,28 @@ async def test_sessions_are_shown_with_owner_place_and_state(site):
     assert 0 <= idle["idle_seconds"] < 60
     only = await site.call("show.sessions", tenant="shared")
     assert [found["session_id"] for found in only["sessions"]] == ["c"]
+
+
+async def test_a_connection_token_is_minted_and_opens_a_link_of_its_user(site):
+    minted = await site.call("token.mint", tenant="shared", user="ann", expires_seconds=60)
+    client = await peers.open_client(*site.rig.address, minted["token"])
+    await client.call("session.create", {"sessionId": "s"})
+    await client.aclose()
+    assert (await site.rig.registry.find("s")).owner == Owner("shared", "ann")
+    for wrong, said in (
+        ({"tenant": "nowhere", "user": "ann"}, "no tenant"),
+        ({"tenant": "shared", "user": "A b"}, "user name"),
+        ({"tenant": "shared", "user": "ann", "expires_seconds": 1e9}, "lifetime"),
+        ({"tenant": "shared"}, "user"),
+    ):
+        with pytest.raises(errors.ConfigError, match=said):
+            await site.call("token.mint", **wrong)
+
+
+async def test_the_transparent_policy_mints_no_tokens(tmp_path):
+    async with opened(tmp_path, has_tenants=False) as site:
+        with pytest.raises(errors.ConfigError, match="transparent policy has one token"):
+            await site.call("token.mint", tenant="shared", user="ann")
 
 
 async def test_pages_are_whole_and_none_is_larger_than_asked_for(site):

@@ -11,7 +11,7 @@ import pytest
 
 from aerodrome import errors
 from aerodrome.core.expiry import Horizon
-from aerodrome.core.identity import Key, Owner, Tenant
+from aerodrome.core.identity import Key, Owner, Scope, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
 from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
@@ -297,6 +297,72 @@ class KeyStoreContract:
         with pytest.raises(errors.KeyMissing, match="k9"):
             await stores.keys.revoke("k9", 50.0)
 
+    @pytest.mark.parametrize("scopes", [{Scope.CONNECT}, {Scope.MINT}, {Scope.CONNECT, Scope.MINT}, {Scope.SIGN}])
+    async def test_a_key_keeps_its_scopes(self, twins, scopes):
+        stored = replace(key("k"), scopes=frozenset(scopes))
+        await twins[0].keys.add(stored)
+
+        assert await twins[1].keys.find("k") == stored
+
+    async def test_dead_keys_are_those_revoked_expired_or_not_there(self, twins):
+        one, other = twins
+        for each in (key("lasting"), key("later", expires_at=99.5), key("now", expires_at=99.0), key("gone")):
+            await one.keys.add(each)
+        await one.keys.revoke("gone", 1.0)
+
+        assert await other.keys.find_dead({"lasting", "later", "now", "gone", "never"}, 99.0) == {
+            "now",
+            "gone",
+            "never",
+        }
+        assert await other.keys.find_dead({"now"}, 98.9) == set()
+        assert await other.keys.find_dead([], 99.0) == set()
+
+    async def test_of_very_many_keys_the_dead_are_found(self, stores):
+        await stores.keys.add(key("k"))
+        unknown = {f"x{number}" for number in range(25_000)}
+
+        assert await stores.keys.find_dead({"k"} | unknown, 1.0) == unknown
+
+    async def test_a_rotated_key_expires_after_the_overlap_and_its_successor_is_there(self, twins):
+        one, other = twins
+        await one.keys.add(key("old"))
+        await one.keys.add(key("other"))
+
+        await one.keys.rotate("old", key("new", BOB, 2.0), 60.0)
+
+        assert await other.keys.find("old") == key("old", expires_at=60.0)
+        assert await other.keys.find("new") == key("new", BOB, 2.0)
+        assert await other.keys.find("other") == key("other")
+
+    async def test_a_rotation_never_lets_a_key_live_longer(self, stores):
+        await stores.keys.add(key("old", expires_at=50.0))
+
+        await stores.keys.rotate("old", key("new"), 60.0)
+        await stores.keys.rotate("old", key("newer"), 55.0)
+
+        assert (await stores.keys.find("old")).expires_at == 50.0
+
+    async def test_rotating_a_revoked_or_unknown_key_changes_nothing(self, stores):
+        await stores.keys.add(key("revoked"))
+        await stores.keys.revoke("revoked", 5.0)
+
+        for key_id in ("revoked", "unknown"):
+            with pytest.raises(errors.KeyMissing, match=key_id):
+                await stores.keys.rotate(key_id, key("new"), 60.0)
+
+        assert await stores.keys.list_all() == [replace(key("revoked"), revoked_at=5.0)]
+
+    async def test_a_rotation_to_a_taken_id_changes_nothing(self, stores):
+        await stores.keys.add(key("old"))
+        await stores.keys.add(key("taken", BOB))
+
+        with pytest.raises(errors.AlreadyExists):
+            await stores.keys.rotate("old", key("taken"), 60.0)
+
+        assert await stores.keys.find("old") == key("old")
+        assert await stores.keys.find("taken") == key("taken", BOB)
+
     async def test_a_closed_key_store_answers_that_it_is_unavailable(self, stores):
         await stores.keys.aclose()
         await stores.keys.aclose()
@@ -306,6 +372,8 @@ class KeyStoreContract:
             lambda: stores.keys.find("k"),
             stores.keys.list_all,
             lambda: stores.keys.revoke("k", 50.0),
+            lambda: stores.keys.find_dead({"k"}, 50.0),
+            lambda: stores.keys.rotate("k", key("new"), 50.0),
         ):
             with pytest.raises(errors.StoreUnavailable):
                 await call()

@@ -20,7 +20,7 @@ from aerodrome.adapters.sql import engine, migrate, tables
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
-from aerodrome.core.identity import Tenant
+from aerodrome.core.identity import Key, Scope, Tenant
 from aerodrome.core.policy import Isolation, Policy
 
 from .registry_suite import ALICE, BOB, FixedClock, key, session
@@ -281,6 +281,33 @@ class TestMigration:
             await migrate.migrate(database)
 
             assert await SqlSessionRegistry(database).find("s") == session("s")
+
+    async def test_keys_from_before_there_were_scopes_may_connect(self, path):
+        with raw(path) as connection:
+            connection.executescript(
+                "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);"
+                "INSERT INTO alembic_version VALUES ('0001');"
+                "CREATE TABLE sessions (session_id TEXT NOT NULL, tenant_name TEXT NOT NULL, user_name TEXT NOT NULL, "
+                "realm TEXT NOT NULL, created_at DOUBLE NOT NULL, used_at DOUBLE NOT NULL, "
+                "CONSTRAINT pk_sessions PRIMARY KEY (session_id));"
+                "CREATE TABLE tenants (name TEXT NOT NULL, policy TEXT NOT NULL, CONSTRAINT pk_tenants PRIMARY KEY (name));"
+                "CREATE TABLE keys (key_id TEXT NOT NULL, tenant_name TEXT NOT NULL, user_name TEXT NOT NULL, "
+                "secret_hash TEXT NOT NULL, created_at DOUBLE NOT NULL, expires_at DOUBLE, revoked_at DOUBLE, "
+                "CONSTRAINT pk_keys PRIMARY KEY (key_id));"
+                "INSERT INTO keys VALUES ('k', 'red', 'alice', 'h', 1.0, NULL, NULL);"
+            )
+
+        async with migrated(path) as database:
+            assert await SqlKeyStore(database).find("k") == Key("k", ALICE, "h", 1.0, scopes=frozenset({Scope.CONNECT}))
+
+    async def test_a_key_with_a_scope_of_a_newer_aerodrome_is_refused(self, path):
+        async with migrated(path) as database:
+            await SqlKeyStore(database).add(key("k"))
+            with raw(path) as connection:
+                connection.execute("UPDATE keys SET scopes = 'connect,fly'")
+
+            with pytest.raises(errors.ConfigError, match="upgrade"):
+                await SqlKeyStore(database).find("k")
 
     async def test_two_engines_of_one_process_migrate_at_once(self, path):
         async with opened(path) as one, opened(path) as other:

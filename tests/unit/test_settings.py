@@ -178,7 +178,7 @@ def test_a_wrong_variable_is_named_without_a_file(monkeypatch):
     assert "AERODROME_LIMITS__MAX_LINKS" in message
 
 
-@pytest.mark.parametrize("name", ["client_token", "upstream_token"])
+@pytest.mark.parametrize("name", ["client_token", "upstream_token", "master_key", "master_key_file"])
 def test_a_token_in_a_file_is_refused_without_repeating_it(write, name):
     message = refusal(write(f'{name} = "hunter2"'))
     assert f"AERODROME_{name.upper()}" in message
@@ -267,8 +267,15 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
     settings.load(write(documented[1]))
     text = documented[1]
     sections = (settings.RuntimeSection, settings.LimitsSection, settings.SessionsSection, settings.TenantSection)
-    for section in (*sections, settings.AuditSection):
+    for section in (*sections, settings.AuditSection, settings.TokensSection, settings.IssuerSection):
         for name in section.model_fields:
             assert name in text, name
-    for name in set(settings.Settings.model_fields) - {"client_token", "upstream_token", "audit_key", "tenants"}:
+    for name in set(settings.Settings.model_fields) - {
+        "client_token",
+        "upstream_token",
+        "tenants",
+        "master_key",
+        "master_key_file",
+        "audit_key",
+    }:
         assert name in text, name

@@ -1,4 +1,4 @@
-"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle. What carries them is admin.server.
+"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle, mint. What carries them is admin.server.
 
 One table of verbs: method name -> the form of its params and the function. Deliberately no policy of its own: a drain is the
 signal's, a cordon the pool's, an eviction gateway.unloading's. Under the transparent policy there is no `gateway`: runtimes and
@@ -20,9 +20,11 @@ from aerodrome import errors
 from aerodrome.admin import recycling, views
 from aerodrome.admin.erasure import Eraser, Report
 from aerodrome.admin.views import Facts, GatewayView, LinkPage, RuntimeRow, SessionPage
+from aerodrome.core.identity import Owner
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import audit, unloading
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.minting import Minted, Minter
 from aerodrome.gateway.residents import Resident
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.ports.fleet import RuntimeHandle
@@ -94,6 +96,14 @@ class Erase(msgspec.Struct, forbid_unknown_fields=True):
     user: _Name | None = None
 
 
+class MintToken(msgspec.Struct, forbid_unknown_fields=True):
+    """For which user a connection token is wanted, and for how long."""
+
+    tenant: _Name
+    user: _Name
+    expires_seconds: float = 600.0
+
+
 class Verb(NamedTuple):
     """A method: the form of its params, what does it, and whether it changes something (then the log says who asked)."""
 
@@ -111,6 +121,7 @@ class Operations:
         facts: Facts,
         gateway: TenantGateway | None,
         ask_to_drain: Callable[[], None] | None,
+        minter: Minter | None = None,
         eraser: Eraser | None = None,
     ) -> None:
         self._pool = pool
@@ -119,6 +130,7 @@ class Operations:
         self._ask_to_drain = ask_to_drain
         self._audit = gateway.services.audit if gateway is not None else audit.UNAUDITED
         self._eraser = eraser
+        self._minter = minter
         self._is_drain_asked = False
         self._rolling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -132,6 +144,7 @@ class Operations:
             "evict": Verb(Evict, self._evict, changes=True),
             "recycle": Verb(Recycle, self._recycle, changes=True),
             "erase": Verb(Erase, self._erase, changes=True),
+            "token.mint": Verb(MintToken, self._mint_token, changes=True),
         }
 
     async def call(self, method: str, params: dict[str, Any], notify: Notify, caller: str) -> Any:
@@ -254,6 +267,11 @@ class Operations:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
+    async def _mint_token(self, wanted: MintToken, _: Notify) -> Minted:
+        if self._minter is None:
+            raise errors.PolicyRejected("the transparent policy has one token, which the environment gives")
+        return await self._minter.mint(Owner(wanted.tenant, wanted.user), wanted.expires_seconds)
+
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="recycling")
         self._tasks.add(task)
@@ -261,13 +279,18 @@ class Operations:
         return task
 
     def _note(self, caller: str, verb: str, wanted: msgspec.Struct, error: errors.AerodromeError | None = None) -> None:
-        """Record a verb; a session is named by whose it is, so that an erasure of that user holds for this record too."""
+        """Record a verb; whom it is about is named as a user, so that an erasure of that user holds for this record too."""
+        runtime_id = getattr(wanted, "runtime_id", None)
+        self._audit.operated(caller, verb, runtime_id, self._about(wanted), error)
+
+    def _about(self, wanted: msgspec.Struct) -> audit.About:
+        if isinstance(wanted, (Erase, MintToken)):
+            return None, Owner(wanted.tenant, wanted.user) if wanted.user is not None else None
         session_id = getattr(wanted, "session_id", None)
-        found = (
-            [r for r in self._services.residents if r.session_id == session_id] if session_id and self._gateway else []
-        )
-        owner = views.owner_of(found[0]) if found else None
-        self._audit.operated(caller, verb, getattr(wanted, "runtime_id", None), (session_id, owner), error)
+        if session_id is None or self._gateway is None:
+            return None, None
+        found = [resident for resident in self._services.residents if resident.session_id == session_id]
+        return session_id, views.owner_of(found[0]) if found else None
 
     # -- finding ----------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import audit, demo, key, operate, runtime, serve, session, show, tenant
+from aerodrome.cli import audit, demo, key, operate, runtime, serve, session, show, tenant, token
 
 app = typer.Typer(
     name="aerodrome",
@@ -29,6 +29,7 @@ app.command("evict")(operate.evict)
 app.command("recycle")(operate.recycle)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
+app.add_typer(token.app, name="token")
 app.add_typer(session.app, name="session")
 app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")

@@ -37,6 +37,7 @@ class Action(Enum):
     OPERATE = "operate"
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
+    KEY_ROTATE = "key.rotate"
     TENANT_ADD = "tenant.add"
     TENANT_SET = "tenant.set"
     TENANT_REMOVE = "tenant.remove"

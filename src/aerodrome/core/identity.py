@@ -10,12 +10,15 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 from aerodrome import errors
 from aerodrome.core.policy import Policy
 
 _TOKEN = re.compile(r"aero_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_ID = re.compile(r"[0-9a-f]{12}\Z")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.@-]{0,62}[a-z0-9])?\Z")
 
 
@@ -38,11 +41,29 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The authenticated caller of a link."""
+    """The authenticated caller of a link.
+
+    `key_id` is the key it stands on, empty where an issuer vouches for it; past `expires_at` (Unix time) it is nobody.
+    """
 
     owner: Owner
     policy: Policy
     key_id: str
+    expires_at: float | None = None
+
+
+class Scope(Enum):
+    """What a key may be used for."""
+
+    #: To use sessions of its user over SDK links.
+    CONNECT = "connect"
+    #: To have the gateway mint connection tokens for users of its tenant.
+    MINT = "mint"
+    #: To sign such tokens elsewhere (core.connection_token); stands alone, and proves nothing when it is itself shown.
+    SIGN = "sign"
+
+
+DEFAULT_SCOPES = frozenset({Scope.CONNECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +76,16 @@ class Key:
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
+
+    def is_live(self, now: float) -> bool:
+        """Say whether it is neither revoked nor expired at `now`."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def proves(self, secret: str, now: float) -> bool:
         """Say whether `secret` opens this key at `now`; takes the same time for any wrong secret."""
         matches = hmac.compare_digest(self.secret_hash, hash_secret(secret))
-        expired = self.expires_at is not None and now >= self.expires_at
-        return matches and not expired and self.revoked_at is None
+        return matches and self.is_live(now)
 
 
 #: Compared against when a key id is unknown, so that an unknown id costs what a wrong secret costs.
@@ -86,10 +111,36 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create_key(owner: Owner, now: float, expires_at: float | None = None) -> tuple[Key, str]:
+def check_scopes(words: Iterable[str]) -> frozenset[Scope]:
+    """Return the scopes that a key may be made with.
+
+    Raises:
+        errors.ConfigError: there is none, or one that no such key can have.
+    """
+    known = {scope.value: scope for scope in Scope if scope is not Scope.SIGN}
+    scopes = frozenset(known.get(word) for word in words)
+    if not scopes or None in scopes:
+        found = ", ".join(sorted(words)) or "none"
+        raise errors.ConfigError(f"scope: expected some of {', '.join(known)}, found {found}")
+    return frozenset(scope for scope in scopes if scope is not None)
+
+
+def is_id(text: str) -> bool:
+    """Say whether a text has the form of a key's id."""
+    return _ID.match(text) is not None
+
+
+def create_id() -> str:
+    """Return a new key's id: 12 hex digits."""
+    return secrets.token_hex(6)
+
+
+def create_key(
+    owner: Owner, now: float, expires_at: float | None = None, scopes: frozenset[Scope] = DEFAULT_SCOPES
+) -> tuple[Key, str]:
     """Make a new key and its token `aero_<key id>_<secret>`; the token cannot be had again."""
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    key = Key(key_id, owner, hash_secret(secret), now, expires_at)
+    key_id, secret = create_id(), secrets.token_urlsafe(32)
+    key = Key(key_id, owner, hash_secret(secret), now, expires_at, scopes=scopes)
     return key, f"aero_{key_id}_{secret}"
 
 

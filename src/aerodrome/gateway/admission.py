@@ -1,20 +1,43 @@
 """Who is calling: a token becomes a principal, or the same refusal for every reason.
 
-Deliberately says nothing about why a token fails, and spends the same work on an unknown key as on a wrong secret.
+Deliberately says nothing about why a token fails, and spends the same work on an unknown key as on a wrong secret. What a token
+proves is for verifiers; here its form chooses which, and the tenant it names is looked up.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
+
+import structlog
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.core import identity
+from aerodrome.core import jwt
 from aerodrome.core.identity import Owner, Principal, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
-from aerodrome.ports.registry import KeyStore, TenantStore
+from aerodrome.gateway.verifiers import Verifier
+from aerodrome.ports.registry import TenantStore
+
+_log = structlog.get_logger()
+
+FindTenant = Callable[[str], Awaitable[Tenant | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verifiers:
+    """What judges tokens, by their form."""
+
+    keys: Verifier
+    connection_tokens: Verifier
+    issuers: Verifier
+
+
+async def find_tenant(configured: Mapping[str, Tenant], stored: TenantStore, name: str) -> Tenant | None:
+    """Return the tenant of that name: that of the configuration goes before that of the database."""
+    return configured.get(name) or await stored.find(name)
 
 
 async def list_tenants(configured: Mapping[str, Tenant], stored: TenantStore) -> list[Tenant]:
@@ -36,28 +59,33 @@ class Admission(Protocol):
         ...
 
 
-class KeyAdmission:
-    """Admission by stored keys; tenants of the configuration go before those of the database."""
+class TenantAdmission:
+    """Admission by what tokens prove; tenants of the configuration go before those of the database."""
 
     is_open = False
 
-    def __init__(self, keys: KeyStore, tenants: TenantStore, configured: Mapping[str, Tenant], clock: Clock) -> None:
-        self._keys = keys
-        self._tenants = tenants
-        self._configured = configured
+    def __init__(self, verifiers: Verifiers, find_tenant: FindTenant, clock: Clock) -> None:
+        self._verifiers = verifiers
+        self._find_tenant = find_tenant
         self._clock = clock
 
     async def authenticate(self, token: str | None) -> Principal:
-        """Return the principal of a key's token."""
-        parts = identity.split_token(token or "")
-        key = await self._keys.find(parts[0]) if parts else None
-        secret = parts[1] if parts else ""
-        if not (key or identity.NO_KEY).proves(secret, self._clock.now()) or key is None:
-            raise errors.AuthenticationFailed
-        tenant = self._configured.get(key.owner.tenant) or await self._tenants.find(key.owner.tenant)
-        if tenant is None:
-            raise errors.AuthenticationFailed
-        return Principal(key.owner, tenant.policy, key.key_id)
+        """Return whom a token proves; a reason why it proves nobody goes to the log alone."""
+        try:
+            proof = await self._choose(token or "").verify(token or "", self._clock.now())
+            tenant = await self._find_tenant(proof.owner.tenant)
+            if tenant is None:
+                raise errors.AuthenticationFailed(f"there is no tenant {proof.owner.tenant}")
+        except errors.AuthenticationFailed as error:
+            _log.info("token.refused", reason=error.reason)
+            raise
+        return Principal(proof.owner, tenant.policy, proof.key_id, proof.expires_at)
+
+    def _choose(self, token: str) -> Verifier:
+        if not jwt.has_form(token):
+            return self._verifiers.keys
+        is_ours = jwt.peek(token).algorithm == jwt.SYMMETRIC
+        return self._verifiers.connection_tokens if is_ours else self._verifiers.issuers
 
 
 class FixedAdmission:

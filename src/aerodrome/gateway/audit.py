@@ -22,8 +22,8 @@ from aerodrome.ports.audit import AuditLog
 if TYPE_CHECKING:
     from aerodrome.gateway.client import Client, Request
 
-#: A session's id and whose it is, as far as they are known.
-SessionRef = tuple[str | None, Owner | None]
+#: What a verb is about: a session and whose it is, or a user; as far as they are known.
+About = tuple[str | None, Owner | None]
 _COLLECT_SECONDS = 1.0
 #: Refusals that are decisions; the others are accidents and mistakes, and are in no audit.
 _DECISIONS = ("policy_rejected", "method_unknown", "session_missing", "already_exists", "authentication_failed")
@@ -58,7 +58,7 @@ class Auditor:
 
     def authenticated(self, peer: str, principal: Principal) -> None:
         """A link has proved who it is."""
-        self.note(Entry(Action.LINK_AUTHENTICATE, owner=principal.owner, key_id=principal.key_id, peer=peer))
+        self.note(Entry(Action.LINK_AUTHENTICATE, owner=principal.owner, key_id=principal.key_id or None, peer=peer))
 
     def not_authenticated(self, peer: str, token: object, error: errors.AerodromeError) -> None:
         """A link has failed to; of its token the key's id is kept, if it has the form of one."""
@@ -128,23 +128,20 @@ class Auditor:
     # -- operators --------------------------------------------------------------------------------------------------------
 
     def operated(
-        self,
-        caller: str,
-        verb: str,
-        runtime_id: str | None,
-        session: SessionRef,
-        error: errors.AerodromeError | None = None,
+        self, caller: str, verb: str, runtime_id: str | None, whom: About, error: errors.AerodromeError | None = None
     ) -> None:
         """An operator uses a verb of the admin socket, or has tried to in vain."""
+        session_id, owner = whom
         entry = Entry(
             Action.OPERATE,
             Outcome.ASKED if error is None else Outcome.FAILED,
             by=caller,
             method=verb,
             target=runtime_id,
-            session_id=session[0],
-            session_owner=session[1],
-            tenant=session[1].tenant if session[1] is not None else None,
+            owner=owner if session_id is None else None,
+            session_id=session_id,
+            session_owner=owner,
+            tenant=owner.tenant if owner is not None else None,
             reason=None if error is None else error.code,
         )
         self.note(entry)
@@ -174,7 +171,7 @@ class Auditor:
 
 
 def _who(client: Client) -> dict[str, Any]:
-    return {"owner": client.owner, "key_id": client.principal.key_id, "peer": client.link.peer}
+    return {"owner": client.owner, "key_id": client.principal.key_id or None, "peer": client.link.peer}
 
 
 #: For gateways that keep no audit log.

@@ -197,6 +197,9 @@ class Client:
         #: Sessions whose events are kept for now: the client is gone, or has not heard yet that it has resumed them.
         self.missed: dict[str, Missed] = {}
         self.turn_ended = asyncio.Event()
+        #: Ends the serving of the link when its principal has ended; for gateway.service alone.
+        self.term = asyncio.timeout(None)
+        self.is_dismissed = False
         self._opening = asyncio.Lock()
         self.log = _log.bind(link=self.number, tenant=principal.owner.tenant, peer=link.peer)
 

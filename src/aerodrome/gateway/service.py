@@ -10,6 +10,7 @@ import asyncio
 
 from msgspec import UNSET
 
+from aerodrome import errors
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access
 from aerodrome.gateway import handshake, reattach
@@ -58,13 +59,34 @@ class TenantGateway:
         if greeting.request_id is not None:
             result = handshake.connect_result(greeting.params, self._services.fleet.version)
             link.send(messages.result(greeting.request_id, result))
-        self._clients.setdefault(client.realm.key, set()).add(client)
         try:
-            await Relay(client).run(greeting.rest)
+            await self._relay(client, greeting.rest)
         finally:
             self._forget(client)
-            if not self._services.finishing.take(client, _release):
+            if client.is_dismissed:
+                _say_last(client)
+            if client.is_dismissed or not self._services.finishing.take(client, _release):
                 await _release(client)
+
+    def dismiss(self, client: Client, reason: str) -> None:
+        """Close a link whose principal has ended: open requests are refused, turns end, nothing more is heard. Idempotent."""
+        if client.is_dismissed:
+            return
+        client.is_dismissed = True
+        client.log.warning("link.dismissed", reason=reason, user=client.owner.user)
+        if client in self._clients.get(client.realm.key, ()):
+            client.term.reschedule(asyncio.get_running_loop().time())
+        else:
+            self._services.finishing.cut(client)
+
+    async def _relay(self, client: Client, rest: list[bytes]) -> None:
+        try:
+            async with client.term:
+                self._clients.setdefault(client.realm.key, set()).add(client)
+                await Relay(client).run(rest)
+        except TimeoutError:
+            if not client.is_dismissed:
+                raise
 
     def _forget(self, client: Client) -> None:
         peers = self._clients.get(client.realm.key)
@@ -88,6 +110,18 @@ class TenantGateway:
             if hears and runtime_id not in client.upstreams and not client.link.is_stalled:
                 client.link.send(body)
                 client.link.flush()
+
+
+def _say_last(client: Client) -> None:
+    """Refuse what is open and close the link, before its turns end: what becomes of them it is not told."""
+    error = errors.AuthenticationFailed()
+    for upstream in client.upstreams.values():
+        for pending in upstream.owed.origins():
+            if pending.waiter is None and pending.client_id is not None:
+                client.refuse(pending.client_id, error)
+                pending.client_id, pending.finish = None, None
+    client.refuse(None, error)
+    client.link.close()
 
 
 async def _release(client: Client) -> None:

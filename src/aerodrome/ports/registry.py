@@ -6,7 +6,7 @@ either happened or did not. All raise errors.StoreUnavailable when the store doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from aerodrome.core.expiry import Horizon
@@ -93,8 +93,19 @@ class KeyStore(Protocol):
         """Return the key of that id, None if there is none."""
         ...
 
+    async def find_dead(self, key_ids: Collection[str], now: float) -> set[str]:
+        """Return which of these prove nothing at `now`: revoked, expired, or not there. A snapshot, in one query."""
+        ...
+
     async def list_all(self, tenant: str | None = None) -> Sequence[Key]:
         """Return the keys (of one tenant), oldest first."""
+        ...
+
+    async def rotate(self, key_id: str, successor: Key, until: float) -> None:
+        """Store a key's successor and have the key expire at `until` at the latest, in one step.
+
+        Raises errors.KeyMissing if there is no such key or it is revoked, errors.AlreadyExists if the successor's id is taken.
+        """
         ...
 
     async def revoke(self, key_id: str, now: float) -> None:

@@ -7,6 +7,7 @@ For tests of gateway/ and fleet/: clients are `peer.Peer`s, runtimes are `Script
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,25 +19,31 @@ from typing import Any
 from aerodrome.adapters.memory.audit import MemoryAuditLog
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
-from aerodrome.core import identity, placement
+from aerodrome.core import connection_token, identity, placement
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.issuer import Issuer
+from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
-from aerodrome.gateway import audit
-from aerodrome.gateway.admission import KeyAdmission
+from aerodrome.gateway import admission, audit
+from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.deletion import Presence
 from aerodrome.gateway.listener import Listener
+from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
+from aerodrome.gateway.principal_watch import PrincipalWatch
 from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
+from aerodrome.ports.issuers import IssuerKeys
 from aerodrome.testing import peer
 from aerodrome.testing.peer import Peer
 from aerodrome.testing.scripted_host import ScriptedHost
@@ -52,6 +59,11 @@ TENANTS = {
     "patient": Policy(Isolation.USER, Trust.FULL, ("*",), client_loss=ClientLoss.FINISH),
     "patient-shared": Policy(Isolation.SHARED, client_loss=ClientLoss.FINISH),
 }
+
+
+#: The master key of every rig, and what it says of connection tokens.
+MASTER_KEY = b"a master key for tests, 32 or more"
+TERMS = Terms(connection_token.AUDIENCE, skew_seconds=0.0, max_seconds=3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +89,23 @@ class Rig:
         self.ownership = Ownership(self.registry, self.clock, settings.ownership_cache_seconds)
         self.router = Router()
         tenants = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
-        admission = KeyAdmission(self.keys, MemoryTenantStore(self.keys, self.clock), tenants, self.clock)
+        self.tenants = MemoryTenantStore(self.keys, self.clock)
+        find_tenant = functools.partial(admission.find_tenant, tenants, self.tenants)
+        #: A test may add to it, before its clients come.
+        self.issuers: list[tuple[Issuer, IssuerKeys]] = []
+        verifiers = Verifiers(
+            KeyVerifier(self.keys),
+            ConnectionTokenVerifier(self.keys, MASTER_KEY, TERMS),
+            IssuerVerifier(self.issuers),
+        )
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
         services = Services(self.pool, self.ownership, self.router, settings, audit=auditor)
-        self.gateway = TenantGateway(services, admission)
+        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
         self.services = services
+        self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
+        self.watch = PrincipalWatch(self.gateway, self.keys, find_tenant, self.clock, settings.principals_seconds)
+        self._watching: asyncio.Task[None] | None = None
         self.caretaker = Caretaker(services)
         self.listener = Listener(self.gateway.serve, settings)
         self.address = ("127.0.0.1", 0)
@@ -140,6 +163,11 @@ class Rig:
         """Return how many upstream links all clients hold."""
         return sum(len(client.upstreams) for clients in self.gateway._clients.values() for client in clients)
 
+    def start(self) -> None:
+        """Begin what looks after runtimes and principals."""
+        self.caretaker.start()
+        self._watching = asyncio.get_running_loop().create_task(self.watch.run(), name="principal watch")
+
     def baseline(self) -> Baseline:
         """Return what is held now."""
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -157,6 +185,9 @@ class Rig:
         for client in self._clients:
             await client.aclose()
         await self.listener.aclose()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
         await self.caretaker.aclose()
         self.services.audit.close()
         await self.pool.aclose()
@@ -184,7 +215,7 @@ async def open_rig(
     rig = Rig(host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0))
     try:
         rig.address = await rig.listener.start()
-        rig.caretaker.start()
+        rig.start()
         yield rig
     finally:
         await rig.aclose()

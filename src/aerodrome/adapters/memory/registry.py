@@ -6,7 +6,7 @@ lasts). No method awaits anything, so each is one step of the event loop: atomic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from aerodrome import errors
@@ -121,6 +121,25 @@ class MemoryKeyStore:
         self._door.check()
         keys = [key for key in self._keys.values() if tenant is None or key.owner.tenant == tenant]
         return sorted(keys, key=lambda key: (key.created_at, key.key_id))
+
+    async def find_dead(self, key_ids: Collection[str], now: float) -> set[str]:
+        """Return which of these are revoked, expired, or not there."""
+        self._door.check()
+        return {key_id for key_id in key_ids if key_id not in self._keys or not self._keys[key_id].is_live(now)}
+
+    async def rotate(self, key_id: str, successor: Key, until: float) -> None:
+        """Store a key's successor and have the key expire at `until` at the latest.
+
+        Raises:
+            errors.KeyMissing: no key has that id, or it is revoked. errors.AlreadyExists: the successor's id is taken.
+        """
+        self._door.check()
+        key = self._keys.get(key_id)
+        if key is None or key.revoked_at is not None:
+            raise errors.KeyMissing(f"no key has id {key_id}, or it is revoked: create a new one")
+        await self.add(successor)
+        expires_at = until if key.expires_at is None else min(key.expires_at, until)
+        self._keys[key_id] = replace(key, expires_at=expires_at)
 
     async def revoke(self, key_id: str, now: float) -> None:
         """Make a key useless; the first revocation's time stays.

@@ -133,6 +133,13 @@ def insert_once(connection: sa.Connection, table: sa.Table, values: Mapping[str,
     return connection.execute(_insert(connection.dialect.name, table), values).rowcount == 1
 
 
+def list_texts(dialect: str, name: str) -> sa.TableValuedAlias:
+    """Return the texts of a JSON list bound as `name`, as rows with a column `value`: one parameter, however many there are."""
+    if dialect == "sqlite":
+        return sa.func.json_each(sa.bindparam(name)).table_valued("value")
+    return sa.func.json_array_elements_text(sa.cast(sa.bindparam(name, type_=sa.Text), sa.JSON)).table_valued("value")
+
+
 @functools.cache
 def _insert(dialect: str, table: sa.Table) -> sa.Executable:
     if dialect == "sqlite":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0001"
+REVISION = "0002"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -40,7 +40,7 @@ TENANTS = sa.Table(
     sa.Column("policy", sa.Text, nullable=False),
 )
 
-#: No foreign key to tenants: tenants defined in the configuration have keys and no row.
+#: No foreign key to tenants: tenants defined in the configuration have keys and no row. `scopes` are words, by commas.
 KEYS = sa.Table(
     "keys",
     METADATA,
@@ -51,5 +51,6 @@ KEYS = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+    sa.Column("scopes", sa.Text, nullable=False, server_default="connect"),
     sa.Index(None, "tenant_name"),
 )
