@@ -40,7 +40,7 @@ async def opened(directory) -> AsyncIterator[tuple[rigs.Rig, SqlPersonStore, Sql
             await migrate.migrate(database)
             people = SqlPersonStore(database)
             eraser = Eraser(erasure.Site(directory, rig.pool, rig.services, people, rig.gateway))
-            assert await server.start(Operations(rig.pool, FACTS, rig.gateway, None, eraser))
+            assert await server.start(Operations(rig.pool, FACTS, rig.gateway, None, eraser=eraser))
             yield rig, people, SqlKeyStore(database)
         finally:
             await server.aclose()
