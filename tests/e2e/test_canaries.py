@@ -246,7 +246,9 @@ def read_state(run: Run) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted((run.directory / "state").rglob("*")):
         if path.is_file() and not path.is_symlink():
-            is_session = "session-state" in path.parts or "/work/" in str(path)
+            is_session = "session-state" in path.parts or (
+                "realms" in path.parts and "work" in path.relative_to(run.directory).parts
+            )
             place = "state/session" if is_session else f"state/{path.relative_to(run.directory / 'state')}"
             found[place] = found.get(place, "") + path.name + "\n" + path.read_bytes().decode(errors="replace")
     return found
