@@ -14,13 +14,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from aerodrome import errors
 from aerodrome import settings as settings_module
+from aerodrome.adapters.audit import log as audit_log
+from aerodrome.adapters.audit.log import AuditSettings, FileAuditLog
+from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
@@ -32,14 +35,18 @@ from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
 from aerodrome.adapters.secrets.vault import VaultSource
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.admin import erasure
+from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
 from aerodrome.clock import Clock, SystemClock
 from aerodrome.core import connection_token, secret
+from aerodrome.core.audit import Action, Entry
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.jwt import Terms
 from aerodrome.core.vitals import DriftLimits
@@ -48,6 +55,7 @@ from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.forwarder import Forwarder
@@ -86,6 +94,7 @@ class Stores:
     tenants: SqlTenantStore
     keys: SqlKeyStore
     tokens: SqlTokenStore
+    people: SqlPersonStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             SqlTenantStore(database, SystemClock()),
             SqlKeyStore(database),
             SqlTokenStore(database),
+            SqlPersonStore(database),
         )
     finally:
         await database.aclose()
@@ -152,12 +162,46 @@ async def open_application(
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
         if isinstance(fleet, RuntimePool):
-            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain, minter))
+            facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, minter, eraser))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
+
+
+def _eraser(
+    settings: Settings, fleet: RuntimePool, gateway: TenantGateway | None, stores: Stores | None
+) -> Eraser | None:
+    if gateway is None or stores is None:
+        return None
+    return Eraser(erasure.Site(settings.state_directory.absolute(), fleet, gateway.services, stores.people, gateway))
+
+
+@asynccontextmanager
+async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
+    """Open what an erasure needs where no gateway runs: the state directory, held alone, and runtimes as they are wanted.
+
+    Raises:
+        errors.ConfigError: a gateway runs over it. errors.RuntimeMissing: there is no Copilot runtime.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_sole_use(settings.state_directory))
+        await _collect_orphans(settings.state_directory)
+        log = FileAuditLog(_audit_settings(settings)) if settings.audit.enabled else None
+        if log is not None:
+            stack.push_async_callback(log.aclose)
+        found = await asyncio.to_thread(install.install, settings.runtime.path)
+        pool = RuntimePool(ProcessHost(), replace(fleet_settings(settings, found), warm_runtimes=0))
+        stack.push_async_callback(pool.aclose)
+        pool.start()
+        stores = await stack.enter_async_context(open_stores(settings))
+        gateway_settings = _gateway_settings(settings, found)
+        ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
+        services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
+        stack.push_async_callback(services.aclose)
+        yield Eraser(erasure.Site(settings.state_directory.absolute(), pool, services, stores.people))
 
 
 async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:
@@ -217,6 +261,7 @@ async def _for_tenants(
     settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
 ) -> TenantGateway:
     clock = SystemClock()
+    auditor = await _open_auditor(settings, stack)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
     flushing = asyncio.create_task(
         ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
@@ -224,7 +269,7 @@ async def _for_tenants(
     stack.push_async_callback(_end_task, flushing)
     configured = settings.configured_tenants()
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier)
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -234,7 +279,7 @@ async def _for_tenants(
     if settings.sessions.reap_interval_seconds:
         list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
         presence = ResidentPresence(services)
-        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings))
+        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings, auditor))
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
@@ -294,6 +339,52 @@ def _certificate(settings: Settings) -> ServerCertificate | None:
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
     token = settings.client_token.get_secret_value() if settings.client_token else None
     return TransparentRelay(fleet, FixedAdmission(token), gateway_settings).serve
+
+
+async def _open_auditor(settings: Settings, stack: AsyncExitStack) -> Auditor:
+    """Open the audit log, if one is to be kept."""
+    if not settings.audit.enabled:
+        return UNAUDITED
+    log = FileAuditLog(_audit_settings(settings))
+    stack.push_async_callback(log.aclose)
+    await log.open()
+    auditor = Auditor(log)
+    stack.callback(auditor.note, Entry(Action.GATEWAY_STOP, by="gateway"))
+    stack.callback(auditor.close)
+    return auditor
+
+
+def _audit_settings(settings: Settings) -> AuditSettings:
+    section = settings.audit
+    return AuditSettings(
+        directory=settings.state_directory / "audit",
+        keys=settings.audit_keys(),
+        is_required=section.required,
+        has_peers=section.peers,
+        sync_seconds=section.sync_seconds,
+        segment_bytes=section.segment_bytes,
+    )
+
+
+def audit_trail(settings: Settings) -> AuditTrail:
+    """Return the audit log of a state directory, for reading."""
+    return AuditTrail(settings.state_directory / "audit", settings.audit_keys())
+
+
+def record(settings: Settings, entry: Entry) -> None:
+    """Record what a command does, from its own process; nothing if no log is kept. Blocking.
+
+    Raises:
+        errors.StoreUnavailable, errors.ConfigError: it cannot be recorded, and must be.
+    """
+    if not settings.audit.enabled:
+        return
+    try:
+        audit_log.append_now(_audit_settings(settings), entry)
+    except errors.StoreUnavailable as error:
+        if settings.audit.required:
+            raise
+        _log.warning("audit.failed", reason=error.message, is_required=False)
 
 
 def _facts(settings: Settings, address: str) -> Facts:
@@ -427,9 +518,13 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
     )
 
 
-def _reaper_settings(settings: Settings) -> ReaperSettings:
+def _reaper_settings(settings: Settings, auditor: Auditor) -> ReaperSettings:
     section = settings.sessions
-    return ReaperSettings(interval_seconds=section.reap_interval_seconds, is_dry_run=section.reap_dry_run)
+    return ReaperSettings(
+        interval_seconds=section.reap_interval_seconds,
+        is_dry_run=section.reap_dry_run,
+        note_reaped=auditor.expired,
+    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@
     │   └── SpawnFailed            a runtime did not become ready
     ├── RuntimeMissing             no usable Copilot CLI on this machine
     ├── SecretUnavailable          a secret could not be read; names its reference, never the value
+    ├── AuditBroken                the audit log's chain does not hold
     └── StoreUnavailable           the registry's store did not answer
 
 Every error has a stable `code`, says whether trying again can help (`retryable`) and carries `details` without secrets.
@@ -178,6 +179,12 @@ class SecretUnavailable(AerodromeError):
         self.is_outage = is_outage
 
 
+class AuditBroken(AerodromeError):
+    """A record of the audit log was changed, removed or put in."""
+
+    code = "audit_broken"
+
+
 class StoreUnavailable(AerodromeError):
     """The store behind a registry did not answer."""
 
@@ -217,6 +224,7 @@ WIRE: dict[str, Wire] = {
     "spawn_failed": Wire(-32013, 503, "runtime"),
     "runtime_missing": Wire(-32013, 503, "runtime"),
     "secret_unavailable": Wire(-32015, 503, "secret"),
+    "audit_broken": Wire(-32603, 500, "audit"),
     "store_unavailable": Wire(-32015, 503, "store"),
 }
 

@@ -1,6 +1,7 @@
 """Every log event name of Aerodrome, in one list, and how logs are written.
 
-Events are `noun.verb_past` with ids as fields; payloads, tokens and prompts never. Imports nothing of ours.
+Events are `noun.verb_past` with ids as fields; payloads, tokens and prompts never. What looks like a secret all the same is
+blanked out twice: by name in the fields, by shape in the finished line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from aerodrome import redaction
+
 #: What each event means; a test holds the code to this list.
 EVENTS: dict[str, str] = {
     "admin.called": "an operator drains, cordons, evicts or recycles through the admin socket",
@@ -18,6 +21,9 @@ EVENTS: dict[str, str] = {
     "admin.rejected": "a process may not use the admin socket: another user's, or one too many",
     "admin.unavailable": "the admin socket cannot be had; the gateway serves without it",
     "answer.failed": "finishing an answer for a client failed unexpectedly",
+    "audit.failed": "the audit log cannot be written; it is tried again",
+    "audit.lost": "records could not be written before the gateway stopped",
+    "audit.recovered": "the audit log can be written again",
     "care.failed": "freezing, hibernating or emptying a runtime failed unexpectedly",
     "certificate.reload_failed": "the certificate changed on disk and cannot be used; the old one stays",
     "certificate.reloaded": "the certificate changed on disk; new links are shown the new one",
@@ -99,12 +105,22 @@ def configure_logs(level: str, as_json: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if as_json else _keep,
+            _mask_fields,
             renderer,
+            _mask_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _mask_fields(_logger: Any, _name: str, event: Any) -> Any:
+    return redaction.mask_value(event)
+
+
+def _mask_line(_logger: Any, _name: str, line: Any) -> Any:
+    return redaction.mask(line) if isinstance(line, str) else line
 
 
 def _keep(_logger: Any, _name: str, event: Any) -> Any:

@@ -21,7 +21,7 @@ from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
 from aerodrome.adapters.secrets import vault
 from aerodrome.adapters.secrets.vault import VaultSettings
-from aerodrome.core import duration, github, identity, provider, secret
+from aerodrome.core import audit, duration, github, identity, provider, secret
 from aerodrome.core import issuer as issuer_module
 from aerodrome.core import policy as policies
 from aerodrome.core.envelope import Envelopes
@@ -32,7 +32,7 @@ from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, T
 from aerodrome.core.provider import NamedProvider
 
 _PREFIX = "AERODROME_"
-_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys")
+_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys", "audit_key")
 _MASTER_KEY_BYTES = 32
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})\Z")
 
@@ -149,6 +149,17 @@ class GitHubSection(_Section):
     check_seconds: float = Field(default=60.0, gt=0)
 
 
+class AuditSection(_Section):
+    """`[audit]`: the record of who did what (docs/audit.md). The key that seals it is `audit_key`, or in `key_file`."""
+
+    enabled: bool = True
+    required: bool = True
+    peers: bool = True
+    sync_seconds: float = Field(default=0.1, ge=0, le=10)
+    segment_bytes: int = Field(default=16 * 1024**2, ge=4096)
+    key_file: Path | None = None
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -210,6 +221,7 @@ class Settings(BaseSettings):
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
     tls: TlsSection = TlsSection()
+    audit: AuditSection = AuditSection()
     tokens: TokensSection = TokensSection()
     issuers: tuple[IssuerSection, ...] = ()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
@@ -223,8 +235,9 @@ class Settings(BaseSettings):
     master_key_file: Path | None = None
     #: Earlier ones, by commas: they open what they sealed and seal nothing new.
     old_master_keys: SecretStr | None = None
+    audit_key: SecretStr | None = None
 
-    @pydantic.field_validator("client_token", "upstream_token", "master_key")
+    @pydantic.field_validator("client_token", "upstream_token", "master_key", "audit_key")
     @classmethod
     def _is_given(cls, token: SecretStr | None) -> SecretStr | None:
         """Take an empty token for none: it is what a shell makes of an unset variable, and would admit everyone."""
@@ -252,6 +265,22 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """Return where tenants, keys and session owners are kept."""
         return f"sqlite:///{self.state_directory / 'aerodrome.db'}"
+
+    def audit_keys(self) -> tuple[bytes, ...]:
+        """Return the keys that seal the audit log, the newest first; none: it is not sealed.
+
+        Raises:
+            errors.ConfigError: the key file cannot be read, or a key is too short.
+        """
+        if self.audit_key is not None:
+            return audit.parse_keys(self.audit_key.get_secret_value())
+        path = self.audit.key_file
+        if path is None:
+            return ()
+        try:
+            return audit.parse_keys(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.ConfigError(f"audit.key_file: cannot read {path}: {error}") from None
 
     def configured_tenants(self) -> dict[str, Tenant]:
         """Return the tenants of the configuration."""

@@ -276,6 +276,7 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
         settings.ProviderSection,
         settings.GitHubSection,
         settings.TlsSection,
+        settings.AuditSection,
         settings.TokensSection,
         settings.IssuerSection,
     ):

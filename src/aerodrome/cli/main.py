@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import connect, demo, github_token, key, operate, runtime, serve, session, show, tenant, token
+from aerodrome.cli import audit, connect, demo, github_token, key, operate, runtime, serve, session, show, tenant, token
 
 app = typer.Typer(
     name="aerodrome",
@@ -33,6 +33,7 @@ app.add_typer(key.app, name="key")
 app.add_typer(github_token.app, name="github-token")
 app.add_typer(token.app, name="token")
 app.add_typer(session.app, name="session")
+app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")
 
 

@@ -9,8 +9,10 @@ import typer
 
 from aerodrome import app as application
 from aerodrome import errors
+from aerodrome.admin.erasure import Report
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
+from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
 from aerodrome.gateway import admission
@@ -80,6 +82,10 @@ def _save(
         _check_not_configured(name, settings)
         settings.check_provider_names("--named-provider", policy)
         await (stores.tenants.add(tenant) if is_new else stores.tenants.update(tenant))
+        action = Action.TENANT_ADD if is_new else Action.TENANT_SET
+        await common.record(
+            settings, action, tenant=name, reason=f"{policy.isolation.value}, trust {policy.trust.value}"
+        )
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"tenant {name} changed")
@@ -127,9 +133,47 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         await stores.tenants.remove(name)
+        await common.record(settings, Action.TENANT_REMOVE, tenant=name)
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} removed, its keys revoked")
+
+
+@app.command()
+def erase(
+    tenant: str,
+    user: Annotated[str | None, typer.Argument(help="Whom; without a name, every user of the tenant.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Remove all that is kept of a user, look whether anything is left, and say so; exits with 1 if something is."""
+    identity.check_name("tenant", tenant)
+    whom = f"every user of {tenant}" if user is None else f"user {user} of {tenant}"
+    if not yes:
+        typer.confirm(f"erase {whom}: links, sessions, files, keys, for good?", abort=True)
+    reports = common.erase(config, state_directory, tenant, user)
+    if as_json:
+        typer.echo(msgspec.json.encode(reports).decode())
+    else:
+        for report in reports:
+            _print_report(report)
+    if any(report.left for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    rows = ", ".join(f"{count} of {table}" for table, count in sorted(report.rows.items())) or "none"
+    typer.echo(
+        f"{report.tenant}/{report.user}: {report.links} links closed, {report.sessions} sessions deleted, "
+        f"{report.directories} directories removed, rows removed: {rows}"
+    )
+    typer.echo(f"  searched {report.searched_files} files, {common.size(report.searched_bytes)}")
+    if report.pseudonym is not None:
+        typer.echo(f"  audit records of {report.pseudonym} stay, and lead to nobody")
+    for what in report.left:
+        typer.echo(f"  LEFT: {what}")
 
 
 def _check_not_configured(name: str, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +124,18 @@ class RuntimePool:
     def retire(self, handle: RuntimeHandle, reason: str) -> None:
         """Stop a runtime and tell its users."""
         self._retire(handle, reason)
+
+    async def end_realm(self, realm_key: str, reason: str) -> None:
+        """Stop every runtime of a realm, and wait until they and those that were stopping are gone."""
+        runtimes = self._realms.get(realm_key)
+        if runtimes is not None and runtimes.spawning is not None:
+            with suppress(errors.AerodromeError):
+                await asyncio.shield(runtimes.spawning)
+        for handle in [handle for handle in self.handles() if handle.realm.key == realm_key]:
+            self.retire(handle, reason)
+        stopping = [task for task in self._tasks if task.get_name().startswith("stop ")]
+        if stopping:
+            await asyncio.wait(stopping)
 
     def subscribe(self, broadcast: Broadcast) -> None:
         """Have notifications of the control links delivered."""

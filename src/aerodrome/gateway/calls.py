@@ -17,6 +17,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.audit import Action
 from aerodrome.core.policy import Access
 from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
@@ -42,6 +43,8 @@ async def create(client: Client, request: Request) -> None:
         session_id = params["sessionId"] = str(uuid.uuid4())
     if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
         raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
+    client.services.audit.check()
+    request.session_ids = [session_id]
     params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
     if hardened:
@@ -119,6 +122,7 @@ async def _create_in_cloud(client: Client, request: Request, params: dict[str, A
                 held = _hold(client, session_id, upstream)
                 held.create = params
                 held.move(AttachmentState.IDLE)
+                client.services.audit.session(client, Action.SESSION_CREATE, session_id, request.method)
         return messages.response(request.id, answer)
 
     _forward(upstream, request, None, params, finish)
@@ -132,6 +136,7 @@ async def resume(client: Client, request: Request) -> None:
         raise errors.InvalidParams("expected sessionId to be a string; name the session to resume")
     owner = await client.services.ownership.find_owner(session_id)
     if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
+        client.services.audit.foreign(client, request.method, session_id, owner)
         await _resume_missing(client, request, session_id)
         return
     params = _chosen(client, params)
@@ -168,6 +173,7 @@ async def resume(client: Client, request: Request) -> None:
             return messages.response(request.id, answer)
         if owner is None:
             await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+            client.services.audit.session(client, Action.SESSION_CLAIM, session_id, request.method)
         return await _opened(client, held, upstream, answer, request)
 
     _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
@@ -224,6 +230,8 @@ async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: 
     if held.state is AttachmentState.OPENING:
         held.move(AttachmentState.TURN if held.is_mid_turn else AttachmentState.IDLE)
         client.services.evictor.note(upstream.handle.runtime_id)
+    action = Action.SESSION_RESUME if request.method == "session.resume" else Action.SESSION_CREATE
+    client.services.audit.session(client, action, held.session_id)
     return messages.response(request.id, answer)
 
 
@@ -247,6 +255,7 @@ def delete_finish(client: Client, request: Request) -> Finish:
             for session_id in request.session_ids:
                 _let_everyone_go(client, session_id)
                 await client.services.ownership.forget(session_id, client.owner)
+                client.services.audit.session(client, Action.SESSION_DELETE, session_id, request.method)
         return messages.response(request.id, answer)
 
     return finish
@@ -271,6 +280,7 @@ def birth_finish(client: Client, request: Request, row: Method) -> Finish:
         if answer.error is UNSET and answer.result is not UNSET:
             for session_id in id_paths.find_ids(msgspec.json.decode(answer.result), row.born_ids):
                 await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+                client.services.audit.session(client, Action.SESSION_CREATE, session_id, request.method)
         return messages.response(request.id, answer)
 
     return finish

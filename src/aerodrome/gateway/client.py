@@ -15,14 +15,14 @@ import msgspec
 import structlog
 from msgspec import UNSET, Raw, UnsetType
 
-from aerodrome import errors
+from aerodrome import errors, redaction
 from aerodrome.core import attachment as attachment_states
 from aerodrome.core import placement
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation
-from aerodrome.gateway import handshake
+from aerodrome.gateway import audit, handshake
 from aerodrome.gateway.drainer import Drainer
 from aerodrome.gateway.finishing import Finishing
 from aerodrome.gateway.handshake import Greeting
@@ -59,6 +59,7 @@ class Services:
     supplier: Supplier = field(default_factory=Supplier)
     residents: Residents = field(init=False)
     occupancy: Occupancy = field(default_factory=Occupancy)
+    audit: audit.Auditor = audit.UNAUDITED
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
     drainer: Drainer = field(init=False)
@@ -361,5 +362,5 @@ def _refused_introduction(raw: Raw) -> errors.AerodromeError:
     error = msgspec.json.decode(raw)
     number, message = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, None)
     if number == errors.WIRE["params_invalid"].jsonrpc:
-        return errors.InvalidParams(str(message))
+        return errors.InvalidParams(redaction.mask(str(message)))
     return errors.RuntimeUnavailable("the runtime refuses our token; check the upstream's token")

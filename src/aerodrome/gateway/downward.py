@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, Raw
 
-from aerodrome import errors
+from aerodrome import errors, redaction
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
@@ -60,6 +61,8 @@ class Downward:
 
     def _take_answer(self, upstream: Upstream, body: bytes, peek: Peek | None) -> None:
         envelope = messages.decode(body)
+        if envelope.error is not UNSET:
+            envelope.error = _masked(envelope.error)
         pending = upstream.owed.close(envelope.id if envelope.id is not UNSET else None)
         if pending is None:
             if envelope.id is None and envelope.error is not UNSET:
@@ -190,6 +193,16 @@ class Downward:
             for kind in [kind for kind in held.hushed if kind != "hook"]:
                 del held.hushed[kind]
             held.move(AttachmentState.TURN)
+
+
+def _masked(error: Raw) -> Raw:
+    """Return a runtime's error without what looks like a secret in it: it may quote what it was given."""
+    try:
+        said = msgspec.json.decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return error
+    masked = redaction.mask_value(said)
+    return error if masked == said else Raw(messages.encode(masked))
 
 
 def _kind_of(peek: Peek) -> str:

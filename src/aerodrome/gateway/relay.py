@@ -168,7 +168,7 @@ class Relay:
                 return None
             step = self._dispatch(request)
         except errors.AerodromeError as error:
-            self._client.refuse(request.id, error)
+            self._refuse(request, error)
             return None
         except Exception:
             self._fail(request)
@@ -179,9 +179,13 @@ class Relay:
         try:
             await step()
         except errors.AerodromeError as error:
-            self._client.refuse(request.id, error)
+            self._refuse(request, error)
         except Exception:
             self._fail(request)
+
+    def _refuse(self, request: Request, error: errors.AerodromeError) -> None:
+        self._client.services.audit.refused(self._client, request, error)
+        self._client.refuse(request.id, error)
 
     def _fail(self, request: Request) -> None:
         self._client.log.exception("request.failed", method=request.method)
@@ -192,6 +196,7 @@ class Relay:
         session_id = _named_session(request)
         verdict = methods.judge(request.method, client.access, session_id is not None)
         if verdict is Verdict.DENY:
+            request.session_ids = [session_id] if session_id is not None else []
             raise _denied(request)
         client.services.drainer.check(request.method)
         if request.method == "session.create":
@@ -217,7 +222,10 @@ class Relay:
         named = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
         request.session_ids, request.missing_ids = [], []  # one that waited in a lane is looked at again
         for session_id in named:
-            is_callers = calls.may_name(client, session_id, await client.services.ownership.find_owner(session_id))
+            owner = await client.services.ownership.find_owner(session_id)
+            is_callers = calls.may_name(client, session_id, owner)
+            if not is_callers:
+                client.services.audit.foreign(client, request.method, session_id, owner)
             (request.session_ids if is_callers else request.missing_ids).append(session_id)
         if request.missing_ids and client.access is Access.OPEN and request.method != _OPENS_BY_ID:
             # A runtime of the caller's alone has no session of anyone else's: it says itself what it says of a missing one.

@@ -48,7 +48,7 @@ class TenantGateway:
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""
-        greeting = await handshake.greet(link, self._admission, self._services.settings)
+        greeting = await handshake.greet(link, self._admission, self._services.settings, self._services.audit)
         if greeting is None:
             return
         tenant = greeting.principal.owner.tenant

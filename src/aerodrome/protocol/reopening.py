@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from aerodrome import redaction
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import Envelope
 
@@ -58,8 +59,8 @@ def is_missing(answer: Envelope) -> bool:
 
 
 def message_of(answer: Envelope) -> str:
-    """Return an error answer's message."""
+    """Return an error answer's message; what looks like a secret in it is blanked out."""
     if answer.error is UNSET:
         return ""
     error = msgspec.json.decode(answer.error)
-    return str(error.get("message", "")) if isinstance(error, dict) else ""
+    return redaction.mask(str(error.get("message", ""))) if isinstance(error, dict) else ""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aerodrome.adapters.memory.audit import MemoryAuditLog
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
@@ -26,16 +27,17 @@ from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
-from aerodrome.gateway import admission
+from aerodrome.gateway import admission, audit
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.deletion import Presence
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.principal_watch import PrincipalWatch
-from aerodrome.gateway.reaper import Presence, ReaperSettings, SessionReaper
+from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
@@ -107,7 +109,9 @@ class Rig:
             ConnectionTokenVerifier(self.keys, MASTER_KEY, TERMS),
             IssuerVerifier(self.issuers),
         )
-        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier())
+        self.audit_log = MemoryAuditLog()
+        auditor = audit.Auditor(self.audit_log)
+        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
@@ -196,6 +200,7 @@ class Rig:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
         await self.caretaker.aclose()
+        self.services.audit.close()
         await self.pool.aclose()
 
 
