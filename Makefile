@@ -31,6 +31,7 @@ bench: setup
 	$(BIN)/python bench/live_sessions.py
 	$(BIN)/python bench/density.py
 	$(BIN)/python bench/sandbox.py
+	$(BIN)/python bench/forwarder.py
 
 setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed bubblewrap
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import functools
+import os
 import resource
 import signal
 import sys
@@ -20,22 +21,35 @@ import structlog
 
 from aerodrome import errors
 from aerodrome import settings as settings_module
+from aerodrome.adapters.audit import log as audit_log
+from aerodrome.adapters.audit.log import AuditSettings, FileAuditLog
+from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
+from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
 from aerodrome.adapters.sandbox.bubblewrap import Network
 from aerodrome.adapters.sandbox.choice import Wishes
+from aerodrome.adapters.secrets.cached import CachedSecrets
+from aerodrome.adapters.secrets.command import CommandSource
+from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
+from aerodrome.adapters.secrets.vault import VaultSource
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
+from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.admin import erasure
+from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
 from aerodrome.clock import Clock, SystemClock
-from aerodrome.core import connection_token
+from aerodrome.core import connection_token, secret
+from aerodrome.core.audit import Action, Entry
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.jwt import Terms
 from aerodrome.core.vitals import DriftLimits
@@ -44,8 +58,11 @@ from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings, HealthSettings, OpenRealms
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.forwarder import Forwarder
+from aerodrome.gateway.github_tokens import GitHubTokens, TokenCourier
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
@@ -55,13 +72,21 @@ from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits, RuntimeHost
+from aerodrome.ports.secrets import SecretSource
+from aerodrome.ports.tokens import TokenStore
 from aerodrome.settings import RuntimeSection, Settings
+from aerodrome.transport.asgi import AsgiServer
+from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 _log = structlog.get_logger()
+
+#: Model calls under way; runtimes try a refused one again.
+FORWARDED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +96,8 @@ class Stores:
     sessions: SqlSessionRegistry
     tenants: SqlTenantStore
     keys: SqlKeyStore
+    tokens: SqlTokenStore
+    people: SqlPersonStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +123,13 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     database = await engine.open_database(settings.database_url)
     try:
         await migrate.migrate(database)
-        yield Stores(SqlSessionRegistry(database), SqlTenantStore(database, SystemClock()), SqlKeyStore(database))
+        yield Stores(
+            SqlSessionRegistry(database),
+            SqlTenantStore(database, SystemClock()),
+            SqlKeyStore(database),
+            SqlTokenStore(database),
+            SqlPersonStore(database),
+        )
     finally:
         await database.aclose()
 
@@ -127,17 +160,50 @@ async def open_application(
             gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             minter = _minter(settings, stores)
             serve = gateway.serve
-        listener = Listener(serve, gateway_settings)
+        listener = Listener(serve, gateway_settings, _certificate(settings))
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
         if isinstance(fleet, RuntimePool):
-            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain, minter))
+            facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, minter, eraser))
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
+
+
+def _eraser(
+    settings: Settings, fleet: RuntimePool, gateway: TenantGateway | None, stores: Stores | None
+) -> Eraser | None:
+    if gateway is None or stores is None:
+        return None
+    return Eraser(erasure.Site(settings.state_directory.absolute(), fleet, gateway.services, stores.people, gateway))
+
+
+@asynccontextmanager
+async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
+    """Open what an erasure needs where no gateway runs: the state directory, held alone, and runtimes as they are wanted.
+
+    Raises:
+        errors.ConfigError: a gateway runs over it. errors.RuntimeMissing: there is no Copilot runtime.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_sole_use(settings.state_directory))
+        await _collect_orphans(settings.state_directory)
+        log = FileAuditLog(_audit_settings(settings)) if settings.audit.enabled else None
+        if log is not None:
+            stack.push_async_callback(log.aclose)
+        found = await asyncio.to_thread(install.install, settings.runtime.path)
+        pool = await _open_pool(settings, found, keeps_warm=False)
+        stack.push_async_callback(pool.aclose)
+        stores = await stack.enter_async_context(open_stores(settings))
+        gateway_settings = _gateway_settings(settings, found)
+        ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
+        services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
+        stack.push_async_callback(services.aclose)
+        yield Eraser(erasure.Site(settings.state_directory.absolute(), pool, services, stores.people))
 
 
 async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:
@@ -197,20 +263,27 @@ async def _for_tenants(
     settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
 ) -> TenantGateway:
     clock = SystemClock()
+    auditor = await _open_auditor(settings, stack)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
     flushing = asyncio.create_task(
         ownership.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="registry flush"
     )
     stack.push_async_callback(_end_task, flushing)
     configured = settings.configured_tenants()
-    services = Services(fleet, ownership, Router(), gateway_settings)
+    supplier = await _open_supplier(settings, clock, stack, stores.tokens)
+    if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
+        fleet.let_reach(supplier.forwarder_url.removeprefix("http://"))
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
+    if supplier.tokens is not None:
+        courier = TokenCourier(supplier, services.residents, settings.github.host, settings.github.check_seconds)
+        stack.push_async_callback(_end_task, asyncio.create_task(courier.run(), name="token courier"))
     if settings.sessions.reap_interval_seconds:
         list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
         presence = ResidentPresence(services)
-        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings))
+        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings, auditor))
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
@@ -237,9 +310,85 @@ def _minter(settings: Settings, stores: Stores) -> Minter:
     return Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, SystemClock())
 
 
+async def _open_supplier(settings: Settings, clock: SystemClock, stack: AsyncExitStack, tokens: TokenStore) -> Supplier:
+    """Open what gives sessions the gateway's own credentials: closed after the links that use it."""
+    providers = settings.configured_providers()
+    supplier = Supplier(providers)
+    secrets = open_secrets(settings, clock)
+    stack.push_async_callback(secrets.aclose)
+    envelopes = settings.envelopes()
+    if envelopes is not None:
+        issuer = _open_issuer(settings, secrets, clock, stack)
+        supplier.tokens = GitHubTokens(tokens, envelopes, issuer, clock, settings.github.refresh_before_seconds)
+    if providers:
+        forwarder = Forwarder(supplier, secrets, settings.limits.max_frame_bytes)
+        stack.push_async_callback(forwarder.aclose)
+        server = AsgiServer(forwarder, FORWARDED_AT_ONCE)
+        stack.push_async_callback(server.aclose)
+        supplier.forwarder_url = f"http://127.0.0.1:{await server.start()}"
+    return supplier
+
+
+def _certificate(settings: Settings) -> ServerCertificate | None:
+    """Load the listener's certificate; warn where tokens would cross a network in clear."""
+    tls = settings.tls
+    if tls.certificate is not None and tls.key is not None:
+        return ServerCertificate(TlsFiles(tls.certificate, tls.key, tls.client_ca))
+    if not settings_module.is_loopback(settings_module.split_address("listen", settings.listen)[0]):
+        fix = "set tls.certificate and tls.key (docs/connect.md)"
+        _log.warning("gateway.unencrypted", listen=settings.listen, reason="tokens and prompts cross in clear", fix=fix)
+    return None
+
+
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
     token = settings.client_token.get_secret_value() if settings.client_token else None
     return TransparentRelay(fleet, FixedAdmission(token), gateway_settings).serve
+
+
+async def _open_auditor(settings: Settings, stack: AsyncExitStack) -> Auditor:
+    """Open the audit log, if one is to be kept."""
+    if not settings.audit.enabled:
+        return UNAUDITED
+    log = FileAuditLog(_audit_settings(settings))
+    stack.push_async_callback(log.aclose)
+    await log.open()
+    auditor = Auditor(log)
+    stack.callback(auditor.note, Entry(Action.GATEWAY_STOP, by="gateway"))
+    stack.callback(auditor.close)
+    return auditor
+
+
+def _audit_settings(settings: Settings) -> AuditSettings:
+    section = settings.audit
+    return AuditSettings(
+        directory=settings.state_directory / "audit",
+        keys=settings.audit_keys(),
+        is_required=section.required,
+        has_peers=section.peers,
+        sync_seconds=section.sync_seconds,
+        segment_bytes=section.segment_bytes,
+    )
+
+
+def audit_trail(settings: Settings) -> AuditTrail:
+    """Return the audit log of a state directory, for reading."""
+    return AuditTrail(settings.state_directory / "audit", settings.audit_keys())
+
+
+def record(settings: Settings, entry: Entry) -> None:
+    """Record what a command does, from its own process; nothing if no log is kept. Blocking.
+
+    Raises:
+        errors.StoreUnavailable, errors.ConfigError: it cannot be recorded, and must be.
+    """
+    if not settings.audit.enabled:
+        return
+    try:
+        audit_log.append_now(_audit_settings(settings), entry)
+    except errors.StoreUnavailable as error:
+        if settings.audit.required:
+            raise
+        _log.warning("audit.failed", reason=error.message, is_required=False)
 
 
 def _facts(settings: Settings, address: str) -> Facts:
@@ -264,10 +413,16 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
     found = await asyncio.to_thread(install.install, settings.runtime.path)
     if found.warning is not None:
         _log.warning("runtime.release_differs", reason=found.warning)
+    return await _open_pool(settings, found), found
+
+
+async def _open_pool(settings: Settings, found: release.RuntimeRelease, keeps_warm: bool = True) -> RuntimePool:
+    """Begin to keep runtimes, those with host tools sandboxed as the settings have it."""
     runtimes, open_realms = await _open_host(settings, found)
-    pool = RuntimePool(runtimes, replace(fleet_settings(settings, found), open_realms=open_realms))
+    chosen = replace(fleet_settings(settings, found), open_realms=open_realms)
+    pool = RuntimePool(runtimes, chosen if keeps_warm else replace(chosen, warm_runtimes=0))
     pool.start()
-    return pool, found
+    return pool
 
 
 async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, OpenRealms]:
@@ -290,6 +445,42 @@ async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple
     return ProcessHost(), OpenRealms.UNSANDBOXED if wishes.is_waived else OpenRealms.REFUSED
 
 
+def _open_issuer(
+    settings: Settings, secrets: CachedSecrets, clock: SystemClock, stack: AsyncExitStack
+) -> GitHubIssuer | None:
+    """Return who renews GitHub tokens, None where no app is configured."""
+    section = settings.github
+    if section.client_id is None or section.client_secret is None:
+        return None
+    reference = secret.parse("github.client_secret", section.client_secret)
+    issuer = GitHubIssuer(section.host, section.client_id, reference, secrets, clock)
+    stack.push_async_callback(issuer.aclose)
+    return issuer
+
+
+def open_secrets(settings: Settings, clock: SystemClock) -> CachedSecrets:
+    """Return all configured sources of secrets behind one door."""
+    section = settings.secrets
+    sources: dict[str, SecretSource] = {
+        "env": EnvironmentSource(os.environ),
+        "file": FileSource(checks_mode=True),
+        "k8s": FileSource(checks_mode=False),
+        "exec": CommandSource(section.command_seconds),
+    }
+    vault_settings = settings.vault_settings()
+    if vault_settings is not None:
+        sources["vault"] = VaultSource(vault_settings, dict(sources), clock)
+    return CachedSecrets(sources, clock, section.cache_seconds, section.grace_seconds)
+
+
+def _near_directly(environment: dict[str, str]) -> dict[str, str]:
+    """Have a runtime that is to use a proxy reach this machine without it: the forwarder of its model calls is here."""
+    if not any(name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in environment):
+        return environment
+    near = ",".join(filter(None, (environment.get("NO_PROXY") or environment.get("no_proxy"), "127.0.0.1")))
+    return {**environment, "NO_PROXY": near, "no_proxy": near}
+
+
 def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSettings:
     """Return how runtimes of a release are spawned."""
     section = settings.runtime
@@ -303,7 +494,7 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         version=found.version,
         state_directory=settings.state_directory.absolute(),
         egress=tuple(target.lower() for target in settings.sandbox.egress),
-        environment=environment,
+        environment=_near_directly(environment) if settings.providers else environment,
         ready_seconds=section.ready_seconds,
         stop_grace_seconds=section.stop_grace_seconds,
         idle_seconds=section.idle_seconds,
@@ -351,6 +542,7 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
         max_frame_bytes=limits.max_frame_bytes,
         max_requests_in_flight=limits.max_requests_in_flight,
         stall_seconds=limits.stall_seconds,
+        client_names_tenant=settings.tls.client_names_tenant,
         live_sessions=settings.runtime.live_sessions,
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
@@ -358,9 +550,13 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
     )
 
 
-def _reaper_settings(settings: Settings) -> ReaperSettings:
+def _reaper_settings(settings: Settings, auditor: Auditor) -> ReaperSettings:
     section = settings.sessions
-    return ReaperSettings(interval_seconds=section.reap_interval_seconds, is_dry_run=section.reap_dry_run)
+    return ReaperSettings(
+        interval_seconds=section.reap_interval_seconds,
+        is_dry_run=section.reap_dry_run,
+        note_reaped=auditor.expired,
+    )
 
 
 @contextmanager

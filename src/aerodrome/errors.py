@@ -18,6 +18,8 @@
     │   ├── RuntimeLost            the runtime died while the call was in flight
     │   └── SpawnFailed            a runtime did not become ready
     ├── RuntimeMissing             no usable Copilot CLI on this machine
+    ├── SecretUnavailable          a secret could not be read; names its reference, never the value
+    ├── AuditBroken                the audit log's chain does not hold
     └── StoreUnavailable           the registry's store did not answer
 
 Every error has a stable `code`, says whether trying again can help (`retryable`) and carries `details` without secrets.
@@ -166,6 +168,23 @@ class RuntimeMissing(AerodromeError):
     code = "runtime_missing"
 
 
+class SecretUnavailable(AerodromeError):
+    """A secret could not be read. `is_outage`: its source may only be away for a while."""
+
+    code = "secret_unavailable"
+    retryable = True
+
+    def __init__(self, message: str, is_outage: bool = False) -> None:
+        super().__init__(message)
+        self.is_outage = is_outage
+
+
+class AuditBroken(AerodromeError):
+    """A record of the audit log was changed, removed or put in."""
+
+    code = "audit_broken"
+
+
 class StoreUnavailable(AerodromeError):
     """The store behind a registry did not answer."""
 
@@ -204,6 +223,8 @@ WIRE: dict[str, Wire] = {
     "runtime_lost": Wire(-32014, 503, "runtime"),
     "spawn_failed": Wire(-32013, 503, "runtime"),
     "runtime_missing": Wire(-32013, 503, "runtime"),
+    "secret_unavailable": Wire(-32015, 503, "secret"),
+    "audit_broken": Wire(-32603, 500, "audit"),
     "store_unavailable": Wire(-32015, 503, "store"),
 }
 

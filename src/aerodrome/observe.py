@@ -1,6 +1,7 @@
 """Every log event name of Aerodrome, in one list, and how logs are written.
 
-Events are `noun.verb_past` with ids as fields; payloads, tokens and prompts never. Imports nothing of ours.
+Events are `noun.verb_past` with ids as fields; payloads, tokens and prompts never. What looks like a secret all the same is
+blanked out twice: by name in the fields, by shape in the finished line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from aerodrome import redaction
+
 #: What each event means; a test holds the code to this list.
 EVENTS: dict[str, str] = {
     "admin.called": "an operator drains, cordons, evicts or recycles through the admin socket",
@@ -18,23 +21,38 @@ EVENTS: dict[str, str] = {
     "admin.rejected": "a process may not use the admin socket: another user's, or one too many",
     "admin.unavailable": "the admin socket cannot be had; the gateway serves without it",
     "answer.failed": "finishing an answer for a client failed unexpectedly",
+    "audit.failed": "the audit log cannot be written; it is tried again",
+    "audit.lost": "records could not be written before the gateway stopped",
+    "audit.recovered": "the audit log can be written again",
     "care.failed": "freezing, hibernating or emptying a runtime failed unexpectedly",
+    "certificate.reload_failed": "the certificate changed on disk and cannot be used; the old one stays",
+    "certificate.reloaded": "the certificate changed on disk; new links are shown the new one",
+    "credential.ignored": "a program gave its runtime a GitHub token; it is not passed on to the gateway",
     "egress.refused": "a sandboxed runtime asked for what policy does not let it reach; said once for each reason and runtime",
     "gateway.drained": "a drain is over: nothing runs any more, or its deadline has passed",
     "gateway.draining": "no new work is taken; so many sessions are still at work",
+    "gateway.lost": "a forwarder's connection to the gateway ended; it is opened again",
+    "gateway.reached": "a forwarder has a connection to the gateway, and its sessions are restored",
+    "gateway.refused": "the gateway does not take a forwarder, or cannot prove itself to it; it is not tried again",
     "gateway.started": "the gateway accepts links",
     "gateway.stopped": "the gateway has stopped and left no process behind",
     "gateway.stopping": "a signal or an operator asked the gateway to stop",
+    "gateway.unencrypted": "the listener can be reached from other machines and is not encrypted",
+    "gateway.unreachable": "a forwarder cannot have a connection to the gateway now; it is tried again",
     "issuer.keys_read": "the keys that an issuer signs with were read",
     "issuer.unavailable": "an issuer's keys could not be read; those at hand are used for a bounded time",
     "limits.unheld": "this host cannot hold a limit that runtimes are to have; said once for each",
     "link.dismissed": "a client link was closed because its principal has ended: expired, revoked, or its tenant removed",
     "link.failed": "serving a client link failed unexpectedly",
+    "link.handshake_failed": "a peer did not finish a TLS handshake",
     "link.left_turns": "a client left while turns of it run; they go on without it",
     "link.rejected": "a new link was refused before any cost",
     "link.turns_cut": "turns without their client took too long and were ended",
     "orphans.collected": "processes that an earlier gateway left behind were killed at start",
     "principals.check_failed": "the principals of open links could not be looked up; it is tried again",
+    "provider.call_failed": "a model endpoint could not be reached, or broke off",
+    "provider.key_refused": "a model endpoint answers 401 to the key it is configured with",
+    "provider.key_unavailable": "the key of a model endpoint could not be read",
     "reaper.pass_failed": "expired sessions could not be looked for; the next pass tries again",
     "reaper.pass_finished": "every expired session was looked at once",
     "reaper.realm_failed": "no runtime of a realm could delete its expired sessions; the next pass tries again",
@@ -55,15 +73,22 @@ EVENTS: dict[str, str] = {
     "sandbox.missing": "no sandbox can be made, so runtimes with host tools are refused",
     "sandbox.ready": "runtimes with host tools are started in a sandbox; one was made to be sure",
     "sandbox.waived": "by the operator's word, runtimes with host tools are started without a sandbox",
+    "secret.read_failed": "a secret could not be read again; its last value serves for now",
     "session.directory_kept": "an expired session is deleted, its working directory could not be",
     "session.evicted": "an idle session was unloaded from its runtime by policy",
     "session.reap_failed": "the runtime did not delete an expired session",
     "session.reaped": "an expired session was deleted",
     "session.reattach_failed": "a session could not be brought back for one of the links that hold it",
     "session.reattached": "a session that was lost or evicted is in a runtime again",
+    "session.restore_failed": "a session could not be opened again on a new connection",
+    "session.restored": "a forwarder has opened a session again on a new connection",
     "session.would_be_reaped": "an expired session would be deleted, were this no dry run",
     "token.minted": "the gateway minted a connection token for a user",
+    "token.push_failed": "a live session could not be given its user's present GitHub token",
+    "token.refresh_failed": "a GitHub token could not be renewed; it serves until it expires",
+    "token.refreshed": "a GitHub token was renewed before it expires",
     "token.refused": "a token proves nobody; the client is not told why",
+    "token.visit_failed": "the GitHub tokens of live sessions could not be looked after; it is tried again",
     "turn.ended_unsaid": "a runtime does no work in a session whose turn it never said was over",
     "upstream.broke_framing": "a runtime sent bytes that are no frame",
     "upstream.refused_token": "the given upstream does not accept the given token",
@@ -84,12 +109,22 @@ def configure_logs(level: str, as_json: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if as_json else _keep,
+            _mask_fields,
             renderer,
+            _mask_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _mask_fields(_logger: Any, _name: str, event: Any) -> Any:
+    return redaction.mask_value(event)
+
+
+def _mask_line(_logger: Any, _name: str, line: Any) -> Any:
+    return redaction.mask(line) if isinstance(line, str) else line
 
 
 def _keep(_logger: Any, _name: str, event: Any) -> Any:

@@ -19,15 +19,20 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
-from aerodrome.core import duration, egress, identity
+from aerodrome.adapters.secrets import vault
+from aerodrome.adapters.secrets.vault import VaultSettings
+from aerodrome.core import audit, duration, egress, github, identity, provider, secret
 from aerodrome.core import issuer as issuer_module
+from aerodrome.core import policy as policies
+from aerodrome.core.envelope import Envelopes
 from aerodrome.core.identity import Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
+from aerodrome.core.provider import NamedProvider
 
 _PREFIX = "AERODROME_"
-_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file")
+_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys", "audit_key")
 _MASTER_KEY_BYTES = 32
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})\Z")
 
@@ -83,6 +88,15 @@ class LimitsSection(_Section):
     stall_seconds: float = Field(default=60.0, gt=0)
 
 
+class TlsSection(_Section):
+    """`[tls]`: how the listener is encrypted. Without a certificate it is not."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    client_names_tenant: bool = False
+
+
 class SessionsSection(_Section):
     """`[sessions]`: how expired sessions are deleted. When they expire is a tenant's policy."""
 
@@ -103,6 +117,62 @@ class SandboxSection(_Section):
     unsandboxed: Literal["", "agents run commands as the gateway's user"] = ""
 
 
+class VaultSection(_Section):
+    """`[secrets.vault]`: the Vault that `vault:` references are read from; its own credential is a reference too."""
+
+    address: str
+    token: str | None = None
+    namespace: str | None = None
+    kubernetes_role: str | None = None
+    kubernetes_mount: str = "kubernetes"
+    kubernetes_jwt: str = str(vault.SERVICE_ACCOUNT)
+    timeout_seconds: float = Field(default=10.0, gt=0)
+
+
+class SecretsSection(_Section):
+    """`[secrets]`: how secrets are read that other settings only name."""
+
+    cache_seconds: float = Field(default=60.0, ge=0)
+    grace_seconds: float = Field(default=600.0, ge=0)
+    command_seconds: float = Field(default=10.0, gt=0)
+    vault: VaultSection | None = None
+
+
+class ProviderSection(_Section):
+    """`[providers.NAME]`: a model endpoint whose key the gateway keeps. Keys and headers are references."""
+
+    type: Literal["openai", "azure", "anthropic"] = "openai"
+    base_url: str
+    wire_api: Literal["completions", "responses"] | None = None
+    api_key: str | None = Field(default=None, repr=False)
+    bearer_token: str | None = Field(default=None, repr=False)
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    models: tuple[str, ...] = ()
+    aliases: dict[str, str] = Field(default_factory=dict)
+    azure_api_version: str | None = None
+
+
+class GitHubSection(_Section):
+    """`[github]`: users' stored GitHub tokens. The app is needed where tokens expire and are renewed."""
+
+    host: str = github.DEFAULT_HOST
+    client_id: str | None = None
+    client_secret: str | None = Field(default=None, repr=False)
+    refresh_before_seconds: float = Field(default=1800.0, gt=0)
+    check_seconds: float = Field(default=60.0, gt=0)
+
+
+class AuditSection(_Section):
+    """`[audit]`: the record of who did what (docs/audit.md). The key that seals it is `audit_key`, or in `key_file`."""
+
+    enabled: bool = True
+    required: bool = True
+    peers: bool = True
+    sync_seconds: float = Field(default=0.1, ge=0, le=10)
+    segment_bytes: int = Field(default=16 * 1024**2, ge=4096)
+    key_file: Path | None = None
+
+
 class TenantSection(_Section):
     """`[tenants.NAME]`: one tenant's policy."""
 
@@ -114,6 +184,9 @@ class TenantSection(_Section):
     session_idle_ttl: Any = None
     session_max_age: Any = None
     client_loss: ClientLoss = ClientLoss.CLOSE
+    provider: str | None = None
+    provider_names: tuple[str, ...] = ()
+    github: GitHubAccess = GitHubAccess.CLIENT
 
 
 class TokensSection(_Section):
@@ -161,16 +234,24 @@ class Settings(BaseSettings):
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
     sandbox: SandboxSection = SandboxSection()
+    tls: TlsSection = TlsSection()
+    audit: AuditSection = AuditSection()
     tokens: TokensSection = TokensSection()
     issuers: tuple[IssuerSection, ...] = ()
     tenants: dict[str, TenantSection] = Field(default_factory=dict)
+    providers: dict[str, ProviderSection] = Field(default_factory=dict)
+    secrets: SecretsSection = SecretsSection()
+    github: GitHubSection = GitHubSection()
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
     #: What the gateway's own secrets are derived from or encrypted with; see `read_master_key`.
     master_key: SecretStr | None = None
     master_key_file: Path | None = None
+    #: Earlier ones, by commas: they open what they sealed and seal nothing new.
+    old_master_keys: SecretStr | None = None
+    audit_key: SecretStr | None = None
 
-    @pydantic.field_validator("client_token", "upstream_token", "master_key")
+    @pydantic.field_validator("client_token", "upstream_token", "master_key", "audit_key")
     @classmethod
     def _is_given(cls, token: SecretStr | None) -> SecretStr | None:
         """Take an empty token for none: it is what a shell makes of an unset variable, and would admit everyone."""
@@ -199,9 +280,29 @@ class Settings(BaseSettings):
         """Return where tenants, keys and session owners are kept."""
         return f"sqlite:///{self.state_directory / 'aerodrome.db'}"
 
+    def audit_keys(self) -> tuple[bytes, ...]:
+        """Return the keys that seal the audit log, the newest first; none: it is not sealed.
+
+        Raises:
+            errors.ConfigError: the key file cannot be read, or a key is too short.
+        """
+        if self.audit_key is not None:
+            return audit.parse_keys(self.audit_key.get_secret_value())
+        path = self.audit.key_file
+        if path is None:
+            return ()
+        try:
+            return audit.parse_keys(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.ConfigError(f"audit.key_file: cannot read {path}: {error}") from None
+
     def configured_tenants(self) -> dict[str, Tenant]:
         """Return the tenants of the configuration."""
         return {name: _tenant(name, section) for name, section in self.tenants.items()}
+
+    def configured_providers(self) -> dict[str, NamedProvider]:
+        """Return the providers whose keys the gateway keeps."""
+        return {name: provider.make(name, section.model_dump()) for name, section in self.providers.items()}
 
     def configured_issuers(self) -> list[Issuer]:
         """Return the issuers of the configuration."""
@@ -223,6 +324,38 @@ class Settings(BaseSettings):
             reason = error.strerror if isinstance(error, OSError) else "no text"
             raise errors.ConfigError(f"master_key_file: cannot read {self.master_key_file}: {reason}") from None
         return _master_key("master_key_file", text)
+
+    def envelopes(self) -> Envelopes | None:
+        """Return what stored tokens are sealed with, None without a master key."""
+        master = self.read_master_key()
+        if master is None:
+            return None
+        old = self.old_master_keys.get_secret_value().split(",") if self.old_master_keys is not None else []
+        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], "tokens")
+
+    def vault_settings(self) -> VaultSettings | None:
+        """Return where Vault is and how to prove oneself there, None if none is configured."""
+        section = self.secrets.vault
+        if section is None:
+            return None
+        where = "secrets.vault"
+        if (section.token is None) == (section.kubernetes_role is None):
+            raise errors.ConfigError(f"{where}: expected token or kubernetes_role, one of the two")
+        return VaultSettings(
+            policies.check_url(f"{where}.address", section.address),
+            None if section.token is None else secret.parse(f"{where}.token", section.token),
+            section.namespace,
+            section.kubernetes_role,
+            section.kubernetes_mount,
+            secret.parse(f"{where}.kubernetes_jwt", section.kubernetes_jwt),
+            section.timeout_seconds,
+        )
+
+    def check_provider_names(self, where: str, policy: Policy) -> None:
+        """Raise errors.ConfigError if a policy names a provider that is not configured."""
+        for name in (*([policy.provider] if policy.provider else []), *policy.provider_names):
+            if name not in self.providers:
+                raise errors.ConfigError(f"{where}: no provider {name!r} is configured; add [providers.{name}]")
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -287,8 +420,21 @@ def _tenant(name: str, section: TenantSection) -> Tenant:
         None if idle is None else duration.check(f"{where}.session_idle_ttl", idle),
         None if age is None else duration.check(f"{where}.session_max_age", age),
         section.client_loss,
+        section.provider,
+        section.provider_names,
+        section.github,
     )
+    check_github(where, policy)
     return Tenant(identity.check_name("tenant", name), policy, source="config")
+
+
+def check_github(where: str, policy: Policy) -> None:
+    """Raise errors.ConfigError where stored GitHub tokens would get into a runtime that strangers share."""
+    if policy.github is GitHubAccess.STORED and policy.isolation is Isolation.SHARED:
+        raise errors.ConfigError(
+            f'{where}.github: "stored" would put users\' tokens into a runtime that strangers share; choose isolation '
+            '"user" or "tenant"'
+        )
 
 
 def _issuer(where: str, section: IssuerSection) -> Issuer:
@@ -336,9 +482,28 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
+def _check_tls(settings: Settings) -> None:
+    tls = settings.tls
+    if (tls.certificate is None) != (tls.key is None):
+        raise errors.ConfigError("tls: expected both certificate and key, found one of them; name the other too")
+    if tls.client_ca is not None and tls.certificate is None:
+        raise errors.ConfigError("tls.client_ca: client certificates need TLS; set tls.certificate and tls.key too")
+    if tls.client_names_tenant and (tls.client_ca is None or settings.policy == "transparent"):
+        raise errors.ConfigError("tls.client_names_tenant: needs tls.client_ca and the policy 'tenants'")
+
+
 def _check(settings: Settings) -> None:
+    _check_tls(settings)
     host, _ = split_address("listen", settings.listen)
-    settings.configured_tenants()
+    settings.configured_providers()
+    settings.vault_settings()
+    if (settings.github.client_id is None) != (settings.github.client_secret is None):
+        raise errors.ConfigError("github: expected client_id and client_secret, or neither")
+    if settings.github.client_secret is not None:
+        secret.parse("github.client_secret", settings.github.client_secret)
+    policies.check_url("github.host", settings.github.host)
+    for name, tenant in settings.configured_tenants().items():
+        settings.check_provider_names(f"tenants.{name}", tenant.policy)
     settings.configured_issuers()
     if settings.policy == "transparent":
         if settings.client_token is None and not is_loopback(host):

@@ -621,3 +621,25 @@ async def test_a_gateway_that_does_not_answer_is_not_waited_for(tmp_path, monkey
         async with admin.open_client(tmp_path) as client:
             with pytest.raises(errors.ConfigError, match=r"did not answer within 0\.1 s"):
                 await client.call("show.pool")
+
+
+# -- audit ------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_operators_change_is_in_the_audit_log_with_who_and_what_and_views_are_not(site):
+    client = await opened_sessions(site, "alone", "a")
+    site.rig.audit_log.entries.clear()
+    for verb in ("show.sessions", "show.links", "show.runtimes", "show.pool"):
+        await site.call(verb)
+    await site.call("evict", session_id="a")
+    with pytest.raises(errors.ConfigError):
+        await site.call("cordon", runtime_id="nothing")
+    found = [(e.method, e.session_id or e.target, e.outcome.value, e.reason) for e in site.rig.audit_log.entries]
+    assert site.rig.audit_log.entries[0].session_owner == Owner("alone", "user")
+    assert found == [
+        ("evict", "a", "asked", None),
+        ("cordon", "nothing", "asked", None),
+        ("cordon", "nothing", "failed", "params_invalid"),
+    ]
+    assert {entry.by for entry in site.rig.audit_log.entries} == {f"uid {os.getuid()}, pid {os.getpid()}"}
+    await client.aclose()

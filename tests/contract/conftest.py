@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
+from aerodrome.adapters.memory.tokens import MemoryTokenStore
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
+from aerodrome.adapters.sql.tokens import SqlTokenStore
 
 from .registry_suite import FixedClock, Stores
 
@@ -21,14 +23,19 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
     database = await engine.open_database(f"sqlite:///{path}")
     try:
         await migrate.migrate(database)
-        yield Stores(SqlSessionRegistry(database), SqlTenantStore(database, FixedClock()), SqlKeyStore(database))
+        yield Stores(
+            SqlSessionRegistry(database),
+            SqlTenantStore(database, FixedClock()),
+            SqlKeyStore(database),
+            SqlTokenStore(database),
+        )
     finally:
         await database.aclose()
 
 
 def memory() -> Stores:
     keys = MemoryKeyStore()
-    return Stores(MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys)
+    return Stores(MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys, MemoryTokenStore())
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -15,6 +15,7 @@ from aerodrome.core.identity import Key, Owner, Scope, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
 from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
+from aerodrome.ports.tokens import TokenStore
 
 ALICE, BOB = Owner("red", "alice"), Owner("red", "bob")
 #: Same user name in another tenant: somebody else.
@@ -27,6 +28,7 @@ class Stores:
     sessions: SessionRegistry
     tenants: TenantStore
     keys: KeyStore
+    tokens: TokenStore
 
 
 class FixedClock:

@@ -14,6 +14,7 @@ from aerodrome import app, demo
 from aerodrome import settings as settings_module
 from aerodrome.core import identity
 from aerodrome.core.identity import Owner
+from aerodrome.settings import Settings
 from aerodrome.testing.demo_process import Principal
 
 from .python_sdk import Program, Programs
@@ -35,6 +36,7 @@ class Place:
     model: dict[str, Any]
     state: Path
     application: app.Application
+    settings: Settings
     closing: AsyncExitStack
 
     async def connect(self, tenant: str, user: str = "ann") -> Program:
@@ -79,4 +81,4 @@ async def open_place(
             **sections,
         )
         async with app.open_application(settings) as application, AsyncExitStack() as closing:
-            yield Place(f"{application.host}:{application.port}", model, state, application, closing)
+            yield Place(f"{application.host}:{application.port}", model, state, application, settings, closing)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.testing import rig as rigs
 from aerodrome.testing.rig import Rig
 from aerodrome.testing.scripted_host import ScriptedHost
@@ -28,12 +29,13 @@ async def open_rig(tmp_path) -> AsyncIterator[OpenRig]:
             faults: Callable[[int], Faults] = lambda _: Faults(),
             prepare: Callable[[Any], None] = lambda _: None,
             fleet: dict[str, Any] | None = None,
+            supplier: Supplier | None = None,
             **limits: Any,
         ) -> Rig:
             settings = GatewaySettings(**{"listen_port": 0, "handshake_seconds": 5.0, "stall_seconds": 5.0, **limits})
             fleet_settings = rigs.fleet_settings(tmp_path, **(fleet or {}))
             return await stack.enter_async_context(
-                rigs.open_rig(ScriptedHost(faults, prepare), fleet_settings, settings)
+                rigs.open_rig(ScriptedHost(faults, prepare), fleet_settings, settings, supplier)
             )
 
         yield opened

@@ -13,9 +13,11 @@ from aerodrome import errors
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Policy
 from aerodrome.fleet import spec
+from aerodrome.gateway import deletion
 from aerodrome.gateway import reaper as reapers
+from aerodrome.gateway.deletion import Outcome
 from aerodrome.gateway.presence import ResidentPresence
-from aerodrome.gateway.reaper import Outcome, ReaperSettings
+from aerodrome.gateway.reaper import ReaperSettings
 from aerodrome.testing.peer import RpcError
 from aerodrome.testing.rig import TENANTS
 from aerodrome.testing.scripted_runtime import Faults
@@ -532,7 +534,7 @@ class TestFailing:
     async def test_a_runtime_that_does_not_answer_is_retired_so_that_it_cannot_delete_later(
         self, open_rig, monkeypatch
     ):
-        monkeypatch.setattr(reapers, "_DELETE_SECONDS", 0.05)
+        monkeypatch.setattr(deletion, "_DELETE_SECONDS", 0.05)
         rig = await open_rig(faults=lambda number: Faults(unanswered="session.delete") if number == 0 else Faults())
         clock = rig.clock = rig.ownership._clock = ShiftedClock(rig.clock)
         await make(rig, "shared", "s")
@@ -655,7 +657,7 @@ class TestDirectories:
         (own / "deep" / "er").mkdir(parents=True)
         (own / "deep" / "way-out").symlink_to(outside)
 
-        reapers.remove_directory(tmp_path / "work", "s")
+        deletion.remove_directory(tmp_path / "work", "s")
 
         assert not own.exists()
         assert (outside / "kept").exists()
@@ -668,7 +670,7 @@ class TestDirectories:
         (tmp_path / "work" / "s").symlink_to(outside)
 
         with pytest.raises(OSError, match="symbolic link"):
-            reapers.remove_directory(tmp_path / "work", "s")
+            deletion.remove_directory(tmp_path / "work", "s")
 
         assert (outside / "kept").exists()
 
@@ -677,7 +679,7 @@ class TestDirectories:
         (tmp_path / "work").symlink_to(tmp_path / "outside")
 
         with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
-            reapers.remove_directory(tmp_path / "work", "s")
+            deletion.remove_directory(tmp_path / "work", "s")
 
         assert (tmp_path / "outside" / "s").exists()
 
@@ -685,7 +687,7 @@ class TestDirectories:
     def test_a_directory_that_is_not_there_is_no_error(self, tmp_path, parent):
         (tmp_path / "work").mkdir()
 
-        reapers.remove_directory(tmp_path / parent, "s")
+        deletion.remove_directory(tmp_path / parent, "s")
 
     async def test_an_id_that_would_climb_out_removes_nothing(self, rig, clock, reaper):
         await make(rig, "guarded", "s")

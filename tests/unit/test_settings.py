@@ -266,15 +266,96 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
     assert documented is not None
     settings.load(write(documented[1]))
     text = documented[1]
-    sections = (settings.RuntimeSection, settings.LimitsSection, settings.SessionsSection, settings.TenantSection)
-    for section in (*sections, settings.TokensSection, settings.IssuerSection):
+    for section in (
+        settings.RuntimeSection,
+        settings.LimitsSection,
+        settings.SessionsSection,
+        settings.TenantSection,
+        settings.SecretsSection,
+        settings.VaultSection,
+        settings.ProviderSection,
+        settings.GitHubSection,
+        settings.TlsSection,
+        settings.AuditSection,
+        settings.TokensSection,
+        settings.IssuerSection,
+    ):
         for name in section.model_fields:
             assert name in text, name
-    for name in set(settings.Settings.model_fields) - {
-        "client_token",
-        "upstream_token",
-        "tenants",
-        "master_key",
-        "master_key_file",
-    }:
+    for name in set(settings.Settings.model_fields) - {*settings._SECRETS, "tenants"}:
         assert name in text, name
+
+
+HOUSE = '[providers.house]\nbase_url = "https://models.example.com/v1"\n'
+
+
+def test_a_provider_has_its_key_by_reference(write):
+    path = write(
+        f'{HOUSE}api_key = "env:KEY"\nmodels = ["a", "b"]\naliases = {{ fast = "b" }}\n[tenants.t]\nprovider = "house"'
+    )
+    loaded = settings.load(path)
+    house = loaded.configured_providers()["house"]
+    assert (str(house.api_key), house.default_model) == ("env:KEY", "a")
+    assert [house.wire_model(name) for name in ("a", "fast", "other")] == ["a", "b", None]
+    assert loaded.configured_tenants()["t"].policy.allows_named("house")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('api_key = "sk-canary-1"', "providers.house.api_key: expected a reference"),
+        ('bearer_token = "sk-canary-1"', "providers.house.bearer_token: expected a reference"),
+        ('headers = { X = "sk-canary-1" }', "providers.house.headers.X: expected a reference"),
+        ("", "expected api_key or bearer_token"),
+        ('api_key = "env:A"\nbearer_token = "env:B"', "one of the two"),
+        ('api_key = "env:A"\nmodels = ["a"]\naliases = { x = "b" }', "not among"),
+        ('api_key = "env:A"\ntype = "azure"\naliases = { x = "b" }', "deployments"),
+        ('api_key = "env:A"\n[tenants.t]\nprovider = "other"', "no provider 'other'"),
+        ('api_key = "env:A"\n[tenants.t]\nprovider_names = ["other"]', "no provider 'other'"),
+        ('api_key = "env:A"\n[secrets.vault]\naddress = "https://v"', "expected token or kubernetes_role"),
+        ('api_key = "env:A"\n[secrets.vault]\naddress = "https://v"\ntoken = "sk-canary-1"', "secrets.vault.token"),
+    ],
+)
+def test_a_provider_that_cannot_work_or_holds_a_key_is_refused_without_the_key(write, text, words):
+    message = refusal(write(f"{HOUSE}{text}\n"))
+    assert words in message
+    assert "canary" not in message
+
+
+def test_master_keys_come_from_the_environment_and_never_from_the_file(write, monkeypatch, tmp_path):
+    assert settings.load().envelopes() is None
+    for name in ("master_key", "old_master_keys"):
+        assert "do not belong in a file" in refusal(write(f'{name} = "{"k" * 32}"'))
+    monkeypatch.setenv("AERODROME_MASTER_KEY", "short")
+    with pytest.raises(errors.ConfigError, match="32 random characters"):
+        settings.load().envelopes()
+    monkeypatch.setenv("AERODROME_MASTER_KEY", "m" * 32)
+    sealed = settings.load().envelopes().seal(b"x", "c")
+    monkeypatch.setenv("AERODROME_MASTER_KEY", "")
+    path = tmp_path / "master"
+    path.write_text("m" * 32 + "\n")
+    monkeypatch.setenv("AERODROME_MASTER_KEY_FILE", str(path))
+    assert settings.load().envelopes().open(sealed, "c") == b"x"
+
+
+def test_stored_github_tokens_stay_out_of_runtimes_that_strangers_share(write):
+    assert (
+        settings.load(write('[tenants.t]\ngithub = "stored"')).configured_tenants()["t"].policy.github.value == "stored"
+    )
+    assert "strangers share" in refusal(write('[tenants.t]\nisolation = "shared"\ngithub = "stored"'))
+    assert "client_id and client_secret" in refusal(write('[github]\nclient_id = "a"'))
+    message = refusal(write('[github]\nclient_id = "a"\nclient_secret = "canary"'))
+    assert message.startswith("github.client_secret: expected a reference")
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[tls]\ncertificate = "a.pem"', "tls: expected both certificate and key"),
+        ('[tls]\nclient_ca = "ca.pem"', "tls.client_ca: client certificates need TLS"),
+        ('[tls]\ncertificate = "a"\nkey = "b"\nclient_names_tenant = true', "tls.client_names_tenant: needs"),
+    ],
+)
+def test_tls_settings_that_do_not_go_together_are_refused(write, text, complaint):
+    assert refusal(write(text)).startswith(complaint)

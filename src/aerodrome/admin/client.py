@@ -25,6 +25,10 @@ _FOREVER_SECONDS = 30 * 86400.0
 Progress = Callable[[str, dict[str, Any]], None]
 
 
+class NoGateway(errors.ConfigError):
+    """There is no admin socket, or nobody behind it."""
+
+
 class AdminClient:
     """A link to the admin socket of a running gateway."""
 
@@ -71,7 +75,7 @@ async def open_client(directory: Path, progress: Progress = lambda _, __: None) 
     """Connect to the gateway that runs over a state directory.
 
     Raises:
-        errors.ConfigError: none runs, or not for this user.
+        NoGateway: none runs. errors.ConfigError: one does, but not for this user.
     """
     client = AdminClient(await _connect(directory), directory, progress)
     try:
@@ -92,7 +96,7 @@ async def _connect(directory: Path) -> Link:
             f"not permitted to use {path}; run this as the gateway's user ({_owner(directory)}) or as root"
         ) from None
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        raise errors.ConfigError(f"no gateway runs over {directory}; start it with aerodrome serve") from None
+        raise NoGateway(f"no gateway runs over {directory}; start it with aerodrome serve") from None
     except (OSError, TimeoutError) as error:
         raise errors.ConfigError(f"cannot connect to {path}: {error or 'timeout'}") from None
     return link

@@ -18,10 +18,11 @@ from msgspec import Meta
 
 from aerodrome import errors
 from aerodrome.admin import recycling, views
+from aerodrome.admin.erasure import Eraser, Report
 from aerodrome.admin.views import Facts, GatewayView, LinkPage, RuntimeRow, SessionPage
 from aerodrome.core.identity import Owner
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.gateway import unloading
+from aerodrome.gateway import audit, unloading
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.minting import Minted, Minter
 from aerodrome.gateway.residents import Resident
@@ -88,6 +89,13 @@ class Recycle(msgspec.Struct, forbid_unknown_fields=True):
     wait: bool = False
 
 
+class Erase(msgspec.Struct, forbid_unknown_fields=True):
+    """Whom to erase: one user of a tenant, None for all of them."""
+
+    tenant: _Name
+    user: _Name | None = None
+
+
 class MintToken(msgspec.Struct, forbid_unknown_fields=True):
     """For which user a connection token is wanted, and for how long."""
 
@@ -114,15 +122,18 @@ class Operations:
         gateway: TenantGateway | None,
         ask_to_drain: Callable[[], None] | None,
         minter: Minter | None = None,
+        eraser: Eraser | None = None,
     ) -> None:
         self._pool = pool
         self._facts = facts
         self._gateway = gateway
         self._ask_to_drain = ask_to_drain
+        self._audit = gateway.services.audit if gateway is not None else audit.UNAUDITED
+        self._eraser = eraser
         self._minter = minter
         self._is_drain_asked = False
         self._rolling: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._verbs = {
             "show.runtimes": Verb(Nothing, self._show_runtimes),
             "show.sessions": Verb(ShowSessions, self._show_sessions),
@@ -132,6 +143,7 @@ class Operations:
             "cordon": Verb(Cordon, self._cordon, changes=True),
             "evict": Verb(Evict, self._evict, changes=True),
             "recycle": Verb(Recycle, self._recycle, changes=True),
+            "erase": Verb(Erase, self._erase, changes=True),
             "token.mint": Verb(MintToken, self._mint_token, changes=True),
         }
 
@@ -151,7 +163,13 @@ class Operations:
             raise errors.InvalidParams(f"{method}: {str(error)[:1].lower()}{str(error)[1:]}") from None
         if verb.changes:
             _log.info("admin.called", verb=method, caller=caller, target=_target(wanted))
-        return await verb.run(wanted, notify)
+            self._note(caller, method, wanted)
+        try:
+            return await verb.run(wanted, notify)
+        except errors.AerodromeError as error:
+            if verb.changes:
+                self._note(caller, method, wanted, error)
+            raise
 
     async def aclose(self) -> None:
         """End what is under way; idempotent."""
@@ -240,6 +258,15 @@ class Operations:
             await asyncio.shield(task)  # who stops watching does not stop it
         return {"runtimes": [handle.runtime_id for handle in handles], "left": sorted(left)}
 
+    async def _erase(self, wanted: Erase, _: Notify) -> list[Report]:
+        if self._eraser is None:
+            raise errors.PolicyRejected("the transparent policy knows no users; there is nothing to erase")
+        # Who stops watching does not stop it half way.
+        task = asyncio.ensure_future(self._eraser.erase(wanted.tenant, wanted.user, "operator"))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
     async def _mint_token(self, wanted: MintToken, _: Notify) -> Minted:
         if self._minter is None:
             raise errors.PolicyRejected("the transparent policy has one token, which the environment gives")
@@ -250,6 +277,20 @@ class Operations:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _note(self, caller: str, verb: str, wanted: msgspec.Struct, error: errors.AerodromeError | None = None) -> None:
+        """Record a verb; whom it is about is named as a user, so that an erasure of that user holds for this record too."""
+        runtime_id = getattr(wanted, "runtime_id", None)
+        self._audit.operated(caller, verb, runtime_id, self._about(wanted), error)
+
+    def _about(self, wanted: msgspec.Struct) -> audit.About:
+        if isinstance(wanted, (Erase, MintToken)):
+            return None, Owner(wanted.tenant, wanted.user) if wanted.user is not None else None
+        session_id = getattr(wanted, "session_id", None)
+        if session_id is None or self._gateway is None:
+            return None, None
+        found = [resident for resident in self._services.residents if resident.session_id == session_id]
+        return session_id, views.owner_of(found[0]) if found else None
 
     # -- finding ----------------------------------------------------------------------------------------------------------
 

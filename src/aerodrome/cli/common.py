@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import msgspec
 import rich.console
 import rich.markup
 import rich.table
 import typer
 
-from aerodrome import app, settings
+from aerodrome import app, errors, settings
 from aerodrome.admin import client as admin
 from aerodrome.admin.client import AdminClient, Progress
+from aerodrome.admin.erasure import Report
+from aerodrome.core.audit import Action, Entry
+from aerodrome.core.identity import Owner
 from aerodrome.settings import Settings
 
 T = TypeVar("T")
@@ -39,6 +44,17 @@ def with_stores(
     return asyncio.run(run())
 
 
+async def record(settings: Settings, action: Action, owner: Owner | None = None, **what: str | None) -> None:
+    """Record in the audit log what this command has done, or is about to do."""
+    entry = Entry(action, by=caller(), owner=owner, **what)  # type: ignore[arg-type]
+    await asyncio.to_thread(app.record, settings, entry)
+
+
+def caller() -> str:
+    """Return who runs this command."""
+    return f"uid {os.getuid()}, pid {os.getpid()}"
+
+
 def with_gateway(
     config: Path | None,
     state_directory: Path | None,
@@ -51,6 +67,24 @@ def with_gateway(
     async def run() -> T:
         async with admin.open_client(loaded.state_directory, progress) as client:
             return await work(client)
+
+    return asyncio.run(run())
+
+
+def erase(config: Path | None, state_directory: Path | None, tenant: str, user: str | None) -> list[Report]:
+    """Erase by the gateway that runs over these settings' state directory, or in this process where none runs."""
+    loaded = settings.load(config, state_directory=state_directory)
+
+    async def run() -> list[Report]:
+        try:
+            async with admin.open_client(loaded.state_directory) as client:
+                answer = await client.call("erase", patient=True, tenant=tenant, user=user)
+        except admin.NoGateway:
+            async with app.open_eraser(loaded) as eraser:
+                return await eraser.erase(tenant, user, caller())
+        if answer is None:
+            raise errors.Draining("the gateway has stopped meanwhile; erase again, what is gone already is no error")
+        return msgspec.convert(answer, list[Report])
 
     return asyncio.run(run())
 

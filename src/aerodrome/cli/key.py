@@ -12,6 +12,7 @@ from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.cli import common
 from aerodrome.core import connection_token, duration, identity
+from aerodrome.core.audit import Action
 from aerodrome.core.identity import Key, Owner, Scope
 from aerodrome.settings import Settings
 
@@ -39,6 +40,7 @@ def create(
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         await _check_tenant(tenant, stores, settings)
+        await common.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
         await stores.keys.add(key)
 
     common.with_stores(config, state_directory, work)
@@ -65,6 +67,7 @@ def mint_key(
         await _check_tenant(tenant, stores, settings)
         now = time.time()
         made = connection_token.create_signing_key(_master(settings), owner, now, _end("--expires", expires, now))
+        await common.record(settings, Action.KEY_CREATE, owner, key_id=made[0].key_id, reason="signing key")
         await stores.keys.add(made[0])
         return made
 
@@ -93,6 +96,7 @@ def rotate(
             shown = f"key {key.key_id}\nsecret {secret}"
         else:
             key, shown = identity.create_key(old.owner, now, ends_at, old.scopes)
+        await common.record(settings, Action.KEY_ROTATE, old.owner, key_id=key_id, target=key.key_id)
         await stores.keys.rotate(key_id, key, now + duration.parse("--overlap", overlap))
         return shown
 
@@ -127,6 +131,8 @@ def revoke(key_id: str, config: common.Config = None, state_directory: common.St
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         await stores.keys.revoke(key_id, time.time())
+        known = await stores.keys.find(key_id)
+        await common.record(settings, Action.KEY_REVOKE, known.owner if known is not None else None, key_id=key_id)
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"key {key_id} revoked")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import demo, key, operate, runtime, serve, session, show, tenant, token
+from aerodrome.cli import audit, connect, demo, github_token, key, operate, runtime, serve, session, show, tenant, token
 
 app = typer.Typer(
     name="aerodrome",
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("connect")(connect.connect)
 app.command("demo")(demo.demo)
 app.add_typer(show.app, name="show")
 app.command("drain")(operate.drain)
@@ -29,8 +30,10 @@ app.command("evict")(operate.evict)
 app.command("recycle")(operate.recycle)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
+app.add_typer(github_token.app, name="github-token")
 app.add_typer(token.app, name="token")
 app.add_typer(session.app, name="session")
+app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")
 
 

@@ -9,12 +9,14 @@ import typer
 
 from aerodrome import app as application
 from aerodrome import errors
+from aerodrome.admin.erasure import Report
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
+from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
 from aerodrome.gateway import admission
-from aerodrome.settings import Settings
+from aerodrome.settings import Settings, check_github
 
 app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_help=True)
 
@@ -32,6 +34,16 @@ IdleTtl = Annotated[
     str | None, typer.Option(help="Sessions unused so long are deleted, such as 30d or 12h; never without it.")
 ]
 MaxAge = Annotated[str | None, typer.Option(help="Sessions created so long ago are deleted; never without it.")]
+NamedProvider = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--named-provider",
+        help="A [providers.NAME] that sessions may use; the first is used where they name none. Repeat for more.",
+    ),
+]
+GitHubOption = Annotated[
+    GitHubAccess, typer.Option(help="Whose GitHub token sessions have: the client's, or the user's stored one.")
+]
 LossOption = Annotated[ClientLoss, typer.Option("--client-loss", help="Whether a running turn ends with its client.")]
 
 
@@ -45,6 +57,8 @@ def _save(
     session_idle_ttl: IdleTtl = None,
     session_max_age: MaxAge = None,
     client_loss: LossOption = ClientLoss.CLOSE,
+    named_provider: NamedProvider = None,
+    github: GitHubOption = GitHubAccess.CLIENT,
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
@@ -59,12 +73,21 @@ def _save(
         duration.parse("--session-idle-ttl", session_idle_ttl) if session_idle_ttl else None,
         duration.parse("--session-max-age", session_max_age) if session_max_age else None,
         client_loss,
+        named_provider[0] if named_provider else None,
+        tuple(named_provider or ()),
+        github,
     )
+    check_github("--github", policy)
     tenant = Tenant(identity.check_name("tenant", name), policy)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
+        settings.check_provider_names("--named-provider", policy)
         await (stores.tenants.add(tenant) if is_new else stores.tenants.update(tenant))
+        action = Action.TENANT_ADD if is_new else Action.TENANT_SET
+        await common.record(
+            settings, action, tenant=name, reason=f"{policy.isolation.value}, trust {policy.trust.value}"
+        )
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"tenant {name} changed")
@@ -98,6 +121,8 @@ def list_tenants(
         "idle ttl",
         "max age",
         "client loss",
+        "named providers",
+        "github",
         "source",
     )
     common.print_table(columns, rows)
@@ -110,9 +135,47 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         await stores.tenants.remove(name)
+        await common.record(settings, Action.TENANT_REMOVE, tenant=name)
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} removed, its keys revoked")
+
+
+@app.command()
+def erase(
+    tenant: str,
+    user: Annotated[str | None, typer.Argument(help="Whom; without a name, every user of the tenant.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Remove all that is kept of a user, look whether anything is left, and say so; exits with 1 if something is."""
+    identity.check_name("tenant", tenant)
+    whom = f"every user of {tenant}" if user is None else f"user {user} of {tenant}"
+    if not yes:
+        typer.confirm(f"erase {whom}: links, sessions, files, keys, for good?", abort=True)
+    reports = common.erase(config, state_directory, tenant, user)
+    if as_json:
+        typer.echo(msgspec.json.encode(reports).decode())
+    else:
+        for report in reports:
+            _print_report(report)
+    if any(report.left for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    rows = ", ".join(f"{count} of {table}" for table, count in sorted(report.rows.items())) or "none"
+    typer.echo(
+        f"{report.tenant}/{report.user}: {report.links} links closed, {report.sessions} sessions deleted, "
+        f"{report.directories} directories removed, rows removed: {rows}"
+    )
+    typer.echo(f"  searched {report.searched_files} files, {common.size(report.searched_bytes)}")
+    if report.pseudonym is not None:
+        typer.echo(f"  audit records of {report.pseudonym} stay, and lead to nobody")
+    for what in report.left:
+        typer.echo(f"  LEFT: {what}")
 
 
 def _check_not_configured(name: str, settings: Settings) -> None:
@@ -131,5 +194,7 @@ def _as_dict(tenant: Tenant) -> dict[str, Any]:
         "session_idle_ttl": duration.words(policy.session_idle_seconds),
         "session_max_age": duration.words(policy.session_age_seconds),
         "client_loss": policy.client_loss.value,
+        "named_providers": ", ".join(dict.fromkeys([policy.provider or "", *policy.provider_names])).removeprefix(", "),
+        "github": policy.github.value,
         "source": tenant.source,
     }

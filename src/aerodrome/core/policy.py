@@ -43,6 +43,13 @@ class ClientLoss(Enum):
     FINISH = "finish"
 
 
+class GitHubAccess(Enum):
+    """Whose GitHub token a session has: `CLIENT` what the client sends; `STORED` the user's, which the gateway keeps."""
+
+    CLIENT = "client"
+    STORED = "stored"
+
+
 class Access(Enum):
     """Which column of the method table applies: `OPEN` = the runtime is the caller's alone and trusted."""
 
@@ -64,6 +71,10 @@ class Policy:
     session_idle_seconds: float | None = None
     session_age_seconds: float | None = None
     client_loss: ClientLoss = ClientLoss.CLOSE
+    #: The gateway's provider (core.provider) of sessions that name none, and those that clients may name besides.
+    provider: str | None = None
+    provider_names: tuple[str, ...] = ()
+    github: GitHubAccess = GitHubAccess.CLIENT
 
     @property
     def access(self) -> Access:
@@ -74,6 +85,10 @@ class Policy:
     def allows_provider(self, url: str) -> bool:
         """Say whether sessions may send model calls to `url`."""
         return any(_covers(allowed, url) for allowed in self.provider_urls)
+
+    def allows_named(self, name: str) -> bool:
+        """Say whether sessions may use the gateway's provider of that name."""
+        return name == self.provider or name in self.provider_names
 
     def allows_mcp(self, url: str) -> bool:
         """Say whether sessions may have the runtime call the remote MCP server at `url`."""

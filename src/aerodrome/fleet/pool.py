@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aerodrome import errors
@@ -78,6 +79,10 @@ class RuntimePool:
         spec.remove_leftovers(self._settings.state_directory)
         self._warm.start()
 
+    def let_reach(self, target: str) -> None:
+        """Let sandboxed runtimes that are spawned from now on reach HOST:PORT, whatever their realm's policy names."""
+        self._settings = replace(self._settings, egress=(*self._settings.egress, target))
+
     async def acquire(self, realm: Realm, runtime_id: str | None = None) -> RuntimeHandle:
         """Return a ready runtime with its link counted (see ports.fleet)."""
         if self._closing:
@@ -130,6 +135,18 @@ class RuntimePool:
     def retire(self, handle: RuntimeHandle, reason: str) -> None:
         """Stop a runtime and tell its users."""
         self._retire(handle, reason)
+
+    async def end_realm(self, realm_key: str, reason: str) -> None:
+        """Stop every runtime of a realm, and wait until they and those that were stopping are gone."""
+        runtimes = self._realms.get(realm_key)
+        if runtimes is not None and runtimes.spawning is not None:
+            with suppress(errors.AerodromeError):
+                await asyncio.shield(runtimes.spawning)
+        for handle in [handle for handle in self.handles() if handle.realm.key == realm_key]:
+            self.retire(handle, reason)
+        stopping = [task for task in self._tasks if task.get_name().startswith("stop ")]
+        if stopping:
+            await asyncio.wait(stopping)
 
     def subscribe(self, broadcast: Broadcast) -> None:
         """Have notifications of the control links delivered."""

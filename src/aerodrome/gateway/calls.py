@@ -17,12 +17,13 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.audit import Action
 from aerodrome.core.policy import Access
 from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
-from aerodrome.protocol import hardening, id_paths, messages, missing
+from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, reopening, stored_tokens
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Method
 
@@ -42,6 +43,9 @@ async def create(client: Client, request: Request) -> None:
         session_id = params["sessionId"] = str(uuid.uuid4())
     if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
         raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
+    client.services.audit.check()
+    request.session_ids = [session_id]
+    params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_create(params, client.principal.policy)
@@ -57,8 +61,10 @@ async def create(client: Client, request: Request) -> None:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
+        sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
+        _take_back(client, session_id)
         await _unclaim(client, claiming)
         raise
     held = _hold(client, session_id, upstream)
@@ -78,7 +84,23 @@ async def create(client: Client, request: Request) -> None:
             raise
         return await _opened(client, held, upstream, answer, request)
 
-    _forward(upstream, request, session_id, params, _holding_turns(client, held, upstream, finish))
+    _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
+
+
+def _chosen(client: Client, params: dict[str, Any]) -> dict[str, Any]:
+    """Name what the tenant's policy gives its sessions; what is stored of one has these names, not what they stand for."""
+    policy = client.principal.policy
+    return stored_tokens.choose(named_providers.choose(params, policy), policy)
+
+
+async def _supplied(client: Client, session_id: str, params: dict[str, Any]) -> dict[str, Any]:
+    return await client.services.supplier.fill_opening(client.owner, client.realm.key, session_id, params)
+
+
+def _take_back(client: Client, session_id: str) -> None:
+    """Withdraw what a session was given that did not come to be opened, and that nobody else holds."""
+    if client.services.residents.find(client.realm.key, session_id) is None:
+        client.services.supplier.withdraw(client.realm.key, session_id)
 
 
 async def _unclaim(client: Client, claiming: asyncio.Future[Claim]) -> None:
@@ -100,6 +122,7 @@ async def _create_in_cloud(client: Client, request: Request, params: dict[str, A
                 held = _hold(client, session_id, upstream)
                 held.create = params
                 held.move(AttachmentState.IDLE)
+                client.services.audit.session(client, Action.SESSION_CREATE, session_id, request.method)
         return messages.response(request.id, answer)
 
     _forward(upstream, request, None, params, finish)
@@ -113,8 +136,10 @@ async def resume(client: Client, request: Request) -> None:
         raise errors.InvalidParams("expected sessionId to be a string; name the session to resume")
     owner = await client.services.ownership.find_owner(session_id)
     if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
+        client.services.audit.foreign(client, request.method, session_id, owner)
         await _resume_missing(client, request, session_id)
         return
+    params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)
@@ -123,8 +148,10 @@ async def resume(client: Client, request: Request) -> None:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
             _work_in_own_directory(params, upstream)
+        sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
+        _take_back(client, session_id)
         client.release_missed(session_id)
         raise
     before = client.attachments.get(session_id)
@@ -146,9 +173,10 @@ async def resume(client: Client, request: Request) -> None:
             return messages.response(request.id, answer)
         if owner is None:
             await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+            client.services.audit.session(client, Action.SESSION_CLAIM, session_id, request.method)
         return await _opened(client, held, upstream, answer, request)
 
-    _forward(upstream, request, session_id, params, _holding_turns(client, held, upstream, finish))
+    _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
 
 
 async def _resume_missing(client: Client, request: Request, session_id: str) -> None:
@@ -196,12 +224,14 @@ async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: 
             # A session that could not be locked down must not be used at all.
             await upstream.call("session.detach", {"sessionId": held.session_id})
             let_go(client, held.session_id)
-            raise errors.RuntimeUnavailable(f"the session could not be restricted: {reattach.message_of(locked)}")
+            raise errors.RuntimeUnavailable(f"the session could not be restricted: {reopening.message_of(locked)}")
     if held.upstream is not upstream:
         raise errors.RuntimeLost("the runtime was lost while the session was opening; try again")
     if held.state is AttachmentState.OPENING:
         held.move(AttachmentState.TURN if held.is_mid_turn else AttachmentState.IDLE)
         client.services.evictor.note(upstream.handle.runtime_id)
+    action = Action.SESSION_RESUME if request.method == "session.resume" else Action.SESSION_CREATE
+    client.services.audit.session(client, action, held.session_id)
     return messages.response(request.id, answer)
 
 
@@ -225,6 +255,7 @@ def delete_finish(client: Client, request: Request) -> Finish:
             for session_id in request.session_ids:
                 _let_everyone_go(client, session_id)
                 await client.services.ownership.forget(session_id, client.owner)
+                client.services.audit.session(client, Action.SESSION_DELETE, session_id, request.method)
         return messages.response(request.id, answer)
 
     return finish
@@ -249,6 +280,7 @@ def birth_finish(client: Client, request: Request, row: Method) -> Finish:
         if answer.error is UNSET and answer.result is not UNSET:
             for session_id in id_paths.find_ids(msgspec.json.decode(answer.result), row.born_ids):
                 await client.services.ownership.claim(session_id, client.owner, client.realm.key)
+                client.services.audit.session(client, Action.SESSION_CREATE, session_id, request.method)
         return messages.response(request.id, answer)
 
     return finish

@@ -15,14 +15,14 @@ import msgspec
 import structlog
 from msgspec import UNSET, Raw, UnsetType
 
-from aerodrome import errors
+from aerodrome import errors, redaction
 from aerodrome.core import attachment as attachment_states
 from aerodrome.core import placement
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation
-from aerodrome.gateway import handshake
+from aerodrome.gateway import audit, handshake
 from aerodrome.gateway.drainer import Drainer
 from aerodrome.gateway.finishing import Finishing
 from aerodrome.gateway.handshake import Greeting
@@ -32,10 +32,11 @@ from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.residents import Residents
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
-from aerodrome.protocol import messages
+from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.correlation import Correlation
 from aerodrome.protocol.messages import RequestId
 from aerodrome.protocol.methods import Method
@@ -44,8 +45,7 @@ from aerodrome.transport.link import Link
 _log = structlog.get_logger()
 _numbers = itertools.count(1)
 
-#: Requests that begin a turn; `session.idle` ends it.
-TURN_STARTS = ("session.send", "session.sendMessages", "session.sendAndWait")
+TURN_STARTS = reopening.TURN_STARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,17 @@ class Services:
     ownership: Ownership
     router: Router
     settings: GatewaySettings
-    residents: Residents = field(default_factory=Residents)
+    supplier: Supplier = field(default_factory=Supplier)
+    residents: Residents = field(init=False)
     occupancy: Occupancy = field(default_factory=Occupancy)
+    audit: audit.Auditor = audit.UNAUDITED
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
     drainer: Drainer = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.settings
+        object.__setattr__(self, "residents", Residents(self.supplier.withdraw))
         object.__setattr__(self, "evictor", Evictor(self))
         finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
         object.__setattr__(self, "finishing", finishing)
@@ -359,5 +362,5 @@ def _refused_introduction(raw: Raw) -> errors.AerodromeError:
     error = msgspec.json.decode(raw)
     number, message = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, None)
     if number == errors.WIRE["params_invalid"].jsonrpc:
-        return errors.InvalidParams(str(message))
+        return errors.InvalidParams(redaction.mask(str(message)))
     return errors.RuntimeUnavailable("the runtime refuses our token; check the upstream's token")

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import functools
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, Raw
 
-from aerodrome import errors
+from aerodrome import errors, redaction
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway import reattach
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
-from aerodrome.protocol import messages, methods
+from aerodrome.protocol import messages, methods, reopening
 from aerodrome.protocol.messages import Envelope, Peek, PeekParams
 from aerodrome.protocol.methods import Direction, Verdict
 
 _CANCEL = "$/cancelRequest"
 #: Events that only a running turn sends; a link that attached in its middle sees no `assistant.turn_start`.
-_TURN_EVENTS = ("assistant.turn_start", "assistant.message", "assistant.streaming", "tool.execution")
 
 
 class Downward:
@@ -61,6 +61,8 @@ class Downward:
 
     def _take_answer(self, upstream: Upstream, body: bytes, peek: Peek | None) -> None:
         envelope = messages.decode(body)
+        if envelope.error is not UNSET:
+            envelope.error = _masked(envelope.error)
         pending = upstream.owed.close(envelope.id if envelope.id is not UNSET else None)
         if pending is None:
             if envelope.id is None and envelope.error is not UNSET:
@@ -187,10 +189,20 @@ class Downward:
             self._client.turn_ended.set()
             runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key
             self._client.services.evictor.note_idle(runtime_id, realm, session_id)
-        elif event.type.startswith(_TURN_EVENTS):
+        elif event.type.startswith(reopening.TURN_EVENTS):
             for kind in [kind for kind in held.hushed if kind != "hook"]:
                 del held.hushed[kind]
             held.move(AttachmentState.TURN)
+
+
+def _masked(error: Raw) -> Raw:
+    """Return a runtime's error without what looks like a secret in it: it may quote what it was given."""
+    try:
+        said = msgspec.json.decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return error
+    masked = redaction.mask_value(said)
+    return error if masked == said else Raw(messages.encode(masked))
 
 
 def _kind_of(peek: Peek) -> str:

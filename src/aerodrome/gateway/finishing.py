@@ -92,6 +92,16 @@ class Finishing:
                 _hand_over(left, client, held)
         client.missed[session_id] = missed
 
+    async def end(self, owner: Owner) -> None:
+        """End the turns that an owner's links left, and forget what that owner has missed."""
+        ending = [task for client, task in self._left.items() if client.owner == owner]
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending)
+        for place in [place for place in self._kept if place[2] == owner]:
+            self._kept.pop(place)[1].cancel()
+
     async def aclose(self) -> None:
         """End every turn that is left, and forget what was missed."""
         for task in list(self._left.values()):

@@ -15,6 +15,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core import identity
 from aerodrome.core.identity import Principal
+from aerodrome.gateway import audit
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.protocol import messages, refusals
@@ -48,7 +49,9 @@ def answer_error(request_id: RequestId | None, error: errors.AerodromeError) -> 
     return messages.failure(request_id, errors.wire(error).jsonrpc, error.message, data)
 
 
-async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> Greeting | None:
+async def greet(
+    link: Link, admission: Admission, settings: GatewaySettings, auditor: audit.Auditor = audit.UNAUDITED
+) -> Greeting | None:
     """Hear the client until it has proved who it is; None if it leaves, stalls, or guesses too often.
 
     Raises:
@@ -60,7 +63,7 @@ async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> 
         async with asyncio.timeout(deadline):
             while batch := await link.receive():
                 for at, body in enumerate(batch):
-                    greeting = await _hear(link, body, admission)
+                    greeting = await _hear(link, body, admission, auditor)
                     if greeting is not None:
                         link.limit_frames(settings.max_frame_bytes)
                         return replace(greeting, rest=batch[at + 1 :])
@@ -73,7 +76,7 @@ async def greet(link: Link, admission: Admission, settings: GatewaySettings) -> 
     return None
 
 
-async def _hear(link: Link, body: bytes, admission: Admission) -> Greeting | None:
+async def _hear(link: Link, body: bytes, admission: Admission, auditor: audit.Auditor) -> Greeting | None:
     """Handle one message before authentication; a refusal is answered here."""
     try:
         refusals.check(body)
@@ -88,12 +91,15 @@ async def _hear(link: Link, body: bytes, admission: Admission) -> Greeting | Non
         if envelope.method == "connect" and request_id is not None:
             params = connect_params(envelope)
             token = take_token(params)
+            auditor.check()
             principal = await admission.authenticate(token)
+            auditor.authenticated(link.peer, principal)
             return Greeting(principal, request_id, params, body, proof=identity.hash_secret(token or ""))
         if admission.is_open:
             return Greeting(await admission.authenticate(None), None, {}, body)
         raise errors.AuthenticationRequired
     except errors.AerodromeError as error:
+        auditor.not_authenticated(link.peer, connect_params(envelope).get("token"), error)
         if _expects_answer(envelope):
             link.send(answer_error(request_id, error))
         return None

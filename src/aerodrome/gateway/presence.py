@@ -1,4 +1,4 @@
-"""What the reaper is told of sessions that client links hold (gateway.reaper.Presence, over gateway.residents)."""
+"""What the reaper is told of sessions that client links hold (gateway.deletion.Presence, over gateway.residents)."""
 
 from __future__ import annotations
 

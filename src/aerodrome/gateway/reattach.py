@@ -12,12 +12,9 @@ runtime says of a resume, and the hooks it calls for it, are kept from them. A t
 from __future__ import annotations
 
 import asyncio
-import datetime
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 
 from aerodrome import errors
@@ -25,22 +22,7 @@ from aerodrome.core.attachment import AttachmentState
 from aerodrome.gateway.client import Attachment, Client
 from aerodrome.gateway.residents import Holder, Resident
 from aerodrome.gateway.upstream import Upstream
-from aerodrome.protocol import messages
-from aerodrome.protocol.messages import Envelope
-
-#: A program that hears of the error may ask again at once, and the npm SDK takes any idle for the end of what it asked last.
-_IDLE_AFTER_ERROR_SECONDS = 0.5
-_CREATE_ONLY = ("cloud", "name", "refreshCustomInstructions", "trustWorkingDirectory")
-#: What a runtime says when a session is opened, some of it only with the next turn (measured); until that has begun nobody
-#: hears it.
-_OPENING_EVENTS = (
-    "session.indexed_search",
-    "session.info",
-    "session.managed_settings_resolved",
-    "session.skills_loaded",
-    "session.tools_updated",
-)
-_ALWAYS = 1 << 30
+from aerodrome.protocol import reopening
 
 
 def settle(client: Client, upstream: Upstream) -> None:
@@ -85,7 +67,7 @@ def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
         message = f"the turn was interrupted: {error.message}"
         _emit(client, held.session_id, "session.error", {"errorType": "runtime_lost", "message": message})
         loop = asyncio.get_running_loop()
-        held.ending = loop.call_later(_IDLE_AFTER_ERROR_SECONDS, _end_turn, client, held)
+        held.ending = loop.call_later(reopening.IDLE_AFTER_ERROR_SECONDS, _end_turn, client, held)
     held.move(AttachmentState.LOST)
     client.turn_ended.set()
 
@@ -98,10 +80,7 @@ def _end_turn(client: Client, held: Attachment) -> None:
 
 
 def _emit(client: Client, session_id: str, kind: str, data: dict[str, Any]) -> None:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    event = {"type": kind, "data": data, "id": str(uuid.uuid4()), "timestamp": now, "parentId": None, "ephemeral": True}
-    body = messages.notification("session.event", messages.encode({"sessionId": session_id, "event": event}))
-    client.deliver(session_id, kind, body)
+    client.deliver(session_id, kind, reopening.event(session_id, kind, data))
 
 
 def is_absent(client: Client, session_id: str) -> bool:
@@ -187,7 +166,7 @@ async def _resume(resident: Resident, holder: Holder) -> None:
     held.upstream = upstream
     _hush(resident, held)
     try:
-        await _open_again(upstream, held)
+        await _open_again(client, upstream, held)
     except BaseException:
         client.services.router.detach(client.realm.key, held.session_id, client.number)
         if held.upstream is upstream:
@@ -203,52 +182,43 @@ async def _resume(resident: Resident, holder: Holder) -> None:
 
 def _hush(resident: Resident, held: Attachment) -> None:
     """Keep what the runtime will say of this opening from everyone who will hear it."""
-    held.hushed |= dict.fromkeys(_OPENING_EVENTS, _ALWAYS) | {"session.start": 1, "session.resume": 1}
+    held.hushed |= dict.fromkeys(reopening.OPENING_EVENTS, reopening.ALWAYS) | {"session.start": 1, "session.resume": 1}
     for other in (holder.held for holder in resident.live):
-        other.hushed |= dict.fromkeys(_OPENING_EVENTS, _ALWAYS)
+        other.hushed |= dict.fromkeys(reopening.OPENING_EVENTS, reopening.ALWAYS)
         other.hushed["session.resume"] = other.hushed.get("session.resume", 0) + 1
     if held.is_begun:
         held.hushed["hook"] = 1
 
 
-async def _open_again(upstream: Upstream, held: Attachment) -> None:
+async def _open_again(client: Client, upstream: Upstream, held: Attachment) -> None:
     """Resume or make anew, then say again what was set since.
 
     Raises:
         errors.SessionMissing: the runtime has lost what was said in the session, and a new one would not be it.
         errors.RuntimeUnavailable: the runtime refuses.
     """
-    answer = await upstream.call("session.resume", resume_params(held))
-    if answer.error is not UNSET and held.create is not None and not held.is_kept and is_missing(answer):
+
+    def supplied(params: dict[str, Any]) -> dict[str, Any]:
+        return client.services.supplier.fill(client.realm.key, held.session_id, params)
+
+    async def opening(params: dict[str, Any]) -> dict[str, Any]:
+        return await client.services.supplier.fill_opening(client.owner, client.realm.key, held.session_id, params)
+
+    resumed = reopening.resume_params(held.session_id, held.create, held.resume)
+    answer = await upstream.call("session.resume", await opening(resumed))
+    if answer.error is not UNSET and held.create is not None and not held.is_kept and reopening.is_missing(answer):
         # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
         held.hushed.pop("session.resume", None)
-        answer = await upstream.call("session.create", held.create)
-    if answer.error is not UNSET and is_missing(answer):
-        raise errors.SessionMissing(f"session {held.session_id} is not on disk any more: {message_of(answer)}")
+        answer = await upstream.call("session.create", await opening(held.create))
+    if answer.error is not UNSET and reopening.is_missing(answer):
+        raise errors.SessionMissing(
+            f"session {held.session_id} is not on disk any more: {reopening.message_of(answer)}"
+        )
     if answer.error is not UNSET:
-        raise errors.RuntimeUnavailable(f"session {held.session_id} could not be resumed: {message_of(answer)}")
+        raise errors.RuntimeUnavailable(
+            f"session {held.session_id} could not be resumed: {reopening.message_of(answer)}"
+        )
     if held.options:
-        await upstream.call("session.options.update", {**held.options, "sessionId": held.session_id})
+        await upstream.call("session.options.update", supplied({**held.options, "sessionId": held.session_id}))
     for method, params in list(held.replays.values()):
-        await upstream.call(method, params)
-
-
-def resume_params(held: Attachment) -> dict[str, Any]:
-    """Return the parameters that resume a session as its client last asked for it."""
-    if held.resume is not None:
-        return held.resume
-    create = held.create or {}
-    return {**{k: v for k, v in create.items() if k not in _CREATE_ONLY}, "sessionId": held.session_id}
-
-
-def is_missing(answer: Envelope) -> bool:
-    """Say whether the runtime does not have the session; it has no machine-readable code for that (measured)."""
-    return "not found" in message_of(answer).lower()
-
-
-def message_of(answer: Envelope) -> str:
-    """Return an error answer's message."""
-    if answer.error is UNSET:
-        return ""
-    error = msgspec.json.decode(answer.error)
-    return str(error.get("message", "")) if isinstance(error, dict) else ""
+        await upstream.call(method, supplied(params))

@@ -22,7 +22,7 @@ from aerodrome.core.policy import Access
 from aerodrome.gateway import calls, reattach, virtual
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
-from aerodrome.protocol import hardening, id_paths, messages, methods, missing, replays
+from aerodrome.protocol import hardening, id_paths, messages, methods, missing, named_providers, replays
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Verdict
 
@@ -168,7 +168,7 @@ class Relay:
                 return None
             step = self._dispatch(request)
         except errors.AerodromeError as error:
-            self._client.refuse(request.id, error)
+            self._refuse(request, error)
             return None
         except Exception:
             self._fail(request)
@@ -179,9 +179,13 @@ class Relay:
         try:
             await step()
         except errors.AerodromeError as error:
-            self._client.refuse(request.id, error)
+            self._refuse(request, error)
         except Exception:
             self._fail(request)
+
+    def _refuse(self, request: Request, error: errors.AerodromeError) -> None:
+        self._client.services.audit.refused(self._client, request, error)
+        self._client.refuse(request.id, error)
 
     def _fail(self, request: Request) -> None:
         self._client.log.exception("request.failed", method=request.method)
@@ -192,6 +196,7 @@ class Relay:
         session_id = _named_session(request)
         verdict = methods.judge(request.method, client.access, session_id is not None)
         if verdict is Verdict.DENY:
+            request.session_ids = [session_id] if session_id is not None else []
             raise _denied(request)
         client.services.drainer.check(request.method)
         if request.method == "session.create":
@@ -200,7 +205,8 @@ class Relay:
             return functools.partial(calls.resume, client, request)
         if verdict is Verdict.VIRTUAL:
             return virtual.answer(client, request)
-        if session_id is not None and client.access is Access.OPEN:
+        names_provider = request.method in named_providers.CALLS
+        if session_id is not None and client.access is Access.OPEN and not names_provider:
             upstream = client.live_upstream(session_id)
             if upstream is not None and client.services.ownership.is_known_to_be(session_id, client.owner):
                 request.session_ids = [session_id]
@@ -216,7 +222,10 @@ class Relay:
         named = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
         request.session_ids, request.missing_ids = [], []  # one that waited in a lane is looked at again
         for session_id in named:
-            is_callers = calls.may_name(client, session_id, await client.services.ownership.find_owner(session_id))
+            owner = await client.services.ownership.find_owner(session_id)
+            is_callers = calls.may_name(client, session_id, owner)
+            if not is_callers:
+                client.services.audit.foreign(client, request.method, session_id, owner)
             (request.session_ids if is_callers else request.missing_ids).append(session_id)
         if request.missing_ids and client.access is Access.OPEN and request.method != _OPENS_BY_ID:
             # A runtime of the caller's alone has no session of anyone else's: it says itself what it says of a missing one.
@@ -226,6 +235,9 @@ class Relay:
                 client.link.send(missing.answer(request.id, request.method, request.missing_ids[0]))
                 return
             params = {**params, "sessionIds": request.session_ids}
+        names_provider = request.method in named_providers.CALLS
+        if names_provider:
+            params = named_providers.check(params, client.principal.policy)
         if client.access is Access.GUARDED:
             params = hardening.harden_call(request.method, params, client.principal.policy)
         held = client.attachments.get(request.session_id or "")
@@ -239,8 +251,11 @@ class Relay:
             return
         upstream = await self._upstream_of(request)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
-        raw = request.params if client.access is Access.OPEN else messages.encode(params)
-        self._forward(upstream, request, raw)
+        is_named = request.session_id is not None and names_provider and named_providers.has_reference(params)
+        raw = sent = request.params if client.access is Access.OPEN and not is_named else messages.encode(params)
+        if is_named:
+            sent = messages.encode(client.services.supplier.fill(client.realm.key, request.session_id or "", params))
+        self._forward(upstream, request, raw, sent)
 
     async def _is_detach_of_absent(self, request: Request) -> bool:
         """Answer for a session that is in no runtime: it is detached already, and needs no runtime to be so."""
@@ -274,12 +289,13 @@ class Relay:
         """Say whether a session must be brought back before this request about it; a deletion needs no session, only files."""
         return request.method not in _DELETIONS and reattach.is_absent(self._client, session_id)
 
-    def _forward(self, upstream: Upstream, request: Request, params: Params) -> None:
+    def _forward(self, upstream: Upstream, request: Request, params: Params, sent: Params | None = None) -> None:
+        """Send a request; `sent` is what goes out where it is more than what is remembered of it."""
         first = request.session_id
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)
-        upstream.forward(Pending(request.method, request.id, first, finish), params)
+        upstream.forward(Pending(request.method, request.id, first, finish), params if sent is None else sent)
         held = self._client.attachments.get(first) if first is not None else None
         if first is not None:
             self._client.services.router.use(self._client.realm.key, first)

@@ -8,7 +8,7 @@ gateway.unloading and gateway.reattach.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,8 +59,9 @@ class Resident:
 class Residents:
     """All held sessions of this gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, note_gone: Callable[[str, str], None] = lambda _realm, _session_id: None) -> None:
         self._residents: dict[Key, Resident] = {}
+        self._note_gone = note_gone
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -89,6 +90,12 @@ class Residents:
             resident.holders.pop(client.number, None)
             if not resident.holders:
                 del self._residents[key]
+                # Not at once: a session that goes from one link to another is held by neither for a moment.
+                asyncio.get_running_loop().call_soon(self._settle_gone, key)
+
+    def _settle_gone(self, key: Key) -> None:
+        if key not in self._residents:
+            self._note_gone(*key)
 
 
 def _is_at_work(holder: Holder) -> bool:

@@ -20,6 +20,7 @@ from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.relay import Relay
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import PeekParams
+from aerodrome.transport import tls
 from aerodrome.transport.link import Link
 
 #: Members of `connect` that would have one tenant told about, or act for, a whole runtime.
@@ -47,8 +48,12 @@ class TenantGateway:
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""
-        greeting = await handshake.greet(link, self._admission, self._services.settings)
+        greeting = await handshake.greet(link, self._admission, self._services.settings, self._services.audit)
         if greeting is None:
+            return
+        tenant = greeting.principal.owner.tenant
+        if self._services.settings.client_names_tenant and tenant not in tls.names_in(link.certificate):
+            link.send(handshake.answer_error(greeting.request_id, errors.AuthenticationFailed()))
             return
         introduction = dict(greeting.params)
         if greeting.principal.policy.access is Access.GUARDED:

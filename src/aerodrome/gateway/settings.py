@@ -21,6 +21,8 @@ class GatewaySettings:
     #: A client that leaves its events unread this long loses its link: the runtime would buffer them without limit.
     stall_seconds: float = 60.0
     connect_seconds: float = 10.0
+    #: Whether a client's certificate must name the tenant that its token proves.
+    client_names_tenant: bool = False
     #: How often the principals of open links are looked up: revoked ones lose their links within this and a moment.
     principals_seconds: float = 1.0
     #: Sessions live in one runtime at once; past it the least recently used idle one is evicted. 0: no cap.

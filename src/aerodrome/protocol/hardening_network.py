@@ -13,6 +13,7 @@ from typing import Any
 from aerodrome import errors
 from aerodrome.core.policy import Policy
 from aerodrome.protocol import hardening_rules as rules
+from aerodrome.protocol import named_providers
 from aerodrome.protocol.hardening_rules import Params, Rule
 
 _PROVIDER_TYPES = (None, "openai", "azure", "anthropic")
@@ -66,6 +67,8 @@ def provider(name: str, value: Any, policy: Policy) -> Any:
     if value is None:
         return None
     wanted = rules.as_object(name, value)
+    if named_providers.name_of(wanted) is not None:
+        return named_providers.check({"provider": wanted}, policy)["provider"]
     if wanted.get("apiKeyCommand"):
         raise rules.refusal(f"{name}.apiKeyCommand", "commands on the host")
     if wanted.get("type") not in _PROVIDER_TYPES:

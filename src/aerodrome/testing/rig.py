@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aerodrome.adapters.memory.audit import MemoryAuditLog
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
@@ -23,22 +24,24 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings, OpenRealms
-from aerodrome.gateway import admission
+from aerodrome.gateway import admission, audit
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.deletion import Presence
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.principal_watch import PrincipalWatch
-from aerodrome.gateway.reaper import Presence, ReaperSettings, SessionReaper
+from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.issuers import IssuerKeys
@@ -54,6 +57,10 @@ TENANTS = {
     "team": Policy(Isolation.TENANT),
     "shared": Policy(Isolation.SHARED),
     "other": Policy(Isolation.SHARED),
+    "supplied": Policy(Isolation.USER, Trust.FULL, ("*",), provider="house", provider_names=("other",)),
+    "supplied-shared": Policy(Isolation.SHARED, provider="house", provider_names=("other",)),
+    "supplied-patient": Policy(Isolation.USER, Trust.FULL, client_loss=ClientLoss.FINISH, provider="house"),
+    "signed-in": Policy(Isolation.USER, Trust.FULL, github=GitHubAccess.STORED),
     "patient": Policy(Isolation.USER, Trust.FULL, ("*",), client_loss=ClientLoss.FINISH),
     "patient-shared": Policy(Isolation.SHARED, client_loss=ClientLoss.FINISH),
 }
@@ -77,7 +84,13 @@ class Baseline:
 class Rig:
     """A gateway that listens; see `open_rig`."""
 
-    def __init__(self, host: RuntimeHost, fleet_settings: FleetSettings, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        host: RuntimeHost,
+        fleet_settings: FleetSettings,
+        settings: GatewaySettings,
+        supplier: Supplier | None = None,
+    ) -> None:
         self.clock = SystemClock()
         self.host = host
         self.pool = RuntimePool(host, fleet_settings)
@@ -96,7 +109,9 @@ class Rig:
             ConnectionTokenVerifier(self.keys, MASTER_KEY, TERMS),
             IssuerVerifier(self.issuers),
         )
-        services = Services(self.pool, self.ownership, self.router, settings)
+        self.audit_log = MemoryAuditLog()
+        auditor = audit.Auditor(self.audit_log)
+        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
@@ -185,6 +200,7 @@ class Rig:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
         await self.caretaker.aclose()
+        self.services.audit.close()
         await self.pool.aclose()
 
 
@@ -205,10 +221,15 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
 
 @asynccontextmanager
 async def open_rig(
-    host: RuntimeHost, fleet: FleetSettings, settings: GatewaySettings | None = None
+    host: RuntimeHost,
+    fleet: FleetSettings,
+    settings: GatewaySettings | None = None,
+    supplier: Supplier | None = None,
 ) -> AsyncIterator[Rig]:
     """Run a gateway over a host for the length of a block."""
-    rig = Rig(host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0))
+    rig = Rig(
+        host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0), supplier
+    )
     try:
         rig.address = await rig.listener.start()
         rig.start()

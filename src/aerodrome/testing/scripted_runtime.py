@@ -362,6 +362,7 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.metadata.activity": ScriptedRuntime._activity,
     "session.model.switchTo": ScriptedRuntime._setting,
     "session.permissions.setApproveAll": ScriptedRuntime._setting,
+    "session.provider.add": ScriptedRuntime._setting,
     "session.skills.disable": ScriptedRuntime._setting,
 }
 

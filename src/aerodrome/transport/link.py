@@ -42,6 +42,7 @@ class Link(asyncio.Protocol):
         self._reading_paused = False
         self._ended = False
         self._stays_half_open = False
+        self._is_encrypted = False
         self._has_eof = False
         self._take_bytes: Callable[[bytes], None] | None = None
         self._take_end: Callable[[], None] = _nothing
@@ -55,6 +56,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Tune the socket and tell the owner."""
         self._transport = cast("asyncio.Transport", transport)
+        self._is_encrypted = self._transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         self._quickack = _tune(self._transport.get_extra_info("socket"))
         if self._on_open is not None:
@@ -80,8 +82,8 @@ class Link(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Treat a half-closed peer as gone, unless the owner asked for more."""
-        if not self._stays_half_open:
-            return False
+        if not self._stays_half_open or self._is_encrypted:
+            return False  # asyncio knows no half-closed TLS: it closes both ways
         self._has_eof = True
         self._wake()
         self._take_end()
@@ -116,6 +118,17 @@ class Link(asyncio.Protocol):
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "?"
 
     @property
+    def transport(self) -> asyncio.BaseTransport:
+        """Return what carries it, to ask the kernel about; it is open once the owner was told."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def certificate(self) -> object:
+        """Return the peer's verified certificate as `ssl` says it; None without one."""
+        return self._transport.get_extra_info("peercert") if self._transport else None
+
+    @property
     def is_closing(self) -> bool:
         """Say whether this link sends no more."""
         return self._ended or self._transport is None or self._transport.is_closing()
@@ -124,6 +137,18 @@ class Link(asyncio.Protocol):
     def is_stalled(self) -> bool:
         """Say whether the peer reads too slowly: `drain` would wait."""
         return self._writable is not None
+
+    def set_option(self, level: int, option: int, value: int) -> None:
+        """Set an option of the socket, where there is one."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        if sock is not None:
+            sock.setsockopt(level, option, value)
+
+    def limit_reading(self, high_bytes: int) -> None:
+        """Bound what an encrypted link's transport keeps of a peer while the link is not read."""
+        set_limits = getattr(self._transport, "set_read_buffer_limits", None)
+        if set_limits is not None:
+            set_limits(high=high_bytes)
 
     def limit_frames(self, max_frame_bytes: int) -> None:
         """Change the limit for frames whose header has not come yet."""

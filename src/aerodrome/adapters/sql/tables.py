@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0002"
+REVISION = "0003"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -53,4 +53,16 @@ KEYS = sa.Table(
     sa.Column("revoked_at", sa.Double),
     sa.Column("scopes", sa.Text, nullable=False, server_default="connect"),
     sa.Index(None, "tenant_name"),
+)
+
+#: `sealed` is opened with the master key only (core.envelope).
+GITHUB_TOKENS = sa.Table(
+    "github_tokens",
+    METADATA,
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("sealed", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("can_refresh", sa.Integer, nullable=False),
 )

@@ -1,0 +1,66 @@
+"""An ASGI application on a TCP port of this process, for the length of its owner's life.
+
+Not the place of an application: it carries any. Signals stay with the gateway, which uvicorn would take for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_STOP_SECONDS = 5.0
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+class AsgiServer:
+    """Serves an application until it is closed."""
+
+    def __init__(self, application: ASGIApp, max_connections: int) -> None:
+        # A request over the limit is answered 503 by uvicorn itself.
+        config = uvicorn.Config(
+            application,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=max_connections,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Listen; return the port.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        listening = socket.create_server((host, port), backlog=1024)
+        # Accepted sockets inherit it; asyncio itself sets it on some only, and then an answer's parts wait 40 ms for each other.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._serving = asyncio.create_task(self._server.serve([listening]), name="http server")
+        return int(listening.getsockname()[1])
+
+    async def aclose(self) -> None:
+        """Stop listening and end what is under way; idempotent."""
+        serving, self._serving = self._serving, None
+        if serving is None:
+            return
+        self._server.should_exit = True
+        _, late = await asyncio.wait((serving,), timeout=_STOP_SECONDS)
+        if late:
+            serving.cancel()
+            await asyncio.wait((serving,))

@@ -1,0 +1,208 @@
+"""Erasing: what the search for traces finds, and that a user of whom something is left is never said to be erased."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.people import SqlPersonStore
+from aerodrome.admin import erasure, traces
+from aerodrome.admin.erasure import Eraser
+from aerodrome.admin.operations import Operations
+from aerodrome.admin.server import AdminServer
+from aerodrome.admin.traces import Bounds
+from aerodrome.admin.views import Facts
+from aerodrome.cli.main import app
+from aerodrome.core import identity
+from aerodrome.core.audit import Action, Outcome
+from aerodrome.core.identity import Owner
+from aerodrome.fleet import spec
+from aerodrome.testing import rig as rigs
+from aerodrome.testing.scripted_host import ScriptedHost
+
+FACTS = Facts("tenants", "127.0.0.1:1", "state", 50, 120, 60.0, 300.0, 30.0)
+ID = "46128bcc-2859-46da-94b4-0d072da1d84b"
+
+
+@asynccontextmanager
+async def opened(directory) -> AsyncIterator[tuple[rigs.Rig, SqlPersonStore, SqlKeyStore]]:
+    """A gateway whose admin socket can erase."""
+    async with rigs.open_rig(ScriptedHost(), rigs.fleet_settings(directory)) as rig:
+        database = await engine.open_database(f"sqlite:///{directory / 'aerodrome.db'}")
+        server = AdminServer(directory)
+        try:
+            await migrate.migrate(database)
+            people = SqlPersonStore(database)
+            eraser = Eraser(erasure.Site(directory, rig.pool, rig.services, people, rig.gateway))
+            assert await server.start(Operations(rig.pool, FACTS, rig.gateway, None, eraser=eraser))
+            yield rig, people, SqlKeyStore(database)
+        finally:
+            await server.aclose()
+            await database.aclose()
+
+
+async def command(directory, *arguments: str):
+    words = ["tenant", "erase", *arguments, "--state-directory", str(directory)]
+    return await asyncio.to_thread(CliRunner().invoke, app, words)
+
+
+@pytest.mark.parametrize("tenant", ["alone", "shared"])
+async def test_a_user_with_an_open_link_and_a_turn_is_erased_and_told_so(tmp_path, tenant):
+    async with opened(tmp_path) as (rig, _, keys):
+        await keys.add(identity.create_key(Owner(tenant, "ann"), 0.0)[0])
+        ann, bob = await rig.client(tenant, "ann"), await rig.client(tenant, "bob")
+        await ann.call("session.create", {"sessionId": ID, "model": "demo"})
+        await bob.call("session.create", {"sessionId": "bobs", "model": "demo"})
+        await ann.call("session.send", {"sessionId": ID, "prompt": "[hold]"})
+        done = await command(tmp_path, tenant, "ann", "--yes")
+        assert (done.exit_code, done.exception) == (0, None)
+        assert f"{tenant}/ann: 1 links closed, 1 sessions deleted" in done.output
+        assert "rows removed: 1 of keys" in done.output
+        await ann.wait_closed()
+        assert await rig.registry.find(ID) is None
+        assert (await bob.call("ping"))["protocolVersion"] == 3
+        assert await rig.registry.find("bobs") is not None
+        finished = [entry for entry in rig.audit_log.entries if entry.action is Action.ERASE_FINISH]
+        assert [entry.outcome for entry in finished] == [Outcome.DONE]
+
+
+async def test_turns_that_a_link_left_are_ended_with_their_user(tmp_path):
+    async with opened(tmp_path) as (rig, _, _keys):
+        ann = await rig.client("patient-shared", "ann")
+        await ann.call("session.create", {"sessionId": ID, "model": "demo"})
+        await ann.call("session.send", {"sessionId": ID, "prompt": "[hold]"})
+        await ann.wait_until(lambda: ann.events(ID).count("assistant.turn_start") >= 1)
+        await ann.aclose()
+        await rig.settled(lambda: len(rig.services.finishing) == 1)
+        done = await command(tmp_path, "patient-shared", "ann", "--yes")
+        assert done.exit_code == 0
+        assert len(rig.services.finishing) == 0
+        assert await rig.registry.find(ID) is None
+
+
+async def test_what_is_left_is_named_the_exit_code_says_so_and_so_does_the_audit_log(tmp_path):
+    async with opened(tmp_path) as (rig, _, _keys):
+        ann = await rig.client("shared", "ann")
+        await ann.call("session.create", {"sessionId": ID, "model": "demo"})
+        (tmp_path / "left-over.log").write_text(f"session {ID} was here")
+        (tmp_path / "realms" / f"{ID}.bak").parent.mkdir(exist_ok=True)
+        (tmp_path / "realms" / f"{ID}.bak").mkdir()
+        done = await command(tmp_path, "shared", "ann", "--yes")
+        assert done.exit_code == 1
+        assert "LEFT: left-over.log (its content)" in done.output
+        assert f"LEFT: realms/{ID}.bak (its name)" in done.output
+        (finished,) = [entry for entry in rig.audit_log.entries if entry.action is Action.ERASE_FINISH]
+        assert finished.outcome is Outcome.FAILED
+        (tmp_path / "left-over.log").unlink()
+        (tmp_path / "realms" / f"{ID}.bak").rmdir()
+        assert (await command(tmp_path, "shared", "ann", "--yes")).exit_code == 0
+
+
+async def test_a_session_that_its_runtime_does_not_delete_is_left_with_its_record(tmp_path, monkeypatch):
+    async with opened(tmp_path) as (rig, _, _keys):
+        ann = await rig.client("shared", "ann")
+        await ann.call("session.create", {"sessionId": ID, "model": "demo"})
+
+        async def refuse(session_id: str, link) -> str:
+            return "the disk is read-only"
+
+        monkeypatch.setattr(erasure.deletion, "_delete", refuse)
+        done = await command(tmp_path, "shared", "ann", "--yes")
+        assert done.exit_code == 1
+        assert f"LEFT: session {ID} in realm shared: failed" in done.output
+        assert await rig.registry.find(ID) is not None
+
+
+async def test_without_yes_it_asks_and_no_is_no(tmp_path):
+    async with opened(tmp_path) as (rig, _, _keys):
+        await (await rig.client("shared", "ann")).call("session.create", {"sessionId": ID, "model": "demo"})
+        done = await command(tmp_path, "shared", "ann")
+        assert done.exit_code == 1
+        assert "for good?" in done.output
+        assert await rig.registry.find(ID) is not None
+
+
+async def test_a_users_own_realm_is_removed_whole(tmp_path):
+    async with opened(tmp_path) as (rig, _, _keys):
+        await (await rig.client("alone", "ann")).call("session.create", {"sessionId": ID, "model": "demo"})
+        realm = rigs.placement.realm_of(Owner("alone", "ann"), rigs.TENANTS["alone"])
+        root = spec.directories_of(realm, tmp_path).root
+        (root / "home").mkdir(parents=True, exist_ok=True)
+        (root / "home" / "notes").write_text("hers")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (root / "home" / "way-out").symlink_to(outside)
+        assert (await command(tmp_path, "alone", "ann", "--yes")).exit_code == 0
+        assert not root.exists()
+        assert outside.exists()
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+async def test_rows_leave_nothing_in_the_files_after_a_purge(tmp_path):
+    async with opened(tmp_path) as (_, people, keys):
+        for user in ("ann-canary", "bob"):
+            for _ in range(50):
+                await keys.add(identity.create_key(Owner("acme", user), 0.0)[0])
+        assert await people.count(Owner("acme", "ann-canary")) == {"keys": 50}
+        assert await people.erase(Owner("acme", "ann-canary")) == {"keys": 50}
+        assert await people.erase(Owner("acme", "ann-canary")) == {}
+        await people.purge()
+        for path in tmp_path.glob("aerodrome.db*"):
+            assert b"ann-canary" not in path.read_bytes()
+        assert len(await keys.list_all("acme")) == 50
+        assert await people.list_users("acme") == ["bob"]
+
+
+# -- the search -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [0, 1024 * 1024 - 10, 3 * 1024 * 1024])
+def test_an_id_is_found_wherever_it_stands_in_a_file(tmp_path, before):
+    (tmp_path / "big").write_bytes(b"x" * before + ID.encode() + b"x" * 100)
+    assert traces.search(tmp_path, [ID]).found == ["big (its content)"]
+
+
+def test_an_id_is_found_in_names_of_files_directories_and_links(tmp_path):
+    (tmp_path / f"{ID}.lock").touch()
+    (tmp_path / ID).mkdir()
+    (tmp_path / f"to-{ID}").symlink_to("/nowhere")
+    assert len(traces.search(tmp_path, [ID]).found) == 3
+
+
+def test_a_short_id_or_name_is_no_part_of_a_longer_one(tmp_path):
+    (tmp_path / "text").write_text("acme/anna, chatter, acme/ann.b")
+    (tmp_path / "chatter").touch()
+    assert traces.search(tmp_path, ["acme/ann", "chat"]).found == []
+    (tmp_path / "text").write_text("user:acme/ann ")
+    (tmp_path / "chat").touch()
+    assert sorted(traces.search(tmp_path, ["acme/ann", "chat"]).found) == ["chat (its name)", "text (its content)"]
+
+
+def test_many_ids_are_found_each(tmp_path):
+    ids = [f"{number:08d}-2859-46da-94b4-0d072da1d84b" for number in range(1000)]
+    (tmp_path / "one").write_text(ids[0])
+    (tmp_path / "last").write_text(ids[-1])
+    assert len(traces.search(tmp_path, ids).found) == 2
+
+
+@pytest.mark.parametrize("bounds", [Bounds(files=1), Bounds(content_bytes=5)])
+def test_a_search_that_reaches_its_bounds_says_so(tmp_path, bounds):
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"0123456789")
+    assert traces.search(tmp_path, [ID], bounds).is_complete is False
+    assert traces.search(tmp_path, [ID]).is_complete is True
+
+
+def test_links_are_not_followed(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "elsewhere").write_text(ID)
+    (tmp_path / "state" / "link").symlink_to(tmp_path / "elsewhere")
+    assert traces.search(tmp_path / "state", [ID]).found == []
