@@ -32,6 +32,7 @@ from aerodrome.admin.server import AdminServer
 from aerodrome.admin.views import Facts
 from aerodrome.clock import SystemClock
 from aerodrome.core.backoff import Backoff
+from aerodrome.core.identity import Tenant
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
@@ -42,6 +43,7 @@ from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
@@ -50,9 +52,13 @@ from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits
+from aerodrome.reloading import Reloader
 from aerodrome.settings import RuntimeSection, Settings
 
 _log = structlog.get_logger()
+
+#: Whether runtimes whose tools reach the host are held by a sandbox; without one, `host_tools` of a policy is not given.
+HAS_SANDBOX = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Application:
     stores: Stores | None
     runtime_path: str | None
     services: Services | None
+    policies: PolicyWatch | None = None
+    reloader: Reloader | None = None
 
 
 @asynccontextmanager
@@ -94,9 +102,14 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, ask_to_drain: Callable[[], None] | None = None
+    settings: Settings,
+    ask_to_drain: Callable[[], None] | None = None,
+    load: Callable[[], Settings] | None = None,
 ) -> AsyncIterator[Application]:
-    """Build and start everything; stop it in the opposite order. `ask_to_drain` does what a signal does, for operators."""
+    """Build and start everything; stop it in the opposite order. `ask_to_drain` does what a signal does, for operators.
+
+    `load` reads the settings again, for reloads; without it there are none.
+    """
     _raise_file_limit()
     async with AsyncExitStack() as stack:
         admin = AdminServer(settings.state_directory)
@@ -110,35 +123,64 @@ async def open_application(
         gateway_settings = _gateway_settings(settings, found)
         stores: Stores | None = None
         gateway: TenantGateway | None = None
+        policies: PolicyWatch | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
+            gateway, policies = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
         listener = Listener(serve, gateway_settings)
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
+        reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
         if isinstance(fleet, RuntimePool):
-            await admin.start(Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain))
+            operations = Operations(fleet, _facts(settings, f"{host}:{port}"), gateway, ask_to_drain)
+            operations.reload = reloader.reload if reloader is not None else None
+            await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
-        yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
+        path = str(found.entry) if found else None
+        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
 
 
-async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once. `ready` is called once links are accepted."""
+async def run(
+    settings: Settings,
+    ready: Callable[[Application], Awaitable[None]],
+    load: Callable[[], Settings] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once. `ready` is called once links are accepted.
+
+    SIGHUP reads the settings again with `load`.
+    """
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with open_application(settings, lambda: signals.put_nowait(signal.SIGTERM)) as application:
+    async with open_application(settings, lambda: signals.put_nowait(signal.SIGTERM), load) as application:
+        reloads = _listen_for_reloads(application.reloader)
         await ready(application)
         await signals.get()
         await _drain(application, settings.drain_seconds, signals)
+        for task in list(reloads):
+            await _end_task(task)
+
+
+def _listen_for_reloads(reloader: Reloader | None) -> set[asyncio.Task[None]]:
+    """Reload at SIGHUP, which would end the process otherwise; return the reloads under way."""
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    def reload() -> None:
+        if reloader is not None:
+            task = loop.create_task(reloader.reload_by_signal(), name="reload")
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    return tasks
 
 
 async def _drain(application: Application, seconds: float, signals: asyncio.Queue[int]) -> None:
@@ -184,7 +226,7 @@ def run_loop(work: Awaitable[None]) -> None:
 
 async def _for_tenants(
     settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
-) -> TenantGateway:
+) -> tuple[TenantGateway, PolicyWatch]:
     clock = SystemClock()
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
     flushing = asyncio.create_task(
@@ -203,7 +245,19 @@ async def _for_tenants(
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
     admission = KeyAdmission(stores.keys, stores.tenants, configured, clock)
-    return TenantGateway(services, admission)
+    gateway = TenantGateway(services, admission)
+    return gateway, _watch_policies(gateway, configured, stores, stack)
+
+
+def _watch_policies(
+    gateway: TenantGateway, configured: dict[str, Tenant], stores: Stores, stack: AsyncExitStack
+) -> PolicyWatch:
+    """Keep policies current; `configured` is the mapping in which everyone looks tenants up, changed in place."""
+    fleet = gateway.services.fleet
+    watch = PolicyWatch(gateway, configured, stores.tenants, fleet.handles if isinstance(fleet, RuntimePool) else list)
+    watching = asyncio.create_task(watch.run(gateway.services.settings.policy_seconds), name="policy watch")
+    stack.push_async_callback(_end_task, watching)
+    return watch
 
 
 def _transparent(settings: Settings, fleet: Fleet, gateway_settings: GatewaySettings) -> Serve:
@@ -302,6 +356,7 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
         hibernate_seconds=settings.runtime.idle_seconds,
+        has_sandbox=HAS_SANDBOX,
     )
 
 

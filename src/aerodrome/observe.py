@@ -13,7 +13,7 @@ import structlog
 
 #: What each event means; a test holds the code to this list.
 EVENTS: dict[str, str] = {
-    "admin.called": "an operator drains, cordons, evicts or recycles through the admin socket",
+    "admin.called": "an operator drains, cordons, evicts, recycles or reloads through the admin socket",
     "admin.failed": "a verb of the admin socket failed unexpectedly",
     "admin.rejected": "a process may not use the admin socket: another user's, or one too many",
     "admin.unavailable": "the admin socket cannot be had; the gateway serves without it",
@@ -25,11 +25,18 @@ EVENTS: dict[str, str] = {
     "gateway.stopped": "the gateway has stopped and left no process behind",
     "gateway.stopping": "a signal or an operator asked the gateway to stop",
     "limits.unheld": "this host cannot hold a limit that runtimes are to have; said once for each",
+    "link.closed_by_policy": "a link was closed because its tenant's runtimes are others now, or the tenant is removed",
     "link.failed": "serving a client link failed unexpectedly",
     "link.left_turns": "a client left while turns of it run; they go on without it",
     "link.rejected": "a new link was refused before any cost",
     "link.turns_cut": "turns without their client took too long and were ended",
     "orphans.collected": "processes that an earlier gateway left behind were killed at start",
+    "policy.refused": "a tenant's policy in the database is wrong; the one before stays in force for open links",
+    "policy.reload_failed": "a changed configuration file is wrong; everything stays as it was",
+    "policy.reloaded": "the configuration file was read again, its tenants are in force",
+    "policy.tool_refused": "the runtime asked for a client's tool that policy denies, and was refused in the client's place",
+    "policy.turn_aborted": "policy does not allow any more what a session at work was opened with; its turn was aborted",
+    "policy.unread": "the tenants of the database could not be read; policies stay as they are",
     "reaper.pass_failed": "expired sessions could not be looked for; the next pass tries again",
     "reaper.pass_finished": "every expired session was looked at once",
     "reaper.realm_failed": "no runtime of a realm could delete its expired sessions; the next pass tries again",

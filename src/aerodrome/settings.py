@@ -19,9 +19,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
-from aerodrome.core import duration, identity
+from aerodrome.core import identity, policy_document
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, Isolation, Trust
 
 _PREFIX = "AERODROME_"
 _SECRETS = ("client_token", "upstream_token")
@@ -86,17 +86,32 @@ class SessionsSection(_Section):
     reap_dry_run: bool = False
 
 
-class TenantSection(_Section):
-    """`[tenants.NAME]`: one tenant's policy."""
+class UserSection(_Section):
+    """`[tenants.NAME.users."USER"]`: what differs for one user; only what is given counts (core.policy_document)."""
 
-    isolation: Isolation = Isolation.USER
-    trust: Trust = Trust.LIMITED
     providers: tuple[str, ...] = ()
     mcp_servers: tuple[str, ...] = ()
     #: Seconds, or words such as "30d"; checked with the tenant, so that an error says so in one line.
     session_idle_ttl: Any = None
     session_max_age: Any = None
     client_loss: ClientLoss = ClientLoss.CLOSE
+    models: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    max_sessions_per_user: int = Field(default=0, ge=0)
+    max_turns_per_user: int = Field(default=0, ge=0)
+    work_root: str = ""
+    egress: tuple[str, ...] = ()
+    host_tools: bool = False
+
+
+class TenantSection(UserSection):
+    """`[tenants.NAME]`: one tenant's policy."""
+
+    isolation: Isolation = Isolation.USER
+    trust: Trust = Trust.LIMITED
+    max_sessions_per_tenant: int = Field(default=0, ge=0)
+    max_turns_per_tenant: int = Field(default=0, ge=0)
+    users: dict[str, UserSection] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):
@@ -203,19 +218,16 @@ def is_loopback(host: str) -> bool:
 
 def _tenant(name: str, section: TenantSection) -> Tenant:
     where = f"tenants.{name}"
-    providers = tuple(check_url(f"{where}.providers", url) for url in section.providers)
-    mcp_servers = tuple(check_url(f"{where}.mcp_servers", url) for url in section.mcp_servers)
-    idle, age = section.session_idle_ttl, section.session_max_age
-    policy = Policy(
-        section.isolation,
-        section.trust,
-        providers,
-        mcp_servers,
-        None if idle is None else duration.check(f"{where}.session_idle_ttl", idle),
-        None if age is None else duration.check(f"{where}.session_max_age", age),
-        section.client_loss,
-    )
-    return Tenant(identity.check_name("tenant", name), policy, source="config")
+    users = {
+        identity.check_name("user", user): policy_document.override_of(f"{where}.users.{user}", _said(override))
+        for user, override in section.users.items()
+    }
+    policy = policy_document.policy_of(where, _said(section))
+    return policy_document.check_tenant(where, Tenant(identity.check_name("tenant", name), policy, "config", users))
+
+
+def _said(section: UserSection) -> dict[str, Any]:
+    return {word: getattr(section, word) for word in section.model_fields_set if word in policy_document.WORDS}
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle. What carries them is admin.server.
+"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle, reload. What carries them is admin.server.
 
 One table of verbs: method name -> the form of its params and the function. Deliberately no policy of its own: a drain is the
 signal's, a cordon the pool's, an eviction gateway.unloading's. Under the transparent policy there is no `gateway`: runtimes and
@@ -116,7 +116,10 @@ class Operations:
             "cordon": Verb(Cordon, self._cordon, changes=True),
             "evict": Verb(Evict, self._evict, changes=True),
             "recycle": Verb(Recycle, self._recycle, changes=True),
+            "reload": Verb(Nothing, self._reload, changes=True),
         }
+        #: Reads the configuration again; None where there is nothing to read.
+        self.reload: Callable[[], Awaitable[Any]] | None = None
 
     async def call(self, method: str, params: dict[str, Any], notify: Notify, caller: str) -> Any:
         """Do what a request asks; return its result.
@@ -222,6 +225,11 @@ class Operations:
         if wanted.wait:
             await asyncio.shield(task)  # who stops watching does not stop it
         return {"runtimes": [handle.runtime_id for handle in handles], "left": sorted(left)}
+
+    async def _reload(self, _: Nothing, _notify: Notify) -> Any:
+        if self.reload is None:
+            raise errors.PolicyRejected("this gateway has no tenants of a configuration that could be read again")
+        return await self.reload()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="recycling")

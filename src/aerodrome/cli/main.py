@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import demo, key, operate, runtime, serve, session, show, tenant
+from aerodrome.cli import demo, key, operate, policy, runtime, serve, session, show, tenant
 
 app = typer.Typer(
     name="aerodrome",
@@ -27,8 +27,10 @@ app.command("drain")(operate.drain)
 app.command("cordon")(operate.cordon)
 app.command("evict")(operate.evict)
 app.command("recycle")(operate.recycle)
+app.command("reload")(operate.reload)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
+app.add_typer(policy.app, name="policy")
 app.add_typer(session.app, name="session")
 app.add_typer(runtime.app, name="runtime")
 

@@ -57,7 +57,7 @@ class KeyAdmission:
         tenant = self._configured.get(key.owner.tenant) or await self._tenants.find(key.owner.tenant)
         if tenant is None:
             raise errors.AuthenticationFailed
-        return Principal(key.owner, tenant.policy, key.key_id)
+        return Principal(key.owner, tenant.policy_for(key.owner.user), key.key_id)
 
 
 class FixedAdmission:

@@ -42,6 +42,17 @@ class Finishing:
     def __len__(self) -> int:
         return len(self._left)
 
+    @property
+    def clients(self) -> list[Client]:
+        """Return the clients that have left and whose turns go on."""
+        return list(self._left)
+
+    def cut(self, client: Client) -> None:
+        """End the turns that a client left; does nothing if they have ended."""
+        task = self._left.get(client)
+        if task is not None:
+            task.cancel()
+
     def take(self, client: Client, release: Callable[[Client], Awaitable[None]]) -> bool:
         """Keep what serves a client whose link has ended, if policy says so and a turn of it runs; `release` ends it later."""
         if client.principal.policy.client_loss is not ClientLoss.FINISH or not client.turns:

@@ -18,7 +18,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
-from aerodrome.gateway import calls, reattach, virtual
+from aerodrome.gateway import calls, limits, model_lists, reattach, tightening, virtual
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, methods, missing, replays
@@ -228,6 +228,10 @@ class Relay:
         held = client.attachments.get(request.session_id or "")
         if held is not None and request.method in TURN_STARTS:
             await held.wait_restricted()
+        if held is not None and request.method in tightening.BEGINNINGS and tightening.is_stale(client, held):
+            await tightening.restrict(client, held)
+        if row is not None and row.born_ids:
+            await limits.check_birth(client)
         if await self._is_detach_of_absent(request):
             return
         session_id = request.session_id
@@ -235,6 +239,8 @@ class Relay:
             self._park(session_id, request)
             return
         upstream = await self._upstream_of(request)
+        if held is not None and client.access is Access.GUARDED:
+            await model_lists.extend(held, upstream, request.method, params)
         # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
         raw = request.params if client.access is Access.OPEN else messages.encode(params)
         self._forward(upstream, request, raw)
@@ -273,6 +279,8 @@ class Relay:
 
     def _forward(self, upstream: Upstream, request: Request, params: Params) -> None:
         first = request.session_id
+        if first is not None and request.method in TURN_STARTS:
+            limits.check_turn(self._client, first)
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)

@@ -61,6 +61,8 @@ class Residents:
 
     def __init__(self) -> None:
         self._residents: dict[Key, Resident] = {}
+        #: The same by the tenant whose they are, so that counting one's costs nothing for the others.
+        self._by_tenant: dict[str, dict[Key, Resident]] = {}
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -72,12 +74,17 @@ class Residents:
         """Return the session if any link holds it."""
         return self._residents.get((realm, session_id))
 
+    def of_tenant(self, tenant: str) -> Iterator[Resident]:
+        """Yield the held sessions of a tenant."""
+        return iter(list(self._by_tenant.get(tenant, {}).values()))
+
     def hold(self, client: Client, held: Attachment) -> None:
         """Note that a link opened a session; opening it again makes it the latest."""
         key = (client.realm.key, held.session_id)
         resident = self._residents.get(key)
         if resident is None:
             resident = self._residents[key] = Resident(*key)
+            self._by_tenant.setdefault(client.owner.tenant, {})[key] = resident
         resident.holders.pop(client.number, None)
         resident.holders[client.number] = Holder(client, held)
 
@@ -89,6 +96,10 @@ class Residents:
             resident.holders.pop(client.number, None)
             if not resident.holders:
                 del self._residents[key]
+                of_tenant = self._by_tenant[client.owner.tenant]
+                del of_tenant[key]
+                if not of_tenant:
+                    del self._by_tenant[client.owner.tenant]
 
 
 def _is_at_work(holder: Holder) -> bool:
