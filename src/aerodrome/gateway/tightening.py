@@ -19,7 +19,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access, Policy
-from aerodrome.gateway import unloading
+from aerodrome.gateway import model_lists, unloading
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Opening
 from aerodrome.protocol import hardening, messages
 from aerodrome.protocol.messages import Peek, PeekParams
@@ -87,6 +87,8 @@ def renew(client: Client, held: Attachment) -> None:
     held.options = {**hardening.OPTIONS_AFTER_OPEN, **(options or {})}
     hardened = {key: (method, _harden_again(method, said, policy)) for key, (method, said) in held.replays.items()}
     held.replays = {key: (method, said) for key, (method, said) in hardened.items() if said is not None}
+    for method, said in [("session.options.update", held.options), *held.replays.values()]:
+        model_lists.add(held, method, said)
     held.opening = Opening(asked, policy)
 
 
@@ -110,8 +112,9 @@ def refuse_tool(client: Client, peek: Peek, body: bytes) -> dict[str, Any] | Non
     data = asked["event"].get("data") or {}
     if client.principal.policy.judge_tool(f"custom:{data.get('toolName')}").is_allowed:
         return None
-    error = "this tool is refused by the policy of the tenant"
-    return {"sessionId": params.sessionId, "requestId": data.get("requestId"), "error": error}
+    # Not an `error`, of which a model is told no more than that there was one (measured).
+    result = {"textResultForLlm": "this tool is refused by the policy of the tenant", "resultType": "denied"}
+    return {"sessionId": params.sessionId, "requestId": data.get("requestId"), "result": result}
 
 
 async def _tell(client: Client, held: Attachment) -> None:

@@ -28,6 +28,7 @@ from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.reaper import Presence, ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
@@ -73,10 +74,12 @@ class Rig:
         self.keys = MemoryKeyStore()
         self.ownership = Ownership(self.registry, self.clock, settings.ownership_cache_seconds)
         self.router = Router()
-        tenants = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
-        admission = KeyAdmission(self.keys, MemoryTenantStore(self.keys, self.clock), tenants, self.clock)
+        tenants = self.configured = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
+        self.tenants = MemoryTenantStore(self.keys, self.clock)
+        admission = KeyAdmission(self.keys, self.tenants, tenants, self.clock)
         services = Services(self.pool, self.ownership, self.router, settings)
         self.gateway = TenantGateway(services, admission)
+        self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.caretaker = Caretaker(services)
         self.listener = Listener(self.gateway.serve, settings)
