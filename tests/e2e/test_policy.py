@@ -156,7 +156,9 @@ async def test_tightening_in_the_middle_of_a_turn_keeps_the_client_from_being_ca
     await program.get("session.tools.handlePendingToolCall", answer)
 
     assert "refused by the policy" in await program.finish_turn(session)
-    assert [body for body in program.unasked if b"external_tool.requested" in body and b'"toolName":"fact"' in body] == []
+    assert [
+        body for body in program.unasked if b"external_tool.requested" in body and b'"toolName":"fact"' in body
+    ] == []
     assert await program.turn(session, "[tools]") == "other"
 
 

@@ -128,8 +128,6 @@ class PolicyWatch:
 
     def _close(self, client: Client, policy: Policy, reason: str) -> None:
         """Close a link; a turn of it ends too, whatever client loss says, for it runs where it may not."""
-        if client.link.is_closing and client not in self._gateway.services.finishing.clients:
-            return
         _log.info("link.closed_by_policy", link=client.number, tenant=client.owner.tenant, reason=reason)
         client.principal = replace(client.principal, policy=replace(policy, client_loss=ClientLoss.CLOSE))
         self._gateway.services.finishing.cut(client)
@@ -141,7 +139,8 @@ class PolicyWatch:
                 self._gateway.services.fleet.cordon(handle, REASON)
 
     def _clients(self) -> Iterator[Client]:
-        yield from self._gateway.clients
+        """Yield the clients that are there, or have left turns; one whose link is closing is followed when it is neither."""
+        yield from (client for client in self._gateway.clients if not client.link.is_closing)
         yield from self._gateway.services.finishing.clients
 
 
