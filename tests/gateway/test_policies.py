@@ -12,6 +12,7 @@ from aerodrome.adapters.memory.registry import MemoryTenantStore
 from aerodrome.core.identity import Tenant
 from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.testing.peer import RpcError
 
 REFUSED = errors.WIRE["policy_rejected"].jsonrpc
@@ -204,34 +205,35 @@ async def test_tenants_of_the_database_are_read_again(rig):
     assert await rig.policies.refresh() == 0
 
 
-class Broken(MemoryTenantStore):
+class Broken:
     """A store in which one tenant's policy cannot be read any more."""
 
-    broken: str | None = None
+    def __init__(self, store: MemoryTenantStore) -> None:
+        self._store = store
+        self.broken = ""
 
     async def list_all(self):
-        found = await super().list_all()
-        if self.broken is not None:
+        if self.broken:
             raise errors.ConfigError("not readable")
-        return found
+        return await self._store.list_all()
 
     async def find(self, name):
         if name == self.broken:
             raise errors.ConfigError("not readable")
-        return await super().find(name)
+        return await self._store.find(name)
 
 
 async def test_a_policy_that_cannot_be_read_leaves_the_old_one_in_force_and_the_others_change(rig):
-    store = rig.policies._stored = Broken(rig.keys, rig.clock)
-    rig.gateway._admission._tenants = store
+    store = Broken(rig.tenants)
+    policies = PolicyWatch(rig.gateway, rig.configured, store, rig.pool.handles)
     for name in ("one", "two"):
-        await store.add(Tenant(name, Policy(Isolation.SHARED)))
+        await rig.tenants.add(Tenant(name, Policy(Isolation.SHARED)))
     one, two = await rig.client("one"), await rig.client("two")
-    await rig.policies.refresh()
+    await policies.refresh()
 
     store.broken = "one"
-    await store.update(Tenant("two", Policy(Isolation.SHARED, models=("demo",))))
-    assert await rig.policies.refresh() == 1
+    await rig.tenants.update(Tenant("two", Policy(Isolation.SHARED, models=("demo",))))
+    assert await policies.refresh() == 1
 
     await one.call("session.create", {"model": "any"})
     await refusal(two.call("session.create", {"model": "any"}), REFUSED)

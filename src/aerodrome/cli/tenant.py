@@ -76,6 +76,9 @@ def _save(
     state_directory: common.StateDirectory = None,
 ) -> None:
     said = {word: value for word, value in context.params.items() if word in WORDS and value not in (None, [], ())}
+    for word in ("session_idle_ttl", "session_max_age"):
+        if said.get(word, "never") != "never":
+            said[word] = duration.parse(f"--{word.replace('_', '-')}", said[word])
     plural = {"provider": "providers", "mcp_server": "mcp_servers", "model": "models", "tool": "tools"}
     said |= {word: context.params[option] for option, word in plural.items() if context.params[option]}
     is_new = context.info_name == "add"
