@@ -170,14 +170,15 @@ async def run(
 
 
 def _listen_for_reloads(reloader: Reloader | None) -> set[asyncio.Task[None]]:
-    """Reload at SIGHUP, which would end the process otherwise; return the reloads under way."""
+    """Reload at SIGHUP; where there is nothing to reload it ends the process as ever. Return the reloads under way."""
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    if reloader is None:
+        return tasks
 
     def reload() -> None:
-        if reloader is not None:
-            task = loop.create_task(reloader.reload_by_signal(), name="reload")
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        task = loop.create_task(reloader.reload_by_signal(), name="reload")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     return tasks

@@ -186,6 +186,16 @@ async def test_a_turn_whose_model_is_not_allowed_any_more_is_aborted(house):
     await program.wait_for_event(session, "session.idle")
 
 
+async def test_a_fork_counts_as_a_session(house):
+    await house.put(max_sessions_per_user=1)
+    program = await house.program()
+    session = await program.open_session()
+    await program.turn(session, "hello")
+    assert "max_sessions_per_user" in await refusal(program, "sessions.fork", {"sessionId": session})
+    await house.put(max_sessions_per_user=2)
+    await program.get("sessions.fork", {"sessionId": session})
+
+
 async def test_a_user_has_what_is_said_for_them_and_the_rest_of_the_tenants(house):
     await house.put(users={"ann": Override(models=("demo", "large"))}, models=("demo",), tools=("custom:other",))
     ann, ben = await house.program("ann"), await house.program("ben")

@@ -9,9 +9,11 @@ import pytest
 
 from aerodrome import errors
 from aerodrome.adapters.memory.registry import MemoryTenantStore
-from aerodrome.core.identity import Tenant
+from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.core.session import SessionRecord
+from aerodrome.gateway import reaper
 from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.testing.peer import RpcError
 
@@ -136,6 +138,20 @@ async def test_an_open_session_comes_back_with_what_its_client_asked_for_as_poli
     assert client.stray == []
 
 
+async def test_a_turn_by_another_link_of_the_owner_does_not_run_under_the_old_policy(rig):
+    holder, other = await rig.client("shared"), await rig.client("shared")
+    await create(holder, "a", tools=[{"name": "keep"}, {"name": "drop"}])
+    await holder.call("session.send", {"sessionId": "a", "prompt": "x"})
+    await holder.wait_for_event("a", "session.idle")
+
+    await put(rig, "shared", tools=("custom:keep",))
+    await other.call("session.send", {"sessionId": "a", "prompt": "x"})
+    await holder.wait_for_event("a", "session.idle", 2)
+
+    [resumed] = rig.scripted.runtimes[0].called("session.resume")
+    assert [tool["name"] for tool in resumed["tools"]] == ["keep"]
+
+
 async def test_a_change_that_concerns_no_tool_or_model_leaves_open_sessions_where_they_are(rig):
     client = await rig.client("shared")
     await create(client, "a")
@@ -246,6 +262,21 @@ async def test_what_is_said_for_a_user_holds_for_that_user_alone(rig):
     await refusal(create(ann, "b"), REFUSED)
     await create(ben, "c")
     await create(ben, "d")
+
+
+async def test_sessions_of_a_user_expire_by_that_users_limit(rig):
+    users = {"ann": Override(session_idle_seconds=10.0), "ben": Override(session_idle_seconds=None)}
+    tenant = Tenant("shared", Policy(session_idle_seconds=100.0), users=users)
+    for user in ("ann", "ben", "eve"):
+        await rig.registry.claim(SessionRecord(user, Owner("shared", user), "shared", 1000.0, 1000.0))
+
+    async def expired_at(now: float) -> list[str]:
+        pages = [page async for page in reaper.list_expired(rig.registry, tenant, now)]
+        return [record.session_id for page in pages for record, _ in page]
+
+    assert await expired_at(1005.0) == []
+    assert await expired_at(1050.0) == ["ann"]
+    assert await expired_at(9999.0) == ["ann", "eve"]
 
 
 async def test_sessions_work_below_the_directory_that_policy_names(rig, tmp_path):

@@ -45,15 +45,15 @@ class PolicyWatch:
         self._unreadable: set[str] = set()
 
     async def run(self, interval_seconds: float) -> None:
-        """Look on schedule, until cancelled."""
+        """Look now and on schedule, until cancelled."""
         while True:
-            await asyncio.sleep(interval_seconds)
             try:
                 await self.refresh()
             except errors.StoreUnavailable as error:
                 _log.warning("policy.unread", reason=error.message)
             except Exception:
                 _log.exception("policy.unread")
+            await asyncio.sleep(interval_seconds)
 
     async def replace_configured(self, configured: Mapping[str, Tenant]) -> int:
         """Put other tenants of the configuration in force; return how many open links have another policy now.

@@ -228,8 +228,8 @@ class Relay:
         held = client.attachments.get(request.session_id or "")
         if held is not None and request.method in TURN_STARTS:
             await held.wait_restricted()
-        if held is not None and request.method in tightening.BEGINNINGS and tightening.is_stale(client, held):
-            await tightening.restrict(client, held)
+        if request.session_id is not None and request.method in tightening.BEGINNINGS:
+            await tightening.restrict(client, request.session_id)
         if row is not None and row.born_ids:
             await limits.check_birth(client)
         if await self._is_detach_of_absent(request):

@@ -48,20 +48,21 @@ def is_stale(client: Client, held: Attachment) -> bool:
     return opening is not None and _restrictions(opening.policy) != _restrictions(client.principal.policy)
 
 
-async def restrict(client: Client, held: Attachment) -> None:
-    """Have a session that was opened under another policy leave its runtime, so that it comes back restricted.
+async def restrict(client: Client, session_id: str) -> None:
+    """Have a session that any link opened under another policy leave its runtime, so that it comes back restricted.
 
     Raises:
         errors.OverCapacity: it is at work; the caller may try again when its turn is over.
     """
-    resident = client.services.residents.find(client.realm.key, held.session_id)
-    ends_at = asyncio.get_running_loop().time() + _SETTLE_SECONDS
-    while resident is not None and held.is_live and is_stale(client, held):
+    resident = client.services.residents.find(client.realm.key, session_id)
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + _SETTLE_SECONDS
+    while resident is not None and any(is_stale(holder.client, holder.held) for holder in resident.live):
         if await unloading.unload(client.services, resident, "policy"):
             return
-        if held.state is AttachmentState.TURN or asyncio.get_running_loop().time() > ends_at:
+        if any(holder.held.state is AttachmentState.TURN for holder in resident.live) or loop.time() > ends_at:
             raise errors.OverCapacity(
-                f"the policy of session {held.session_id} has changed while it is at work; try again when its turn is over"
+                f"the policy of session {session_id} has changed while it is at work; try again when its turn is over"
             )
         await asyncio.sleep(_LOOK_SECONDS)
 
