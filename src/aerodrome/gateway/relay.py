@@ -9,8 +9,9 @@ comes back is `downward`; what is refused never reaches a runtime.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from msgspec import UNSET
@@ -30,6 +31,8 @@ _MAX_WAITING = 10_000
 _PROVIDER_ROLES = ("sessionFs.setProvider", "llmInference.setProvider")
 _REGISTRATIONS = (*_PROVIDER_ROLES, "registerExtensionLaunchProvider", "plugins.builtin.set")
 Params = msgspec.Raw | bytes | msgspec.UnsetType
+#: What has to be waited for; not begun yet, because a link that ends at once ends its tasks before they begin.
+Step = Callable[[], Awaitable[None]]
 _DETACHES = ("session.detach", "session.destroy")
 #: Makes a session under the id it is given, where others only look for one.
 _OPENS_BY_ID = "sessions.open"
@@ -122,14 +125,14 @@ class Relay:
         self._waiting_bytes -= request.size_bytes
         return request
 
-    async def _work(self, step: Awaitable[None]) -> None:
+    async def _work(self, step: Step) -> None:
         """Finish a step that waits, then whatever came behind it."""
         try:
-            await step
+            await step()
             while self._waiting:
                 following = self._start(self._take_from(self._waiting))
                 if following is not None:
-                    await following
+                    await following()
         finally:
             self._working = None
             self._flush()
@@ -151,13 +154,13 @@ class Relay:
                 request = self._take_from(lane)
                 step = self._start(request, is_in_lane=True)
                 if step is not None:
-                    await step
+                    await step()
                 self._flush()
         finally:
             del self._lanes[session_id]
             self._flush()
 
-    def _start(self, request: Request, is_in_lane: bool = False) -> Awaitable[None] | None:
+    def _start(self, request: Request, is_in_lane: bool = False) -> Step | None:
         """Handle a request now, or return what has to be waited for; errors become its answer either way."""
         try:
             if self._lanes and not is_in_lane and (lane := self._lanes.get(_named_session(request) or "")) is not None:
@@ -170,11 +173,11 @@ class Relay:
         except Exception:
             self._fail(request)
             return None
-        return None if step is None else self._guard(request, step)
+        return None if step is None else functools.partial(self._guard, request, step)
 
-    async def _guard(self, request: Request, step: Awaitable[None]) -> None:
+    async def _guard(self, request: Request, step: Step) -> None:
         try:
-            await step
+            await step()
         except errors.AerodromeError as error:
             self._client.refuse(request.id, error)
         except Exception:
@@ -184,7 +187,7 @@ class Relay:
         self._client.log.exception("request.failed", method=request.method)
         self._client.refuse(request.id, errors.AerodromeError("the gateway failed at this request; its log says why"))
 
-    def _dispatch(self, request: Request) -> Awaitable[None] | None:
+    def _dispatch(self, request: Request) -> Step | None:
         client = self._client
         session_id = _named_session(request)
         verdict = methods.judge(request.method, client.access, session_id is not None)
@@ -192,9 +195,9 @@ class Relay:
             raise _denied(request)
         client.services.drainer.check(request.method)
         if request.method == "session.create":
-            return calls.create(client, request)
+            return functools.partial(calls.create, client, request)
         if request.method == "session.resume":
-            return calls.resume(client, request)
+            return functools.partial(calls.resume, client, request)
         if verdict is Verdict.VIRTUAL:
             return virtual.answer(client, request)
         if session_id is not None and client.access is Access.OPEN:
@@ -203,7 +206,7 @@ class Relay:
                 request.session_ids = [session_id]
                 self._forward(upstream, request, request.params)
                 return None
-        return self._forward_checked(request)
+        return functools.partial(self._forward_checked, request)
 
     async def _forward_checked(self, request: Request) -> None:
         """Check every session a request names, apply the parameter policy, find the runtime, and forward."""

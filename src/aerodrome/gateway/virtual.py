@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from aerodrome import errors
 from aerodrome.core import identity
@@ -16,7 +17,7 @@ from aerodrome.protocol.messages import RequestId
 _PROTOCOL_VERSION = 3
 
 
-def answer(client: Client, request: Request) -> Awaitable[None] | None:
+def answer(client: Client, request: Request) -> Callable[[], Awaitable[None]] | None:
     """Answer a call, now or after a look into the registry.
 
     Raises:
@@ -34,7 +35,7 @@ def answer(client: Client, request: Request) -> Awaitable[None] | None:
         case "session.getForeground":
             result = {}
         case "session.getLastId":
-            return _last_id(client, request.id)
+            return functools.partial(_last_id, client, request.id)
         case _:
             raise errors.PolicyRejected(
                 f"{request.method} is refused by the policy of this tenant", method=request.method

@@ -7,7 +7,7 @@ those are the gateway's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -140,6 +140,11 @@ CALLBACKS: Mapping[str, Method] = _TABLES[Direction.S2C]
 def lookup(name: str, direction: Direction = Direction.C2S) -> Method | None:
     """Return the method of that name, None for one the table does not know."""
     return _TABLES[direction].get(name)
+
+
+def names(direction: Direction = Direction.C2S) -> Collection[str]:
+    """Return the names of all methods of a direction."""
+    return _TABLES[direction].keys()
 
 
 def judge(name: str, access: Access, has_session: bool, direction: Direction = Direction.C2S) -> Verdict:

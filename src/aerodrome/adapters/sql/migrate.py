@@ -7,14 +7,15 @@ it done. Not able to go back: a database newer than the code is refused. Neighbo
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from aerodrome import errors
 from aerodrome.adapters.sql import engine, tables
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # Alembic hands the migration its connection through module globals.
 _ONE_AT_A_TIME = threading.Lock()
@@ -36,6 +37,10 @@ def _upgrade(connection: sa.Connection, name: str) -> None:
         return
     if present is None:
         _check_ours(connection, name)
+    # Here, because it costs every command a sixth of its start, and is needed once in a database's life.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", "aerodrome.adapters.sql:migrations")
     with _ONE_AT_A_TIME:
@@ -59,6 +64,8 @@ def _check_ours(connection: sa.Connection, name: str) -> None:
 
 
 def _check_known(config: Config, present: str | None, name: str) -> None:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if present is not None and present not in known:
         raise errors.ConfigError(
