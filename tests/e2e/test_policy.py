@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
+import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,6 +14,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from aerodrome.core import identity
 from aerodrome.core.identity import Owner, Tenant
@@ -216,3 +224,48 @@ async def test_a_tenant_with_another_isolation_connects_again_into_its_new_realm
     assert await again.turn(await again.open_session(), "hello") == "You said: hello"
     assert list((house.place.state / "realms").glob(f"tenant-{house.name}-*"))
     assert "not found" in str(await again.ask("session.resume", again.opening(sessionId=session))).lower()
+
+
+async def answer_as_mcp_server(request: Request) -> Response:
+    """Answer as an MCP server with the tools one, two and three."""
+    said = json.loads(await request.body())
+    tools = [{"name": name, "description": "d", "inputSchema": {"type": "object"}} for name in ("one", "two", "three")]
+    info = {"serverInfo": {"name": "s", "version": "1"}, "capabilities": {"tools": {}}}
+    results = {
+        "initialize": lambda: {"protocolVersion": said["params"]["protocolVersion"], **info},
+        "tools/list": lambda: {"tools": tools},
+    }
+    if said.get("method") not in results:
+        return Response(status_code=202)
+    return JSONResponse({"jsonrpc": "2.0", "id": said["id"], "result": results[said["method"]]()})
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mcp_url() -> AsyncIterator[str]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    starlette = Starlette(routes=[Route("/mcp", answer_as_mcp_server, methods=["POST", "GET", "DELETE"])])
+    server = uvicorn.Server(uvicorn.Config(starlette, log_level="error", lifespan="off"))
+    serving = asyncio.create_task(server._serve(sockets=[listening]))
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+    server.should_exit = server.force_exit = True
+    await serving
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    ("tools", "offered"),
+    [
+        (None, {"s-one", "s-two", "s-three", "t-one", "t-two", "t-three"}),
+        (("mcp:s/*",), {"s-one", "s-two", "s-three"}),
+        (("mcp:s/one", "mcp:t/two"), {"s-one", "t-two"}),
+        (("mcp:*", "!mcp:s/*", "!mcp:t/one"), {"t-two", "t-three"}),
+    ],
+)
+async def test_of_an_mcp_servers_tools_those_that_policy_allows_are_offered(house, mcp_url, tools, offered):
+    await house.put(mcp_urls=(mcp_url,), tools=tools)
+    program = await house.program()
+    server = {"type": "http", "url": mcp_url, "tools": ["*"]}
+    session = await program.open_session(mcpServers={"s": server, "t": server}, tools=[])
+    assert (
+        offered <= set((await program.turn(session, "[tools]")).split(",")) <= {*offered, "ask_user", "task_complete"}
+    )
