@@ -51,6 +51,7 @@ from aerodrome.clock import Clock, SystemClock
 from aerodrome.core import connection_token, secret
 from aerodrome.core.audit import Action, Entry
 from aerodrome.core.backoff import Backoff
+from aerodrome.core.identity import Tenant
 from aerodrome.core.jwt import Terms
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
@@ -66,6 +67,7 @@ from aerodrome.gateway.github_tokens import GitHubTokens, TokenCourier
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.principal_watch import PrincipalWatch
 from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
@@ -79,6 +81,7 @@ from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import ResourceLimits, RuntimeHost
 from aerodrome.ports.secrets import SecretSource
 from aerodrome.ports.tokens import TokenStore
+from aerodrome.reloading import Reloader
 from aerodrome.settings import RuntimeSection, Settings
 from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
@@ -87,6 +90,8 @@ _log = structlog.get_logger()
 
 #: Model calls under way; runtimes try a refused one again.
 FORWARDED_AT_ONCE = 4096
+#: Whether runtimes whose tools reach the host are held by a sandbox; without one, `host_tools` of a policy is not given.
+HAS_SANDBOX = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Application:
     stores: Stores | None
     runtime_path: str | None
     services: Services | None
+    policies: PolicyWatch | None = None
+    reloader: Reloader | None = None
 
 
 @asynccontextmanager
@@ -136,9 +143,14 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, ask_to_drain: Callable[[], None] | None = None
+    settings: Settings,
+    ask_to_drain: Callable[[], None] | None = None,
+    load: Callable[[], Settings] | None = None,
 ) -> AsyncIterator[Application]:
-    """Build and start everything; stop it in the opposite order. `ask_to_drain` does what a signal does, for operators."""
+    """Build and start everything; stop it in the opposite order. `ask_to_drain` does what a signal does, for operators.
+
+    `load` reads the settings again, for reloads; without it there are none.
+    """
     _raise_file_limit()
     async with AsyncExitStack() as stack:
         admin = AdminServer(settings.state_directory)
@@ -153,23 +165,27 @@ async def open_application(
         stores: Stores | None = None
         gateway: TenantGateway | None = None
         minter: Minter | None = None
+        policies: PolicyWatch | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            gateway = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
-            minter = _minter(settings, stores)
+            gateway, policies, minter = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
         listener = Listener(serve, gateway_settings, _certificate(settings))
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
+        reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
         if isinstance(fleet, RuntimePool):
             facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
-            await admin.start(Operations(fleet, facts, gateway, ask_to_drain, minter, eraser))
+            operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
+            operations.reload = reloader.reload if reloader is not None else None
+            await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
-        yield Application(host, port, listener, fleet, stores, str(found.entry) if found else None, services)
+        path = str(found.entry) if found else None
+        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
 
@@ -206,16 +222,41 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
         yield Eraser(erasure.Site(settings.state_directory.absolute(), pool, services, stores.people))
 
 
-async def run(settings: Settings, ready: Callable[[Application], Awaitable[None]]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once. `ready` is called once links are accepted."""
+async def run(
+    settings: Settings,
+    ready: Callable[[Application], Awaitable[None]],
+    load: Callable[[], Settings] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once. `ready` is called once links are accepted.
+
+    SIGHUP reads the settings again with `load`.
+    """
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with open_application(settings, lambda: signals.put_nowait(signal.SIGTERM)) as application:
+    async with open_application(settings, lambda: signals.put_nowait(signal.SIGTERM), load) as application:
+        reloads = _listen_for_reloads(application.reloader)
         await ready(application)
         await signals.get()
         await _drain(application, settings.drain_seconds, signals)
+        for task in list(reloads):
+            await _end_task(task)
+
+
+def _listen_for_reloads(reloader: Reloader | None) -> set[asyncio.Task[None]]:
+    """Reload at SIGHUP; where there is nothing to reload it ends the process as ever. Return the reloads under way."""
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    if reloader is None:
+        return tasks
+
+    def reload() -> None:
+        task = loop.create_task(reloader.reload_by_signal(), name="reload")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    return tasks
 
 
 async def _drain(application: Application, seconds: float, signals: asyncio.Queue[int]) -> None:
@@ -261,7 +302,7 @@ def run_loop(work: Awaitable[None]) -> None:
 
 async def _for_tenants(
     settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
-) -> TenantGateway:
+) -> tuple[TenantGateway, PolicyWatch, Minter]:
     clock = SystemClock()
     auditor = await _open_auditor(settings, stack)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
@@ -292,7 +333,19 @@ async def _for_tenants(
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
     watching = asyncio.create_task(watch.run(), name="principal watch")
     stack.push_async_callback(_end_task, watching)
-    return gateway
+    minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
+    return gateway, _watch_policies(gateway, configured, stores, stack), minter
+
+
+def _watch_policies(
+    gateway: TenantGateway, configured: dict[str, Tenant], stores: Stores, stack: AsyncExitStack
+) -> PolicyWatch:
+    """Keep policies current; `configured` is the mapping in which everyone looks tenants up, changed in place."""
+    fleet = gateway.services.fleet
+    watch = PolicyWatch(gateway, configured, stores.tenants, fleet.handles if isinstance(fleet, RuntimePool) else list)
+    watching = asyncio.create_task(watch.run(gateway.services.settings.policy_seconds), name="policy watch")
+    stack.push_async_callback(_end_task, watching)
+    return watch
 
 
 def _verifiers(settings: Settings, stores: Stores, clock: Clock, stack: AsyncExitStack) -> Verifiers:
@@ -303,11 +356,6 @@ def _verifiers(settings: Settings, stores: Stores, clock: Clock, stack: AsyncExi
     terms = Terms(connection_token.AUDIENCE, tokens.skew_seconds, tokens.max_seconds)
     connection_tokens = ConnectionTokenVerifier(stores.keys, settings.read_master_key(), terms)
     return Verifiers(KeyVerifier(stores.keys), connection_tokens, IssuerVerifier(issuers))
-
-
-def _minter(settings: Settings, stores: Stores) -> Minter:
-    find_tenant = functools.partial(admission_module.find_tenant, settings.configured_tenants(), stores.tenants)
-    return Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, SystemClock())
 
 
 async def _open_supplier(settings: Settings, clock: SystemClock, stack: AsyncExitStack, tokens: TokenStore) -> Supplier:
@@ -547,6 +595,7 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
         hibernate_seconds=settings.runtime.idle_seconds,
+        has_sandbox=HAS_SANDBOX,
     )
 
 

@@ -16,7 +16,7 @@ from aerodrome import redaction
 
 #: What each event means; a test holds the code to this list.
 EVENTS: dict[str, str] = {
-    "admin.called": "an operator drains, cordons, evicts or recycles through the admin socket",
+    "admin.called": "an operator drains, cordons, evicts, recycles or reloads through the admin socket",
     "admin.failed": "a verb of the admin socket failed unexpectedly",
     "admin.rejected": "a process may not use the admin socket: another user's, or one too many",
     "admin.unavailable": "the admin socket cannot be had; the gateway serves without it",
@@ -42,6 +42,7 @@ EVENTS: dict[str, str] = {
     "issuer.keys_read": "the keys that an issuer signs with were read",
     "issuer.unavailable": "an issuer's keys could not be read; those at hand are used for a bounded time",
     "limits.unheld": "this host cannot hold a limit that runtimes are to have; said once for each",
+    "link.closed_by_policy": "a link was closed because its tenant's runtimes are others now, or the tenant is removed",
     "link.dismissed": "a client link was closed because its principal has ended: expired, revoked, or its tenant removed",
     "link.failed": "serving a client link failed unexpectedly",
     "link.handshake_failed": "a peer did not finish a TLS handshake",
@@ -49,6 +50,12 @@ EVENTS: dict[str, str] = {
     "link.rejected": "a new link was refused before any cost",
     "link.turns_cut": "turns without their client took too long and were ended",
     "orphans.collected": "processes that an earlier gateway left behind were killed at start",
+    "policy.refused": "a tenant's policy in the database is wrong; the one before stays in force for open links",
+    "policy.reload_failed": "a changed configuration file is wrong; everything stays as it was",
+    "policy.reloaded": "the configuration file was read again, its tenants are in force",
+    "policy.tool_refused": "the runtime asked for a client's tool that policy denies, and was refused in the client's place",
+    "policy.turn_aborted": "policy does not allow any more what a session at work was opened with; its turn was aborted",
+    "policy.unread": "the tenants of the database could not be read; policies stay as they are",
     "principals.check_failed": "the principals of open links could not be looked up; it is tried again",
     "provider.call_failed": "a model endpoint could not be reached, or broke off",
     "provider.key_refused": "a model endpoint answers 401 to the key it is configured with",

@@ -21,14 +21,14 @@ from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
 from aerodrome.adapters.secrets import vault
 from aerodrome.adapters.secrets.vault import VaultSettings
-from aerodrome.core import audit, duration, egress, github, identity, provider, secret
+from aerodrome.core import audit, egress, github, identity, policy_document, provider, secret
 from aerodrome.core import issuer as issuer_module
 from aerodrome.core import policy as policies
 from aerodrome.core.envelope import Envelopes
 from aerodrome.core.identity import Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 from aerodrome.core.provider import NamedProvider
 
 _PREFIX = "AERODROME_"
@@ -173,11 +173,9 @@ class AuditSection(_Section):
     key_file: Path | None = None
 
 
-class TenantSection(_Section):
-    """`[tenants.NAME]`: one tenant's policy."""
+class UserSection(_Section):
+    """`[tenants.NAME.users."USER"]`: what differs for one user; only what is given counts (core.policy_document)."""
 
-    isolation: Isolation = Isolation.USER
-    trust: Trust = Trust.LIMITED
     providers: tuple[str, ...] = ()
     mcp_servers: tuple[str, ...] = ()
     #: Seconds, or words such as "30d"; checked with the tenant, so that an error says so in one line.
@@ -187,6 +185,23 @@ class TenantSection(_Section):
     provider: str | None = None
     provider_names: tuple[str, ...] = ()
     github: GitHubAccess = GitHubAccess.CLIENT
+    models: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    max_sessions_per_user: int = Field(default=0, ge=0)
+    max_turns_per_user: int = Field(default=0, ge=0)
+    work_root: str = ""
+    egress: tuple[str, ...] = ()
+    host_tools: bool = False
+
+
+class TenantSection(UserSection):
+    """`[tenants.NAME]`: one tenant's policy."""
+
+    isolation: Isolation = Isolation.USER
+    trust: Trust = Trust.LIMITED
+    max_sessions_per_tenant: int = Field(default=0, ge=0)
+    max_turns_per_tenant: int = Field(default=0, ge=0)
+    users: dict[str, UserSection] = Field(default_factory=dict)
 
 
 class TokensSection(_Section):
@@ -357,6 +372,11 @@ class Settings(BaseSettings):
             if name not in self.providers:
                 raise errors.ConfigError(f"{where}: no provider {name!r} is configured; add [providers.{name}]")
 
+    def check_tenant_providers(self, where: str, tenant: Tenant) -> None:
+        """Raise errors.ConfigError if a tenant's policy, or what differs for a user, names a provider that is not configured."""
+        for policy in (tenant.policy, *(tenant.policy_for(user) for user in tenant.users)):
+            self.check_provider_names(where, policy)
+
 
 class _FileSource(PydanticBaseSettingsSource):
     """The values of the TOML file of this load."""
@@ -409,32 +429,16 @@ def is_loopback(host: str) -> bool:
 
 def _tenant(name: str, section: TenantSection) -> Tenant:
     where = f"tenants.{name}"
-    providers = tuple(check_url(f"{where}.providers", url) for url in section.providers)
-    mcp_servers = tuple(check_url(f"{where}.mcp_servers", url) for url in section.mcp_servers)
-    idle, age = section.session_idle_ttl, section.session_max_age
-    policy = Policy(
-        section.isolation,
-        section.trust,
-        providers,
-        mcp_servers,
-        None if idle is None else duration.check(f"{where}.session_idle_ttl", idle),
-        None if age is None else duration.check(f"{where}.session_max_age", age),
-        section.client_loss,
-        section.provider,
-        section.provider_names,
-        section.github,
-    )
-    check_github(where, policy)
-    return Tenant(identity.check_name("tenant", name), policy, source="config")
+    users = {
+        identity.check_name("user", user): policy_document.override_of(f"{where}.users.{user}", _said(override))
+        for user, override in section.users.items()
+    }
+    policy = policy_document.policy_of(where, _said(section))
+    return policy_document.check_tenant(where, Tenant(identity.check_name("tenant", name), policy, "config", users))
 
 
-def check_github(where: str, policy: Policy) -> None:
-    """Raise errors.ConfigError where stored GitHub tokens would get into a runtime that strangers share."""
-    if policy.github is GitHubAccess.STORED and policy.isolation is Isolation.SHARED:
-        raise errors.ConfigError(
-            f'{where}.github: "stored" would put users\' tokens into a runtime that strangers share; choose isolation '
-            '"user" or "tenant"'
-        )
+def _said(section: UserSection) -> dict[str, Any]:
+    return {word: getattr(section, word) for word in section.model_fields_set if word in policy_document.WORDS}
 
 
 def _issuer(where: str, section: IssuerSection) -> Issuer:
@@ -503,7 +507,7 @@ def _check(settings: Settings) -> None:
         secret.parse("github.client_secret", settings.github.client_secret)
     policies.check_url("github.host", settings.github.host)
     for name, tenant in settings.configured_tenants().items():
-        settings.check_provider_names(f"tenants.{name}", tenant.policy)
+        settings.check_tenant_providers(f"tenants.{name}", tenant)
     settings.configured_issuers()
     if settings.policy == "transparent":
         if settings.client_token is None and not is_loopback(host):

@@ -12,7 +12,9 @@ import pytest
 from aerodrome import errors
 from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Key, Owner, Scope, Tenant
-from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.core.override import Override
+from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
@@ -94,6 +96,40 @@ class SessionRegistryContract:
 
         assert all(claim.created for claim in claims)
         assert set(await twins[0].sessions.list_owned(ALICE)) == set(records)
+
+    async def test_a_quota_refuses_new_records_alone_and_counts_what_is_forgotten_no_more(self, twins):
+        one, other = twins
+        quota = Quota(per_user=2)
+        for session_id in ("a", "b"):
+            assert (await one.sessions.claim(session(session_id), quota)).created
+
+        with pytest.raises(errors.PolicyRejected, match="max_sessions_per_user is 2"):
+            await other.sessions.claim(session("c"), quota)
+        assert await one.sessions.find("c") is None
+        assert not (await other.sessions.claim(session("a"), quota)).created
+        assert (await other.sessions.claim(session("d", BOB), quota)).created
+        await one.sessions.forget("a", ALICE)
+        assert (await other.sessions.claim(session("c"), quota)).created
+
+    async def test_a_tenants_quota_counts_all_its_users_and_no_other_tenants(self, stores):
+        quota = Quota(per_user=5, per_tenant=2)
+        await stores.sessions.claim(session("a"))
+        await stores.sessions.claim(session("b", OTHER_ALICE))
+        await stores.sessions.claim(session("c", BOB), quota)
+
+        with pytest.raises(errors.PolicyRejected, match="max_sessions_per_tenant is 2"):
+            await stores.sessions.claim(session("d"), quota)
+        await stores.sessions.claim(session("e", OTHER_ALICE), quota)
+
+    async def test_of_many_claims_at_once_no_more_create_than_the_quota_leaves_room_for(self, twins):
+        quota = Quota(per_user=3)
+        claims = await asyncio.gather(
+            *(twins[number % 2].sessions.claim(session(f"s{number}"), quota) for number in range(20)),
+            return_exceptions=True,
+        )
+
+        assert sum(isinstance(claim, Claim) for claim in claims) == 3
+        assert len(await twins[0].sessions.list_owned(ALICE)) == 3
 
     async def test_a_list_has_the_owners_sessions_the_most_recently_used_first(self, stores):
         for record in (session("b", used_at=2.0), session("c", used_at=3.0), session("a", used_at=1.0)):
@@ -389,6 +425,11 @@ class TenantStoreContract:
             Policy(Isolation.SHARED, Trust.LIMITED, ("https://one.example/v1", "*")),
             Policy(Isolation.TENANT, Trust.FULL, ("https://é.example",)),
             Policy(session_idle_seconds=2_592_000.0, session_age_seconds=0.5),
+            Policy(
+                models=("demo", "gpt-*"), tools=("custom:*", "!mcp:git/push"), work_root="/srv", egress=("x.example",)
+            ),
+            Policy(Isolation.TENANT, max_sessions_per_user=1, max_turns_per_tenant=2, host_tools=True),
+            Policy(models=(), tools=()),
         ],
     )
     async def test_a_stored_tenant_is_found_as_it_was_stored(self, twins, policy):
@@ -397,6 +438,21 @@ class TenantStoreContract:
         assert await twins[0].tenants.find("red") == Tenant("red", policy)
         assert await twins[1].tenants.find("red") == Tenant("red", policy)
         assert await twins[0].tenants.find("blue") is None
+
+    async def test_what_differs_for_users_is_found_as_it_was_stored_also_where_it_is_nothing(self, twins):
+        users = {
+            "ann": Override(models=("demo",), session_idle_seconds=None, client_loss=ClientLoss.FINISH),
+            "ben@x.example": Override(tools=None, max_turns_per_user=0, host_tools=True),
+        }
+        stored = Tenant("red", Policy(models=("*",)), users=users)
+        await twins[0].tenants.add(stored)
+
+        found = await twins[1].tenants.find("red")
+        assert found == stored
+        assert found.policy_for("ann").models == ("demo",)
+        assert list(await twins[1].tenants.list_all()) == [stored]
+        await twins[1].tenants.update(Tenant("red", Policy()))
+        assert await twins[0].tenants.find("red") == Tenant("red", Policy())
 
     async def test_a_taken_name_is_refused_and_the_first_tenant_stays(self, stores):
         await stores.tenants.add(Tenant("red", Policy(Isolation.SHARED)))

@@ -133,6 +133,11 @@ class Program:
         events: list[dict[str, Any]] = (await self.get("session.getMessages", {"sessionId": session_id}))["events"]
         return events
 
+    async def wait_closed(self) -> None:
+        """Wait until the gateway has closed the link."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await asyncio.wait((self._reading,))
+
     async def aclose(self) -> None:
         """Leave without a word."""
         self._link.abort()

@@ -228,10 +228,10 @@ async def test_a_claim_under_way_at_a_withdrawal_is_waited_for_and_refused(owner
     await ownership.claim("s", ANN, "shared")
     usual, came, may_go = registry.claim, asyncio.Event(), asyncio.Event()
 
-    async def slow(record):
+    async def slow(record, quota):
         came.set()
         await may_go.wait()
-        return await usual(record)
+        return await usual(record, quota)
 
     monkeypatch.setattr(registry, "claim", slow)
     claiming = asyncio.create_task(ownership.claim("s", ANN, "shared"))

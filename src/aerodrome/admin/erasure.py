@@ -171,7 +171,7 @@ class Eraser:
                     found = await self._site.services.ownership.find_record(record.session_id)
                     return found is not None and found.owner == record.owner
 
-                outcome = await self._deletion.delete(record, handle, link, is_theirs)
+                outcome = await self._deletion.delete(record, handle, link, is_theirs, handle.work_directory)
                 if outcome is deletion.Outcome.REAPED:
                     report.sessions += 1
                 else:

@@ -1,4 +1,4 @@
-"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle, mint. What carries them is admin.server.
+"""The operator's verbs over gateway and fleet: show, drain, cordon, evict, recycle, reload, erase, mint.
 
 One table of verbs: method name -> the form of its params and the function. Deliberately no policy of its own: a drain is the
 signal's, a cordon the pool's, an eviction gateway.unloading's. Under the transparent policy there is no `gateway`: runtimes and
@@ -145,7 +145,10 @@ class Operations:
             "recycle": Verb(Recycle, self._recycle, changes=True),
             "erase": Verb(Erase, self._erase, changes=True),
             "token.mint": Verb(MintToken, self._mint_token, changes=True),
+            "reload": Verb(Nothing, self._reload, changes=True),
         }
+        #: Reads the configuration again; None where there is nothing to read.
+        self.reload: Callable[[], Awaitable[Any]] | None = None
 
     async def call(self, method: str, params: dict[str, Any], notify: Notify, caller: str) -> Any:
         """Do what a request asks; return its result.
@@ -271,6 +274,11 @@ class Operations:
         if self._minter is None:
             raise errors.PolicyRejected("the transparent policy has one token, which the environment gives")
         return await self._minter.mint(Owner(wanted.tenant, wanted.user), wanted.expires_seconds)
+
+    async def _reload(self, _: Nothing, _notify: Notify) -> Any:
+        if self.reload is None:
+            raise errors.PolicyRejected("this gateway has no tenants of a configuration that could be read again")
+        return await self.reload()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="recycling")

@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from aerodrome import errors
-from aerodrome.cli import audit, connect, demo, github_token, key, operate, runtime, serve, session, show, tenant, token
+from aerodrome.cli import (
+    audit,
+    connect,
+    demo,
+    github_token,
+    key,
+    operate,
+    policy,
+    runtime,
+    serve,
+    session,
+    show,
+    tenant,
+    token,
+)
 
 app = typer.Typer(
     name="aerodrome",
@@ -28,10 +42,12 @@ app.command("drain")(operate.drain)
 app.command("cordon")(operate.cordon)
 app.command("evict")(operate.evict)
 app.command("recycle")(operate.recycle)
+app.command("reload")(operate.reload)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.add_typer(github_token.app, name="github-token")
 app.add_typer(token.app, name="token")
+app.add_typer(policy.app, name="policy")
 app.add_typer(session.app, name="session")
 app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")

@@ -1,4 +1,4 @@
-"""`aerodrome drain | cordon | evict | recycle`: what an operator does to the running gateway.
+"""`aerodrome drain | cordon | evict | recycle | reload`: what an operator does to the running gateway.
 
 No logic: aerodrome.admin does the work. Whoever watches with `--wait` and goes away stops nothing.
 """
@@ -99,6 +99,17 @@ def recycle(
         typer.echo(f"recycling {', '.join(done['runtimes'])}; see aerodrome show runtimes")
     elif done["left"]:
         raise typer.Exit(1)
+
+
+def reload(config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
+    """Have the gateway read its configuration file again, as SIGHUP does; a wrong one changes nothing."""
+    done = common.with_gateway(config, state_directory, lambda client: client.call("reload"))
+    if done is None:
+        raise errors.Draining("the gateway has stopped meanwhile")
+    links = f"{done['links']} open link{'s' * (done['links'] != 1)}"
+    typer.echo(f"{done['tenants']} tenants of the configuration in force, {links} changed")
+    if done["needs_restart"]:
+        typer.echo(f"changed, but in force only after a restart: {', '.join(done['needs_restart'])}")
 
 
 def _at_work(count: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,8 @@ def serve(
 
     Tokens for the transparent policy come from AERODROME_CLIENT_TOKEN and AERODROME_UPSTREAM_TOKEN.
     """
-    loaded = settings.load(
+    load = functools.partial(
+        settings.load,
         config,
         listen=listen,
         policy=policy,
@@ -35,8 +37,9 @@ def serve(
         state_directory=state_directory,
         log_level=log_level,
     )
+    loaded = load()
     observe.configure_logs(loaded.log_level, loaded.log_json)
-    app.run_loop(app.run(loaded, _announce))
+    app.run_loop(app.run(loaded, _announce, load))
 
 
 async def _announce(application: app.Application) -> None:

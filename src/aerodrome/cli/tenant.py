@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Annotated, Any
 
 import msgspec
@@ -11,12 +13,13 @@ from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.admin.erasure import Report
 from aerodrome.cli import common
-from aerodrome.core import duration, identity
+from aerodrome.core import duration, identity, policy_document
 from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
-from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Trust
+from aerodrome.core.policy_document import WORDS
 from aerodrome.gateway import admission
-from aerodrome.settings import Settings, check_github
+from aerodrome.settings import Settings
 
 app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_help=True)
 
@@ -24,7 +27,7 @@ IsolationOption = Annotated[
     Isolation | None, typer.Option(help="Who shares a runtime: user (where nothing is said), tenant or shared.")
 ]
 TrustOption = Annotated[
-    Trust, typer.Option(help="'full' gives the tenant host tools, in a sandbox (user isolation only).")
+    Trust | None, typer.Option(help="limited, or 'full': host tools, in a sandbox (user isolation only).")
 ]
 Provider = Annotated[list[str] | None, typer.Option(help="An allowed model endpoint (URL prefix); repeat for more.")]
 McpServer = Annotated[
@@ -42,60 +45,100 @@ NamedProvider = Annotated[
     ),
 ]
 GitHubOption = Annotated[
-    GitHubAccess, typer.Option(help="Whose GitHub token sessions have: the client's, or the user's stored one.")
+    GitHubAccess | None, typer.Option(help="Whose GitHub token sessions have: the client's, or the user's stored one.")
 ]
-LossOption = Annotated[ClientLoss, typer.Option("--client-loss", help="Whether a running turn ends with its client.")]
+LossOption = Annotated[
+    ClientLoss | None, typer.Option("--client-loss", help="Whether a running turn ends with its client: close, finish.")
+]
+User = Annotated[str | None, typer.Option(help="Say the rest for this user alone; nothing more: take it all back.")]
+Model = Annotated[list[str] | None, typer.Option(help="An allowed model; * for any characters; repeat for more.")]
+Tool = Annotated[
+    list[str] | None,
+    typer.Option(help="custom:NAME, mcp:SERVER/TOOL, builtin:NAME, with * and, to deny, ! in front; repeat for more."),
+]
+Cap = Annotated[int | None, typer.Option(min=0, help="A cap; 0: none.")]
+WorkRoot = Annotated[str | None, typer.Option(help="The directory below which sessions work; else the gateway's own.")]
+Egress = Annotated[list[str] | None, typer.Option(help="A host that sandboxes may reach; repeat for more.")]
+HostTools = Annotated[
+    bool | None, typer.Option(help="Built-in tools that reach the host, in a sandbox (not in shared isolation).")
+]
 
 
 def _save(
     context: typer.Context,
     name: str,
+    user: User = None,
     isolation: IsolationOption = None,
-    trust: TrustOption = Trust.LIMITED,
+    trust: TrustOption = None,
     provider: Provider = None,
     mcp_server: McpServer = None,
+    model: Model = None,
+    tool: Tool = None,
+    max_sessions_per_user: Cap = None,
+    max_sessions_per_tenant: Cap = None,
+    max_turns_per_user: Cap = None,
+    max_turns_per_tenant: Cap = None,
     session_idle_ttl: IdleTtl = None,
     session_max_age: MaxAge = None,
-    client_loss: LossOption = ClientLoss.CLOSE,
+    client_loss: LossOption = None,
     named_provider: NamedProvider = None,
-    github: GitHubOption = GitHubAccess.CLIENT,
+    github: GitHubOption = None,
+    work_root: WorkRoot = None,
+    egress: Egress = None,
+    host_tools: HostTools = None,
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
+    said = {word: value for word, value in context.params.items() if word in WORDS and value not in (None, [], ())}
+    for word in ("session_idle_ttl", "session_max_age"):
+        if said.get(word, "never") != "never":
+            said[word] = duration.parse(f"--{word.replace('_', '-')}", said[word])
+    said.pop("provider", None)  # the option's name for the allowed URLs, the policy's for a named one
+    if context.params["named_provider"]:
+        names = context.params["named_provider"]
+        said |= {"provider": names[0], "provider_names": names}
+    plural = {"provider": "providers", "mcp_server": "mcp_servers", "model": "models", "tool": "tools"}
+    said |= {word: context.params[option] for option, word in plural.items() if context.params[option]}
     is_new = context.info_name == "add"
-    if isolation is None and not is_new:
+    if user is None and isolation is None and not is_new:
         raise typer.BadParameter("say it: a policy is replaced as a whole", param_hint="--isolation")
-    policy = Policy(
-        isolation or Isolation.USER,
-        trust,
-        tuple(check_url("--provider", url) for url in provider or ()),
-        tuple(check_url("--mcp-server", url) for url in mcp_server or ()),
-        duration.parse("--session-idle-ttl", session_idle_ttl) if session_idle_ttl else None,
-        duration.parse("--session-max-age", session_max_age) if session_max_age else None,
-        client_loss,
-        named_provider[0] if named_provider else None,
-        tuple(named_provider or ()),
-        github,
-    )
-    check_github("--github", policy)
-    tenant = Tenant(identity.check_name("tenant", name), policy)
+    if user is not None and is_new:
+        raise typer.BadParameter("add the tenant, then set what differs for a user", param_hint="--user")
+    change = functools.partial(_changed, name, user, said)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
-        settings.check_provider_names("--named-provider", policy)
-        await (stores.tenants.add(tenant) if is_new else stores.tenants.update(tenant))
-        action = Action.TENANT_ADD if is_new else Action.TENANT_SET
-        await common.record(
-            settings, action, tenant=name, reason=f"{policy.isolation.value}, trust {policy.trust.value}"
-        )
+        changed = change(None if is_new else await stores.tenants.find(name))
+        settings.check_tenant_providers("--named-provider", changed)
+        await (stores.tenants.add(changed) if is_new else stores.tenants.update(changed))
+        action, policy = Action.TENANT_ADD if is_new else Action.TENANT_SET, changed.policy
+        whose = "" if user is None else f" (user {user})"
+        reason = f"{policy.isolation.value}, trust {policy.trust.value}{whose}"
+        await common.record(settings, action, tenant=name, reason=reason)
 
     common.with_stores(config, state_directory, work)
-    typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"tenant {name} changed")
+    whose = f"tenant {name}" if user is None else f"user {user} of tenant {name}"
+    typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"{whose} changed")
+
+
+def _changed(name: str, user: str | None, said: dict[str, Any], before: Tenant | None) -> Tenant:
+    """Return the tenant with the policy, or one user's part, that was said; the other part stays."""
+    where = f"tenant {identity.check_name('tenant', name)}"
+    if user is None:
+        users = before.users if before is not None else {}
+        return policy_document.check_tenant(where, Tenant(name, policy_document.policy_of(where, said), users=users))
+    if before is None:
+        raise errors.TenantMissing(f"no tenant is named {name}: list the tenants to see which there are")
+    override = policy_document.override_of(f"{where}.users.{identity.check_name('user', user)}", said)
+    users = {**before.users, user: override}
+    if not override.said:
+        del users[user]
+    return policy_document.check_tenant(where, dataclasses.replace(before, users=users))
 
 
 # One function under two names, because typer reads a command's options from its signature: two would have to repeat them all.
 app.command("add", help="Add a tenant.")(_save)
-app.command("set", help="Replace a tenant's policy as a whole; links opened from now on have it.")(_save)
+app.command("set", help="Replace a tenant's policy, or with --user what differs for one user, as a whole.")(_save)
 
 
 @app.command("list")
@@ -123,6 +166,7 @@ def list_tenants(
         "client loss",
         "named providers",
         "github",
+        "users",
         "source",
     )
     common.print_table(columns, rows)
@@ -196,5 +240,6 @@ def _as_dict(tenant: Tenant) -> dict[str, Any]:
         "client_loss": policy.client_loss.value,
         "named_providers": ", ".join(dict.fromkeys([policy.provider or "", *policy.provider_names])).removeprefix(", "),
         "github": policy.github.value,
+        "users": ", ".join(sorted(tenant.users)),
         "source": tenant.source,
     }

@@ -6,6 +6,7 @@ Whether an expired session may be deleted now is not said here: one at work is l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -47,6 +48,11 @@ def is_limited(policy: Policy) -> bool:
 def horizon_of(policy: Policy, now: float) -> Horizon:
     """Return what a registry must be asked for at `now`: every expired session lies before one of the two times."""
     return Horizon(_before(now, policy.session_idle_seconds), _before(now, policy.session_age_seconds))
+
+
+def widest(horizons: Sequence[Horizon]) -> Horizon:
+    """Return the horizon that holds what any of these holds."""
+    return Horizon(max(one.used_before for one in horizons), max(one.created_before for one in horizons))
 
 
 def expiry_of(record: SessionRecord, policy: Policy, now: float) -> Expiry | None:

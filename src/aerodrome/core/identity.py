@@ -10,11 +10,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from aerodrome import errors
+from aerodrome.core.override import Override
 from aerodrome.core.policy import Policy
 
 _TOKEN = re.compile(r"aero_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
@@ -32,11 +33,17 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and its policy. `source` says where it is defined: `config` or `database`."""
+    """A tenant, its policy, and what differs for some users. `source` says where it is defined: `config` or `database`."""
 
     name: str
     policy: Policy
     source: str = "database"
+    users: Mapping[str, Override] = field(default_factory=dict)
+
+    def policy_for(self, user: str) -> Policy:
+        """Return the policy that holds for a user."""
+        override = self.users.get(user)
+        return self.policy if override is None else override.apply(self.policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ Pure values and rules. What a method or parameter may do under a policy is decid
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from aerodrome import errors
+from aerodrome.core import patterns
+from aerodrome.core.patterns import Decision
 
 #: The URLs that every parser reads alike: a name, IPv4 or bracketed IPv6 host; no user part, query, fragment, escape or
 #: backslash. A general parser is too kind here: it takes the host of "http://evil[::1]/" to be "::1".
@@ -59,9 +61,12 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one tenant may do. Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix.
+    """What a tenant, or one user of it, may do.
 
+    Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix.
     A session is deleted `session_idle_seconds` after its last use or `session_age_seconds` after its creation; None: never.
+    `models` and `tools` are patterns (core.patterns); None: whatever the rest allows. A cap of 0 is none. `work_root` is the
+    directory below which guarded sessions work; None: their realm's. `egress` and `host_tools` are for sandboxes to hold.
     """
 
     isolation: Isolation = Isolation.USER
@@ -75,12 +80,43 @@ class Policy:
     provider: str | None = None
     provider_names: tuple[str, ...] = ()
     github: GitHubAccess = GitHubAccess.CLIENT
+    models: tuple[str, ...] | None = None
+    tools: tuple[str, ...] | None = None
+    max_sessions_per_user: int = 0
+    max_sessions_per_tenant: int = 0
+    max_turns_per_user: int = 0
+    max_turns_per_tenant: int = 0
+    work_root: str | None = None
+    egress: tuple[str, ...] = ()
+    host_tools: bool = False
 
     @property
     def access(self) -> Access:
         """Return OPEN only where a runtime serves one user and the tenant is fully trusted."""
         alone = self.isolation is Isolation.USER
         return Access.OPEN if alone and self.trust is Trust.FULL else Access.GUARDED
+
+    @property
+    def needs_sandbox(self) -> bool:
+        """Say whether runtimes under it must be held by a sandbox: their tools reach the host, and the tenant is not trusted."""
+        return self.host_tools and self.access is Access.GUARDED
+
+    @property
+    def exact_models(self) -> tuple[str, ...]:
+        """Return the allowed models that are named in full."""
+        return tuple(model for model in self.models or () if "*" not in model)
+
+    def judge_model(self, model: str) -> Decision:
+        """Say whether sessions may use a model, and which pattern decides."""
+        return patterns.judge_model(self.models, model)
+
+    def judge_tool(self, tool: str) -> Decision:
+        """Say whether sessions may have a tool `SOURCE:NAME`, and which pattern decides."""
+        return patterns.judge_tool(self.tools, tool)
+
+    def without_host_tools(self) -> Policy:
+        """Return it as it holds where runtimes have no sandbox: without the tools that need one."""
+        return replace(self, host_tools=False) if self.needs_sandbox else self
 
     def allows_provider(self, url: str) -> bool:
         """Say whether sessions may send model calls to `url`."""

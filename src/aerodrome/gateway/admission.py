@@ -79,7 +79,7 @@ class TenantAdmission:
         except errors.AuthenticationFailed as error:
             _log.info("token.refused", reason=error.reason)
             raise
-        return Principal(proof.owner, tenant.policy, proof.key_id, proof.expires_at)
+        return Principal(proof.owner, tenant.policy_for(proof.owner.user), proof.key_id, proof.expires_at)
 
     def _choose(self, token: str) -> Verifier:
         if not jwt.has_form(token):

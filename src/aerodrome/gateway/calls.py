@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from aerodrome import errors
+from aerodrome.core import quota
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.audit import Action
-from aerodrome.core.policy import Access
+from aerodrome.core.identity import Owner
+from aerodrome.core.policy import Access, Policy
 from aerodrome.core.session import Claim
 from aerodrome.gateway import reattach
-from aerodrome.gateway.client import Attachment, Client, Request
+from aerodrome.gateway.client import Attachment, Client, Opening, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, reopening, stored_tokens
 from aerodrome.protocol.messages import Envelope
@@ -45,13 +48,15 @@ async def create(client: Client, request: Request) -> None:
         raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
     client.services.audit.check()
     request.session_ids = [session_id]
-    params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
+    opening = Opening(params, client.principal.policy) if hardened else None
+    params = _chosen(client, params)
     if hardened:
         params = hardening.harden_create(params, client.principal.policy)
-    claiming = asyncio.ensure_future(client.services.ownership.claim(session_id, client.owner, client.realm.key))
+    caps = quota.sessions_of(client.principal.policy)
+    claiming = asyncio.ensure_future(client.services.ownership.claim(session_id, client.owner, client.realm.key, caps))
     try:
-        if not client.is_alone:
+        if not client.is_alone or caps.is_set:
             # A runtime that others use must not hear of an id before it is known not to be theirs: create would join it.
             await claiming
         if reattach.is_absent(client, session_id):
@@ -60,7 +65,7 @@ async def create(client: Client, request: Request) -> None:
                 await reattach.bring_back(client, session_id)
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
-            _work_in_own_directory(params, upstream)
+            _work_in_own_directory(params, client, upstream)
         sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
@@ -69,6 +74,7 @@ async def create(client: Client, request: Request) -> None:
         raise
     held = _hold(client, session_id, upstream)
     held.describe(create=params, resume=None)
+    held.opening = opening
 
     async def finish(answer: Envelope) -> bytes:
         if answer.error is not UNSET:
@@ -139,15 +145,16 @@ async def resume(client: Client, request: Request) -> None:
         client.services.audit.foreign(client, request.method, session_id, owner)
         await _resume_missing(client, request, session_id)
         return
-    params = _chosen(client, params)
     hardened = client.access is Access.GUARDED
+    opening = Opening(params, client.principal.policy) if hardened else None
+    params = _chosen(client, params)
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)
     client.services.finishing.adopt(client, session_id)
     try:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
-            _work_in_own_directory(params, upstream)
+            _work_in_own_directory(params, client, upstream)
         sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
@@ -157,15 +164,16 @@ async def resume(client: Client, request: Request) -> None:
     before = client.attachments.get(session_id)
     was_live = before is not None and before.is_live
     held = _hold(client, session_id, upstream)
-    recipe = (held.create, held.resume, held.options, held.replays)
+    recipe = (held.create, held.resume, held.options, held.replays, held.opening)
     held.describe(create=None, resume=params)
+    held.opening = opening
     held.is_kept = True
 
     async def finish(answer: Envelope) -> bytes:
         # Once this answer is on its way, what the client has missed may follow it.
         asyncio.get_running_loop().call_soon(client.release_missed, session_id)
         if answer.error is not UNSET:
-            held.create, held.resume, held.options, held.replays = recipe
+            held.create, held.resume, held.options, held.replays, held.opening = recipe
             if was_live:
                 held.move(AttachmentState.TURN if held.is_mid_turn else AttachmentState.IDLE)
             else:
@@ -374,14 +382,21 @@ def _forward(
     upstream.link.flush()
 
 
-def _work_in_own_directory(params: dict[str, Any], upstream: Upstream) -> None:
-    """Give a guarded session a working directory of its own below the realm's."""
-    base = upstream.handle.work_directory
+def _work_in_own_directory(params: dict[str, Any], client: Client, upstream: Upstream) -> None:
+    """Give a guarded session a working directory of its own, below the realm's or where policy says."""
+    base = work_directory(client.principal.policy, client.owner, upstream.handle.work_directory)
     if base is None:
         raise errors.PolicyRejected("guarded sessions need a runtime that this gateway spawned; the upstream was given")
     directory = base / params["sessionId"]
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     params["workingDirectory"] = str(directory)
+
+
+def work_directory(policy: Policy, owner: Owner, of_realm: Path | None) -> Path | None:
+    """Return the directory below which the sessions of an owner work; None where this gateway did not spawn the runtime."""
+    if policy.work_root is None or of_realm is None:
+        return of_realm
+    return Path(policy.work_root) / owner.tenant / owner.user
 
 
 def _says_failure(answer: Envelope) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from aerodrome.core import placement
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Access, Isolation
+from aerodrome.core.policy import Access, Isolation, Policy
 from aerodrome.gateway import audit, handshake
 from aerodrome.gateway.drainer import Drainer
 from aerodrome.gateway.finishing import Finishing
@@ -78,6 +78,14 @@ class Services:
         await self.evictor.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a client asked for when it opened a guarded session, and the policy under which it was given (gateway.tightening)."""
+
+    asked: dict[str, Any]
+    policy: Policy
+
+
 @dataclass(slots=True)
 class Attachment:
     """This link's hold on one session, with what a fresh runtime must be told to have it again."""
@@ -87,6 +95,7 @@ class Attachment:
     state: AttachmentState = AttachmentState.OPENING
     create: dict[str, Any] | None = None
     resume: dict[str, Any] | None = None
+    opening: Opening | None = None
     options: dict[str, Any] = field(default_factory=dict)
     #: What else was set since it was opened and the runtime forgets (protocol.replays).
     replays: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
@@ -180,6 +189,9 @@ class Client:
     def __init__(self, link: Link, greeting: Greeting, introduction: dict[str, Any], services: Services) -> None:
         self.link = link
         principal = greeting.principal
+        if not services.settings.has_sandbox:
+            principal = replace(principal, policy=principal.policy.without_host_tools())
+        #: Its policy is the current one: gateway.policy_watch puts another in its place when it changes.
         self.principal = principal
         self.proof = greeting.proof
         self.introduction = introduction

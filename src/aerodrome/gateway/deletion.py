@@ -97,9 +97,16 @@ class SessionDeletion:
                 self._fleet.retire(handle, "sessions are deleted")
 
     async def delete(
-        self, record: SessionRecord, handle: RuntimeHandle, link: ControlLink, is_due: Callable[[], Awaitable[bool]]
+        self,
+        record: SessionRecord,
+        handle: RuntimeHandle,
+        link: ControlLink,
+        is_due: Callable[[], Awaitable[bool]],
+        directory: Path | None,
     ) -> Outcome:
         """Delete one session if it is still to be and not at work; see this module's docstring for the order.
+
+        `directory` is where the owner's sessions work, each in one of its own (gateway.calls); None: nobody knows.
 
         Raises:
             errors.RuntimeLost: the runtime did not answer; whether it has deleted the session is not known.
@@ -126,15 +133,17 @@ class SessionDeletion:
             if refusal is not None:
                 _log.warning("session.reap_failed", session=session_id, realm=record.realm, reason=refusal)
                 return Outcome.FAILED
-            if handle.work_directory is not None and sessions.is_valid_id(session_id):
-                await self._remove_directory(handle.work_directory, session_id)
+            if sessions.is_valid_id(session_id):
+                await self._remove_directory(directory, handle.work_directory, session_id)
             await ownership.forget(session_id, record.owner)
         return Outcome.REAPED
 
-    async def _remove_directory(self, work_directory: Path, session_id: str) -> None:
+    async def _remove_directory(self, directory: Path | None, of_realm: Path | None, session_id: str) -> None:
         try:
-            await asyncio.to_thread(remove_directory, work_directory, session_id)
-            await asyncio.to_thread(_remove_lock, work_directory.parent.joinpath(*_LOCKS), session_id)
+            if directory is not None:
+                await asyncio.to_thread(remove_directory, directory, session_id)
+            if of_realm is not None:
+                await asyncio.to_thread(_remove_lock, of_realm.parent.joinpath(*_LOCKS), session_id)
         except OSError as error:
             # The session is gone all the same; a record without one would only fail again in every pass.
             _log.warning("session.directory_kept", session=session_id, reason=error.strerror)

@@ -20,6 +20,7 @@ from typing import Any
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner
+from aerodrome.core.quota import NO_QUOTA, Quota
 from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.registry import SessionRegistry
 
@@ -54,16 +55,17 @@ class Ownership:
         """Return the store behind; the times of use in it are as old as the last flush."""
         return self._registry
 
-    async def claim(self, session_id: str, owner: Owner, realm: str) -> Claim:
+    async def claim(self, session_id: str, owner: Owner, realm: str, quota: Quota = NO_QUOTA) -> Claim:
         """Record the owner of a new id, or confirm it.
 
         Raises:
             errors.AlreadyExists: someone else owns it, or it is withdrawn.
+            errors.PolicyRejected: it is new, and the quota leaves no room for it.
         """
         self._check_free(session_id)
         self._note_asked(session_id)
         now = self._clock.now()
-        claim = await self._registry.claim(SessionRecord(session_id, owner, realm, now, now))
+        claim = await self._registry.claim(SessionRecord(session_id, owner, realm, now, now), quota)
         self._overtake(session_id)
         self._check_free(session_id)
         if claim.record.owner != owner:

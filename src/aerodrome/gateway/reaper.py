@@ -23,6 +23,7 @@ from aerodrome.core.expiry import Expiry
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import Policy
 from aerodrome.core.session import SessionRecord
+from aerodrome.gateway import calls
 from aerodrome.gateway.deletion import Outcome, Presence, SessionDeletion
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
@@ -88,7 +89,7 @@ class SessionReaper:
             try:
                 async for page in list_expired(self._ownership.registry, tenant, self._clock.now()):
                     for realm_key, records in itertools.groupby(page, lambda found: found[0].realm):
-                        outcomes += await self._reap_realm(realm_key, [record for record, _ in records], tenant.policy)
+                        outcomes += await self._reap_realm(realm_key, [record for record, _ in records], tenant)
             except errors.AerodromeError as error:
                 _log.warning("reaper.tenant_failed", tenant=tenant.name, reason=error.message)
             except Exception:
@@ -97,21 +98,22 @@ class SessionReaper:
         _log.info("reaper.pass_finished", is_dry_run=self._settings.is_dry_run, **counts)
         return outcomes
 
-    async def _reap_realm(self, realm_key: str, records: list[SessionRecord], policy: Policy) -> Counter[Outcome]:
+    async def _reap_realm(self, realm_key: str, records: list[SessionRecord], tenant: Tenant) -> Counter[Outcome]:
         """Handle sessions of one realm on one runtime, which is had only if there is something to delete."""
         free = [record for record in records if not self._presence.is_at_work(realm_key, record.session_id)]
         outcomes = Counter({Outcome.LEFT: len(records) - len(free)})
         if self._settings.is_dry_run:
             for record in free:
-                self._note_due(record, policy)
+                self._note_due(record, tenant.policy_for(record.owner.user))
             outcomes[Outcome.WOULD_BE_REAPED] = len(free)
         elif free:
             try:
                 # As the realm's clients would have it: they may be given this very runtime next.
+                policy = tenant.policy_for(records[0].owner.user)
                 realm = placement.under(placement.realm_of_key(realm_key), policy)
                 async with self._deletion.open_runtime(realm) as (handle, link):
                     for record in free:
-                        outcomes[await self._reap(record, policy, handle, link)] += 1
+                        outcomes[await self._reap(record, tenant.policy_for(record.owner.user), handle, link)] += 1
             except errors.AerodromeError as error:
                 _log.warning("reaper.realm_failed", realm=realm_key, reason=error.message)
             except Exception:
@@ -128,7 +130,8 @@ class SessionReaper:
             due = await self._due(record, policy)
             return due is not None
 
-        outcome = await self._deletion.delete(record, handle, link, is_due)
+        directory = calls.work_directory(policy, record.owner, handle.work_directory)
+        outcome = await self._deletion.delete(record, handle, link, is_due, directory)
         if outcome is Outcome.REAPED and due is not None:
             _log.info("session.reaped", session=record.session_id, realm=record.realm, limit=due.limit.value)
             self._settings.note_reaped(record, due.limit.value)
@@ -155,10 +158,11 @@ async def list_expired(
     Raises:
         errors.StoreUnavailable: the registry does not answer.
     """
-    if not expiry.is_limited(tenant.policy):
+    policies = [tenant.policy, *(tenant.policy_for(user) for user in tenant.users)]
+    if not any(expiry.is_limited(policy) for policy in policies):
         return
-    horizon, last = expiry.horizon_of(tenant.policy, now), None
+    horizon, last = expiry.widest([expiry.horizon_of(policy, now) for policy in policies]), None
     while records := await registry.list_stale(tenant.name, horizon, page_records, last):
         last = records[-1]
-        found = [(record, expiry.expiry_of(record, tenant.policy, now)) for record in records]
+        found = [(record, expiry.expiry_of(record, tenant.policy_for(record.owner.user), now)) for record in records]
         yield [(record, due) for record, due in found if due is not None]

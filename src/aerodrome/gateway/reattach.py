@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.gateway import tightening
 from aerodrome.gateway.client import Attachment, Client
 from aerodrome.gateway.residents import Holder, Resident
 from aerodrome.gateway.upstream import Upstream
@@ -161,6 +162,7 @@ async def _resume(resident: Resident, holder: Holder) -> None:
     await client.services.evictor.make_room(upstream.handle.runtime_id)
     if held.state not in (AttachmentState.LOST, AttachmentState.EVICTED) or client.number not in resident.holders:
         return  # its client has let go of it meanwhile
+    tightening.renew(client, held)
     client.services.router.attach(client.realm.key, held.session_id, upstream.handle.runtime_id, client.number)
     held.move(AttachmentState.OPENING)
     held.upstream = upstream

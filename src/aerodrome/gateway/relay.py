@@ -12,6 +12,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -19,7 +20,7 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
-from aerodrome.gateway import calls, reattach, virtual
+from aerodrome.gateway import calls, limits, model_lists, reattach, tightening, virtual
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, methods, missing, named_providers, replays
@@ -217,8 +218,44 @@ class Relay:
     async def _forward_checked(self, request: Request) -> None:
         """Check every session a request names, apply the parameter policy, find the runtime, and forward."""
         client = self._client
-        params = request.object()
-        row = request.row
+        params = await self._named_sessions(request)
+        if params is None:
+            return
+        names_provider = request.method in named_providers.CALLS
+        if names_provider:
+            params = named_providers.check(params, client.principal.policy)
+        if client.access is Access.GUARDED:
+            params = hardening.harden_call(request.method, params, client.principal.policy)
+        held = client.attachments.get(request.session_id or "")
+        await self._wait_to_begin(request, held)
+        if await self._is_detach_of_absent(request):
+            return
+        session_id = request.session_id
+        if session_id is not None and session_id not in self._lanes and self._is_absent(request, session_id):
+            self._park(session_id, request)
+            return
+        upstream = await self._upstream_of(request)
+        if held is not None and client.access is Access.GUARDED:
+            await model_lists.extend(held, upstream, request.method, params)
+        # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
+        is_named = request.session_id is not None and names_provider and named_providers.has_reference(params)
+        raw = sent = request.params if client.access is Access.OPEN and not is_named else messages.encode(params)
+        if is_named:
+            sent = messages.encode(client.services.supplier.fill(client.realm.key, request.session_id or "", params))
+        self._forward(upstream, request, raw, sent)
+
+    async def _wait_to_begin(self, request: Request, held: Attachment | None) -> None:
+        """Wait until what a request begins may begin: the session locked down, its restrictions current, within its caps."""
+        if held is not None and request.method in TURN_STARTS:
+            await held.wait_restricted()
+        if request.session_id is not None and request.method in tightening.BEGINNINGS:
+            await tightening.restrict(self._client, request.session_id)
+        if request.row is not None and request.row.born_ids:
+            await limits.check_birth(self._client)
+
+    async def _named_sessions(self, request: Request) -> dict[str, Any] | None:
+        """Note which sessions a request names, the caller's and others; return its params, None if it is answered here."""
+        client, params, row = self._client, request.object(), request.row
         named = id_paths.find_ids(params, row.session_ids) if row is not None else [params["sessionId"]]
         request.session_ids, request.missing_ids = [], []  # one that waited in a lane is looked at again
         for session_id in named:
@@ -233,29 +270,9 @@ class Relay:
         if request.missing_ids:
             if request.method not in missing.LISTS:
                 client.link.send(missing.answer(request.id, request.method, request.missing_ids[0]))
-                return
+                return None
             params = {**params, "sessionIds": request.session_ids}
-        names_provider = request.method in named_providers.CALLS
-        if names_provider:
-            params = named_providers.check(params, client.principal.policy)
-        if client.access is Access.GUARDED:
-            params = hardening.harden_call(request.method, params, client.principal.policy)
-        held = client.attachments.get(request.session_id or "")
-        if held is not None and request.method in TURN_STARTS:
-            await held.wait_restricted()
-        if await self._is_detach_of_absent(request):
-            return
-        session_id = request.session_id
-        if session_id is not None and session_id not in self._lanes and self._is_absent(request, session_id):
-            self._park(session_id, request)
-            return
-        upstream = await self._upstream_of(request)
-        # Guarded params are written anew: a doubled member could name one session to us and another to the runtime.
-        is_named = request.session_id is not None and names_provider and named_providers.has_reference(params)
-        raw = sent = request.params if client.access is Access.OPEN and not is_named else messages.encode(params)
-        if is_named:
-            sent = messages.encode(client.services.supplier.fill(client.realm.key, request.session_id or "", params))
-        self._forward(upstream, request, raw, sent)
+        return params
 
     async def _is_detach_of_absent(self, request: Request) -> bool:
         """Answer for a session that is in no runtime: it is detached already, and needs no runtime to be so."""
@@ -292,6 +309,8 @@ class Relay:
     def _forward(self, upstream: Upstream, request: Request, params: Params, sent: Params | None = None) -> None:
         """Send a request; `sent` is what goes out where it is more than what is remembered of it."""
         first = request.session_id
+        if first is not None and request.method in TURN_STARTS:
+            limits.check_turn(self._client, first)
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)

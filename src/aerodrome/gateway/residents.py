@@ -62,6 +62,8 @@ class Residents:
     def __init__(self, note_gone: Callable[[str, str], None] = lambda _realm, _session_id: None) -> None:
         self._residents: dict[Key, Resident] = {}
         self._note_gone = note_gone
+        #: The same by the tenant whose they are, so that counting one's costs nothing for the others.
+        self._by_tenant: dict[str, dict[Key, Resident]] = {}
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -73,12 +75,17 @@ class Residents:
         """Return the session if any link holds it."""
         return self._residents.get((realm, session_id))
 
+    def of_tenant(self, tenant: str) -> Iterator[Resident]:
+        """Yield the held sessions of a tenant."""
+        return iter(list(self._by_tenant.get(tenant, {}).values()))
+
     def hold(self, client: Client, held: Attachment) -> None:
         """Note that a link opened a session; opening it again makes it the latest."""
         key = (client.realm.key, held.session_id)
         resident = self._residents.get(key)
         if resident is None:
             resident = self._residents[key] = Resident(*key)
+            self._by_tenant.setdefault(client.owner.tenant, {})[key] = resident
         resident.holders.pop(client.number, None)
         resident.holders[client.number] = Holder(client, held)
 
@@ -90,6 +97,10 @@ class Residents:
             resident.holders.pop(client.number, None)
             if not resident.holders:
                 del self._residents[key]
+                of_tenant = self._by_tenant[client.owner.tenant]
+                del of_tenant[key]
+                if not of_tenant:
+                    del self._by_tenant[client.owner.tenant]
                 # Not at once: a session that goes from one link to another is held by neither for a moment.
                 asyncio.get_running_loop().call_soon(self._settle_gone, key)
 

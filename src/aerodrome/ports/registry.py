@@ -11,16 +11,21 @@ from typing import Protocol
 
 from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Key, Owner, Tenant
+from aerodrome.core.quota import NO_QUOTA, Quota
 from aerodrome.core.session import Claim, SessionRecord
 
 
 class SessionRegistry(Protocol):
     """Who owns which session."""
 
-    async def claim(self, record: SessionRecord) -> Claim:
-        """Record the owner of an id, atomically and once.
+    async def claim(self, record: SessionRecord, quota: Quota = NO_QUOTA) -> Claim:
+        """Record the owner of an id, atomically and once, within a quota of sessions owned.
 
         Returns the new record with `created`, or the record that is already there (whoever owns it). Idempotent for one owner.
+        Counting and recording are one step: concurrent claims never pass the quota together.
+
+        Raises:
+            errors.PolicyRejected: it would be a new record, and the quota leaves no room for it.
         """
         ...
 

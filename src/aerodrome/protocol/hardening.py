@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from aerodrome import errors
 from aerodrome.core.policy import Access, Policy
-from aerodrome.protocol import hardening_calls, methods
+from aerodrome.protocol import hardening_calls, hardening_models, hardening_tools, methods
 from aerodrome.protocol import hardening_network as network
 from aerodrome.protocol import hardening_rules as rules
 from aerodrome.protocol.hardening_rules import Params, Rule
@@ -128,17 +128,25 @@ def harden_create(params: Params, policy: Policy) -> Params:
         errors.PolicyRejected: a parameter asks for what policy does not give; names it and says what to do.
         errors.InvalidParams: a parameter has the wrong form.
     """
-    _refuse_reaching(params)
-    hardened = rules.rebuild(params, policy, _PLAIN, _RULES)
-    if params.get("availableTools") is None:
-        hardened["availableTools"] = rules.default_tools(has_agents=bool(params.get("customAgents")))
-    hardened.setdefault("systemMessage", rules.system_message("systemMessage", {}, policy))
-    return hardened | _FORCED
+    return _harden_opening(params, policy, is_new=True)
 
 
 def harden_resume(params: Params, policy: Policy) -> Params:
     """Return the `session.resume` parameters of a guarded session: the same restrictions, for a runtime keeps none."""
-    return harden_create(params, policy)
+    return _harden_opening(params, policy, is_new=False)
+
+
+def _harden_opening(params: Params, policy: Policy, is_new: bool) -> Params:
+    _refuse_reaching(params)
+    hardening_models.check("session.create", params, policy)
+    hardened = rules.rebuild(params, policy, _PLAIN, _RULES)
+    if params.get("availableTools") is None:
+        hardened["availableTools"] = rules.default_tools(bool(params.get("customAgents")), policy)
+    disabled = hardening_tools.disabled_servers(params.get("disabledMcpServers"), policy)
+    if disabled is not None:
+        hardened["disabledMcpServers"] = disabled
+    hardened.setdefault("systemMessage", rules.system_message("systemMessage", {}, policy))
+    return hardened | hardening_models.restrict_opening(hardened, policy, is_new) | _FORCED
 
 
 def harden_call(method: str, params: Params, policy: Policy) -> Params:
@@ -148,6 +156,8 @@ def harden_call(method: str, params: Params, policy: Policy) -> Params:
         errors.PolicyRejected: there is no safe form of this call, or of this parameter.
         errors.InvalidParams: a parameter has the wrong form.
     """
+    hardening_models.check(method, params, policy)
+    hardening_tools.check(method, params, policy)
     rule = hardening_calls.CALLS.get(method)
     if rule is not None:
         if method == "session.options.update":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from aerodrome import errors
 from aerodrome.core.policy import Policy
+from aerodrome.protocol import hardening_models
 from aerodrome.protocol import hardening_network as network
 from aerodrome.protocol import hardening_rules as rules
 from aerodrome.protocol.hardening_rules import Params, Rule
@@ -116,6 +117,10 @@ def _modify_rules(params: Params, policy: Policy) -> Params:
     return {**_only("sessionId add remove removeAll", values)(params, policy), "scope": "session"}
 
 
+def _allowed_models(params: Params, policy: Policy) -> Params:
+    return hardening_models.restrict_list(_only("sessionId allowedModels")(params, policy), policy)
+
+
 def _headers_answer(name: str, value: object, policy: Policy) -> Params:
     answer = rules.as_object(name, value)
     network.headers(f"{name}.headers", answer.get("headers"), policy)
@@ -131,7 +136,7 @@ CALLS: Mapping[str, CallRule] = {
     "session.commands.invoke": _COMMANDS,
     "session.metadata.setWorkingDirectory": _never("every session works in a directory of its own"),
     "session.mode.set": _only(_MODE_MEMBERS, {"mode": _MODE}),
-    "session.model.setAllowedModels": _only("sessionId allowedModels"),
+    "session.model.setAllowedModels": _allowed_models,
     "session.model.switchTo": _only(_SWITCH_MEMBERS),
     "session.options.update": _only(_OPTION_MEMBERS, _OPTIONS),
     "session.permissions.handlePendingPermissionRequest": _only("sessionId requestId", {"result": _decision}),

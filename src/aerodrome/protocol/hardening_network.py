@@ -13,7 +13,7 @@ from typing import Any
 from aerodrome import errors
 from aerodrome.core.policy import Policy
 from aerodrome.protocol import hardening_rules as rules
-from aerodrome.protocol import named_providers
+from aerodrome.protocol import hardening_tools, named_providers
 from aerodrome.protocol.hardening_rules import Params, Rule
 
 _PROVIDER_TYPES = (None, "openai", "azure", "anthropic")
@@ -115,7 +115,10 @@ def mcp_servers(name: str, value: Any, policy: Policy) -> Any:
     """Keep remote MCP servers that policy allows; the others are commands on the host."""
     if value is None:
         return None
-    return {key: _mcp_server(f"{name}.{key}", server, policy) for key, server in rules.as_object(name, value).items()}
+    return {
+        key: hardening_tools.narrow_server(key, _mcp_server(f"{name}.{key}", server, policy), policy)
+        for key, server in rules.as_object(name, value).items()
+    }
 
 
 def _mcp_server(name: str, value: Any, policy: Policy) -> Params:

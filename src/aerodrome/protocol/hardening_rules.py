@@ -13,6 +13,7 @@ from typing import Any
 
 from aerodrome import errors
 from aerodrome.core.policy import Policy
+from aerodrome.protocol import hardening_tools
 
 Params = dict[str, Any]
 Rule = Callable[[str, Any, Policy], Any]
@@ -23,11 +24,9 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Built-in tools without reach beyond the session, which the runtime adds of itself.
-_CONVERSATION_TOOLS = ("ask_user", "exit_plan_mode", "task_complete")
-#: Subagents: the runtime gives them no tool that the session's own filter does not pass (measured).
-_AGENT_TOOLS = ("list_agents", "read_agent", "task", "write_agent")
-SAFE_BUILTIN_TOOLS = (*_CONVERSATION_TOOLS, *_AGENT_TOOLS)
+#: Built-in tools without reach beyond the session, which the runtime adds of itself; and those of subagents, to whom the
+#: runtime gives no tool that the session's own filter does not pass (measured).
+SAFE_BUILTIN_TOOLS = (*hardening_tools.CONVERSATION_TOOLS, *hardening_tools.AGENT_TOOLS)
 
 _TOOL_MEMBERS = (
     "name description title parameters overridesBuiltInTool skipPermission defer isTerminal metadata namespace"
@@ -161,20 +160,24 @@ def session_id(name: str, value: Any, policy: Policy) -> Any:
     return value
 
 
-def default_tools(has_agents: bool) -> list[str]:
-    """Return the tool filter of a session that names none: the client's tools, MCP tools, and what a conversation needs."""
-    built_in = SAFE_BUILTIN_TOOLS if has_agents else _CONVERSATION_TOOLS
-    return ["custom:*", "mcp:*", *(f"builtin:{tool}" for tool in built_in)]
+def default_tools(has_agents: bool, policy: Policy) -> list[str]:
+    """Return the tool filter of a session that names none: the client's tools, MCP tools, and what a conversation needs.
+
+    Where tools may reach the host, all built-in ones: that is what a program without a filter expects.
+    """
+    is_all = has_agents or policy.host_tools
+    built_in = hardening_tools.builtin_tools(policy) if is_all else hardening_tools.CONVERSATION_TOOLS
+    return hardening_tools.narrow_filter(["custom:*", "mcp:*", *(f"builtin:{tool}" for tool in built_in)], policy)
 
 
 def tool_filter(name: str, value: Any, policy: Policy) -> list[str]:
-    """Narrow a tool filter to the client's own tools, MCP tools, and built-in ones that are safe.
+    """Narrow a tool filter to the client's own tools, MCP tools, and built-in ones that are safe, as far as policy allows.
 
     The runtime passes what any pattern names: `source:name`, `source:*`, a bare name for any source; it knows no other
     wildcards, and an empty list passes nothing (measured).
     """
     if value is None:
-        return default_tools(has_agents=False)
+        return default_tools(has_agents=False, policy=policy)
     narrowed: list[str] = []
     for pattern in as_strings(name, value):
         source, colon, tool = pattern.partition(":")
@@ -185,13 +188,14 @@ def tool_filter(name: str, value: Any, policy: Policy) -> list[str]:
         elif source in ("custom", "mcp"):
             narrowed.append(pattern)
         if source in ("", "builtin"):
-            narrowed += [f"builtin:{safe}" for safe in SAFE_BUILTIN_TOOLS if tool in ("*", safe)]
-    return narrowed
+            safe = hardening_tools.builtin_tools(policy)
+            narrowed += [f"builtin:{known}" for known in safe if tool in ("*", known)]
+    return hardening_tools.narrow_filter(narrowed, policy)
 
 
 def tools(name: str, value: Any, policy: Policy) -> Any:
-    """Keep tool definitions: these tools run in the client, also where one takes a built-in tool's name."""
-    return each(members(_TOOL_MEMBERS))(name, value, policy)
+    """Keep tool definitions that policy allows: these tools run in the client, also where one takes a built-in tool's name."""
+    return hardening_tools.narrow_definitions(each(members(_TOOL_MEMBERS))(name, value, policy), policy)
 
 
 def system_message(name: str, value: Any, policy: Policy) -> Params:

@@ -35,6 +35,7 @@ from aerodrome.gateway.deletion import Presence
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.principal_watch import PrincipalWatch
 from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
@@ -99,7 +100,7 @@ class Rig:
         self.keys = MemoryKeyStore()
         self.ownership = Ownership(self.registry, self.clock, settings.ownership_cache_seconds)
         self.router = Router()
-        tenants = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
+        tenants = self.configured = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
         self.tenants = MemoryTenantStore(self.keys, self.clock)
         find_tenant = functools.partial(admission.find_tenant, tenants, self.tenants)
         #: A test may add to it, before its clients come.
@@ -113,6 +114,7 @@ class Rig:
         auditor = audit.Auditor(self.audit_log)
         services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
+        self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
         self.watch = PrincipalWatch(self.gateway, self.keys, find_tenant, self.clock, settings.principals_seconds)

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from aerodrome import errors
 from aerodrome.clock import Clock
+from aerodrome.core import quota as quotas
 from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Key, Owner, Tenant
+from aerodrome.core.quota import NO_QUOTA, Quota
 from aerodrome.core.session import Claim, SessionRecord
 
 
@@ -37,9 +39,16 @@ class MemorySessionRegistry:
         self._door = _Door()
         self._records: dict[str, SessionRecord] = {}
 
-    async def claim(self, record: SessionRecord) -> Claim:
-        """Record the owner of an id, once; return the record that holds."""
+    async def claim(self, record: SessionRecord, quota: Quota = NO_QUOTA) -> Claim:
+        """Record the owner of an id, once and within a quota; return the record that holds.
+
+        Raises:
+            errors.PolicyRejected: the quota leaves no room for a new one.
+        """
         self._door.check()
+        if quota.is_set and record.session_id not in self._records:
+            of_tenant = [held.owner for held in self._records.values() if held.owner.tenant == record.owner.tenant]
+            quotas.check_sessions(quota, of_tenant.count(record.owner), len(of_tenant))
         held = self._records.setdefault(record.session_id, record)
         return Claim(held, created=held is record)
 

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from aerodrome.adapters.sql import engine, tables
+from aerodrome.core import quota as quotas
 from aerodrome.core.expiry import Horizon
 from aerodrome.core.identity import Owner
+from aerodrome.core.quota import NO_QUOTA, Quota
 from aerodrome.core.session import Claim, SessionRecord
 
 _T = tables.SESSIONS.c
 _OWNED = (_T.tenant_name == sa.bindparam("tenant"), _T.user_name == sa.bindparam("user"))
+_COUNT = sa.select(sa.func.count()).select_from(tables.SESSIONS)
 _FIND = sa.select(tables.SESSIONS).where(_T.session_id == sa.bindparam("id"))
 _LIST = sa.select(tables.SESSIONS).where(*_OWNED).order_by(_T.used_at.desc(), _T.session_id)
 # Walks the index on (tenant_name, user_name): one tenant's rows, once a pass. An index on the times would have to be rewritten
@@ -43,9 +46,13 @@ class SqlSessionRegistry:
     def __init__(self, database: engine.Database) -> None:
         self._database: engine.Database | engine.Closed = database
 
-    async def claim(self, record: SessionRecord) -> Claim:
-        """Record the owner of an id, once; return the record that holds."""
-        return await self._database.write(lambda connection: _claim(connection, record))
+    async def claim(self, record: SessionRecord, quota: Quota = NO_QUOTA) -> Claim:
+        """Record the owner of an id, once and within a quota; return the record that holds.
+
+        Raises:
+            errors.PolicyRejected: the quota leaves no room for a new one.
+        """
+        return await self._database.write(lambda connection: _claim(connection, record, quota))
 
     async def find(self, session_id: str) -> SessionRecord | None:
         """Return the record of an id, None if there is none."""
@@ -85,13 +92,25 @@ class SqlSessionRegistry:
         self._database = engine.Closed()
 
 
-def _claim(connection: sa.Connection, record: SessionRecord) -> Claim:
+def _claim(connection: sa.Connection, record: SessionRecord, quota: Quota) -> Claim:
+    if quota.is_set:
+        # Within the transaction that inserts: another's claim is before all of this or after it (SQLite has one writer).
+        if held := _find(connection, record.session_id):
+            return Claim(held, created=False)
+        _check_quota(connection, record.owner, quota)
     # Turns more than once only where another transaction can forget the row between the two statements (not in SQLite).
     while True:
         if engine.insert_once(connection, tables.SESSIONS, _row(record)):
             return Claim(record, created=True)
         if held := _find(connection, record.session_id):
             return Claim(held, created=False)
+
+
+def _check_quota(connection: sa.Connection, owner: Owner, quota: Quota) -> None:
+    values = {"tenant": owner.tenant, "user": owner.user}
+    of_user = connection.execute(_COUNT.where(*_OWNED), values).scalar_one() if quota.per_user else 0
+    of_tenant = connection.execute(_COUNT.where(_OWNED[0]), values).scalar_one() if quota.per_tenant else 0
+    quotas.check_sessions(quota, of_user, of_tenant)
 
 
 def _find(connection: sa.Connection, session_id: str) -> SessionRecord | None:

@@ -1,14 +1,16 @@
 """The tenants and their policies, in SQL (port: ports.registry.TenantStore).
 
-A policy is one JSON object, so that it can grow without a column for each rule; one with a rule this code does not know is
-refused, never read without it. Not the place of tenants defined in the configuration: every tenant here has source
-`database`. Neighbours: tables.py (columns), engine.py (transactions), keys.py (whose keys a removal revokes).
+A policy is one JSON object, so that it can grow without a column for each rule; its member `users` has what differs for users.
+One with a rule this code does not know is refused, never read without it. Not the place of tenants defined in the
+configuration: every tenant here has source `database`. Neighbours: tables.py (columns), engine.py (transactions), keys.py
+(whose keys a removal revokes).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -16,7 +18,9 @@ import sqlalchemy as sa
 from aerodrome import errors
 from aerodrome.adapters.sql import engine, tables
 from aerodrome.clock import Clock
+from aerodrome.core import override, policy_document
 from aerodrome.core.identity import Tenant
+from aerodrome.core.override import Override
 from aerodrome.core.policy import Policy
 
 _T = tables.TENANTS.c
@@ -46,7 +50,7 @@ class SqlTenantStore:
         Raises:
             errors.AlreadyExists: the name is taken.
         """
-        row = {"name": tenant.name, "policy": _encode(tenant.policy)}
+        row = {"name": tenant.name, "policy": _encode(tenant)}
         if not await self._database.write(lambda connection: engine.insert_once(connection, tables.TENANTS, row)):
             raise errors.AlreadyExists(f"tenant {tenant.name} is there already: update it or choose another name")
 
@@ -74,7 +78,7 @@ class SqlTenantStore:
         Raises:
             errors.TenantMissing: no tenant has that name.
         """
-        values = {"of_name": tenant.name, "to_policy": _encode(tenant.policy)}
+        values = {"of_name": tenant.name, "to_policy": _encode(tenant)}
         if not await self._database.write(lambda connection: connection.execute(_UPDATE, values).rowcount):
             raise _missing(tenant.name)
 
@@ -104,19 +108,28 @@ def _missing(name: str) -> errors.TenantMissing:
     return errors.TenantMissing(f"no tenant is named {name}: list the tenants to see which there are")
 
 
-def _encode(policy: Policy) -> str:
-    return msgspec.json.encode(policy).decode()
+def _encode(tenant: Tenant) -> str:
+    document = msgspec.to_builtins(tenant.policy)
+    if tenant.users:
+        document["users"] = msgspec.to_builtins(tenant.users)
+    return msgspec.json.encode(document).decode()
 
 
 def _tenant(row: sa.Row[*tuple[str, str]]) -> Tenant:
     name, text = row
     try:
-        unknown = set(msgspec.json.decode(text, type=dict[str, object])) - _RULES
-        policy = msgspec.json.decode(text, type=Policy)
+        document = msgspec.json.decode(text, type=dict[str, Any])
+        written = msgspec.convert(document.pop("users", {}), dict[str, dict[str, Any]])
+        unknown = {*document} - _RULES
+        for rules in written.values():
+            unknown |= {*rules} - override.FIELDS
+        # Strict: a number in the place of a text was not written by us.
+        policy = msgspec.convert(document, Policy)
+        users = msgspec.convert(written, dict[str, Override])
     except msgspec.MsgspecError as error:
         raise errors.ConfigError(f"policy of tenant {name} is not readable ({error}): update the tenant") from error
     if unknown:
         raise errors.ConfigError(
             f"policy of tenant {name} has rules unknown here ({sorted(unknown)}): upgrade Aerodrome"
         )
-    return Tenant(name, policy)
+    return policy_document.check_tenant(f"tenant {name}", Tenant(name, policy, users=users))

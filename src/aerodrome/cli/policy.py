@@ -1,0 +1,98 @@
+"""`aerodrome policy show | explain`: what holds for a tenant or a user, and why. No logic: protocol.explanation does the work.
+
+Says what the configuration and the database say now; a running gateway reads the first at a reload.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from aerodrome import app as application
+from aerodrome import errors
+from aerodrome.cli import common
+from aerodrome.core import duration, identity
+from aerodrome.core.identity import Tenant
+from aerodrome.core.policy import Policy
+from aerodrome.core.policy_document import WORD_OF
+from aerodrome.gateway import admission
+from aerodrome.protocol import explanation
+from aerodrome.protocol.explanation import Explainer
+from aerodrome.settings import Settings
+
+app = typer.Typer(name="policy", help="Policies: what holds for a tenant or a user, and why.", no_args_is_help=True)
+
+Whose = Annotated[str, typer.Argument(metavar="TENANT[/USER]", help="Whose policy.")]
+_LENGTHS = ("session_idle_seconds", "session_age_seconds")
+_CAPS = ("max_sessions_per_user", "max_sessions_per_tenant", "max_turns_per_user", "max_turns_per_tenant")
+
+
+@app.command()
+def show(
+    whose: Whose,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Show every field of a policy, and where its value comes from."""
+    explainer = _explainer(whose, config, state_directory)
+    rows = [
+        [WORD_OF[field.name], _words(field.name, getattr(explainer.policy, field.name)), explainer.origin(field.name)]
+        for field in dataclasses.fields(Policy)
+    ]
+    if as_json:
+        typer.echo(
+            msgspec.json.encode([dict(zip(("field", "value", "from"), row, strict=True)) for row in rows]).decode()
+        )
+    else:
+        common.print_table(("field", "value", "from"), rows)
+
+
+@app.command()
+def explain(
+    whose: Whose,
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="METHOD|tool:NAME|model:NAME|url:URL", help="For example tool:mcp:github/get_issue."),
+    ],
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Say whether something is allowed, by which rule, and where that is written; exit code 1 if it is refused."""
+    found = _explainer(whose, config, state_directory).explain(subject)
+    if as_json:
+        typer.echo(msgspec.json.encode({"allowed": found.is_allowed, "reasons": found.reasons}).decode())
+    else:
+        typer.echo("\n".join((f"{whose}: {subject} is {'allowed' if found.is_allowed else 'refused'}", *found.reasons)))
+    if not found.is_allowed:
+        raise typer.Exit(1)
+
+
+def _explainer(whose: str, config: Any, state_directory: Any) -> Explainer:
+    name, slash, user = whose.partition("/")
+    if slash:
+        identity.check_name("user", user)
+
+    async def work(stores: application.Stores, settings: Settings) -> Tenant:
+        tenants = await admission.list_tenants(settings.configured_tenants(), stores.tenants)
+        for tenant in tenants:
+            if tenant.name == name:
+                return tenant
+        raise errors.TenantMissing(f"no tenant {name}; aerodrome tenant list shows which there are")
+
+    tenant = common.with_stores(config, state_directory, work)
+    return Explainer(tenant, user or None, has_sandbox=application.HAS_SANDBOX)
+
+
+def _words(field: str, value: Any) -> str:
+    if field in _LENGTHS:
+        return duration.words(value)
+    if field in _CAPS and not value:
+        return "no cap"
+    if field == "work_root" and value is None:
+        return "the realm's"
+    return explanation.words(value)
