@@ -12,7 +12,7 @@ from aerodrome import errors
 from aerodrome.core import policy_document
 from aerodrome.core.identity import Tenant
 from aerodrome.core.override import FIELDS, Override
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 
 NAMES = st.lists(st.sampled_from(["a", "b*", "c"]), max_size=3).map(tuple)
 VALUES = {
@@ -21,6 +21,9 @@ VALUES = {
     "session_idle_seconds": st.none() | st.floats(1, 1000),
     "session_age_seconds": st.none() | st.floats(1, 1000),
     "client_loss": st.sampled_from(ClientLoss),
+    "provider": st.none() | st.just("house"),
+    "provider_names": st.just(("house", "other")),
+    "github": st.sampled_from(GitHubAccess),
     "models": st.none() | NAMES,
     "tools": st.none() | NAMES.map(lambda names: tuple(f"custom:{name}" for name in names)),
     "max_sessions_per_user": st.integers(0, 9),

@@ -89,16 +89,7 @@ def _save(
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
-    said = {word: value for word, value in context.params.items() if word in WORDS and value not in (None, [], ())}
-    for word in ("session_idle_ttl", "session_max_age"):
-        if said.get(word, "never") != "never":
-            said[word] = duration.parse(f"--{word.replace('_', '-')}", said[word])
-    said.pop("provider", None)  # the option's name for the allowed URLs, the policy's for a named one
-    if context.params["named_provider"]:
-        names = context.params["named_provider"]
-        said |= {"provider": names[0], "provider_names": names}
-    plural = {"provider": "providers", "mcp_server": "mcp_servers", "model": "models", "tool": "tools"}
-    said |= {word: context.params[option] for option, word in plural.items() if context.params[option]}
+    said = _said(context)
     is_new = context.info_name == "add"
     if user is None and isolation is None and not is_new:
         raise typer.BadParameter("say it: a policy is replaced as a whole", param_hint="--isolation")
@@ -119,6 +110,21 @@ def _save(
     common.with_stores(config, state_directory, work)
     whose = f"tenant {name}" if user is None else f"user {user} of tenant {name}"
     typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"{whose} changed")
+
+
+def _said(context: typer.Context) -> dict[str, Any]:
+    """Return what the options say, in the words of a policy."""
+    said = {word: value for word, value in context.params.items() if word in WORDS and value not in (None, [], ())}
+    for word in ("session_idle_ttl", "session_max_age"):
+        if said.get(word, "never") != "never":
+            said[word] = duration.parse(f"--{word.replace('_', '-')}", said[word])
+    said.pop("provider", None)  # the option's name for the allowed URLs, the policy's for a named one
+    if context.params["named_provider"]:
+        names = context.params["named_provider"]
+        said |= {"provider": names[0], "provider_names": names}
+    plural = {"provider": "providers", "mcp_server": "mcp_servers", "model": "models", "tool": "tools"}
+    said |= {word: context.params[option] for option, word in plural.items() if context.params[option]}
+    return said
 
 
 def _changed(name: str, user: str | None, said: dict[str, Any], before: Tenant | None) -> Tenant:
