@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import functools
 import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,7 +154,7 @@ async def open_application(
     async with AsyncExitStack() as stack:
         admin = AdminServer(settings.state_directory)
         if settings.upstream is None:
-            stack.enter_context(_sole_use(settings.state_directory))
+            stack.enter_context(orphans.sole_use(settings.state_directory))
             await _collect_orphans(settings.state_directory)
         # Closed after all below: an operator who watches a drain hears of its end.
         stack.push_async_callback(admin.aclose)
@@ -206,7 +205,7 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
         errors.ConfigError: a gateway runs over it. errors.RuntimeMissing: there is no Copilot runtime.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(_sole_use(settings.state_directory))
+        stack.enter_context(orphans.sole_use(settings.state_directory))
         await _collect_orphans(settings.state_directory)
         log = FileAuditLog(_audit_settings(settings)) if settings.audit.enabled else None
         if log is not None:
@@ -606,20 +605,6 @@ def _reaper_settings(settings: Settings, auditor: Auditor) -> ReaperSettings:
         is_dry_run=section.reap_dry_run,
         note_reaped=auditor.expired,
     )
-
-
-@contextmanager
-def _sole_use(directory: Path) -> Iterator[None]:
-    """Hold the state directory: two gateways over it would run one session in two runtimes at once."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (directory / "gateway.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise errors.ConfigError(
-                f"state_directory: another gateway uses {directory}; stop it, or name another with --state-directory"
-            ) from None
-        yield
 
 
 async def _collect_orphans(directory: Path) -> None:

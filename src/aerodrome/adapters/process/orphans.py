@@ -6,12 +6,15 @@ lives on: it would write to sessions that the next gateway gives to a fresh runt
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from aerodrome import errors
 from aerodrome.adapters.process import cgroups
 
 _MARK = b"AERODROME_RUNTIME_ID"
@@ -82,3 +85,17 @@ def _ancestry() -> set[int]:
         except (OSError, ValueError, IndexError):
             break
     return found
+
+
+@contextmanager
+def sole_use(directory: Path) -> Iterator[None]:
+    """Hold the state directory: two gateways over it would run one session in two runtimes at once."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (directory / "gateway.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise errors.ConfigError(
+                f"state_directory: another gateway uses {directory}; stop it, or name another with --state-directory"
+            ) from None
+        yield
