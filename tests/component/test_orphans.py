@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,18 +15,6 @@ import structlog
 from aerodrome import app, settings
 from aerodrome.adapters.process import cgroups, orphans
 from aerodrome.testing.process_table import find, find_groups, is_alive, parent_of, wait_for
-
-
-@pytest.fixture
-def mark():
-    """A word that only this test's processes have in their command lines; none may be left at its end."""
-    word = f"1000.{secrets.randbelow(10**9):09d}"
-    yield word
-    left = find(word)
-    for pid in left:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert left == []
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,18 +38,6 @@ async def host(mark) -> AsyncIterator[ProcessHost]:
     await opened.aclose()
     assert len(os.listdir("/proc/self/fd")) == before
     assert find_groups(os.getpid()) == []
-
-
-@pytest.fixture
-def mark():
-    """A word that only this test's processes have in their command lines; none may be left at its end."""
-    word = f"1000.{secrets.randbelow(10**9):09d}"
-    yield word
-    left = find(word)
-    for pid in left:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert left == []
 
 
 def spec(tmp_path: Path, *argv: str, environment: dict[str, str] | None = None, files: int = 512) -> SpawnSpec:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,18 +51,6 @@ async def host(discover, mark) -> AsyncIterator[ProcessHost]:
         await opened.aclose()
     assert len(os.listdir("/proc/self/fd")) == before
     assert find_groups(os.getpid()) == []
-
-
-@pytest.fixture
-def mark():
-    """A word that only this test's processes have in their command lines; none may be left at its end."""
-    word = f"1000.{secrets.randbelow(10**9):09d}"
-    yield word
-    left = find(word)
-    for pid in left:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert left == []
 
 
 def spec(tmp_path: Path, script: str, limits: ResourceLimits = LIMITS) -> SpawnSpec:

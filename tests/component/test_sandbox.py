@@ -33,18 +33,6 @@ LIMITS = ResourceLimits(512, memory_bytes=160 << 20, processes=60)
 LISTENING = "echo listening on port 1; "
 
 
-@pytest.fixture
-def mark():
-    """A word that only this test's processes have in their command lines; none may be left at its end."""
-    word = f"1000.{secrets.randbelow(10**9):09d}"
-    yield word
-    left = find(word)
-    for pid in left:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert left == []
-
-
 class House:
     """A host of sandboxes and one realm."""
 

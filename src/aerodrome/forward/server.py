@@ -19,7 +19,7 @@ import structlog
 from aerodrome import errors
 from aerodrome.forward import neighbours
 from aerodrome.forward.carrier import Carrier, Limits, Upstream
-from aerodrome.gateway import handshake, listener
+from aerodrome.gateway import listener
 from aerodrome.transport.link import Link
 
 _log = structlog.get_logger()
@@ -114,18 +114,7 @@ class Forwarder:
 
 async def serve(carrier: Carrier, link: Link) -> None:
     """Run a carrier to its end and close its link; a program that breaks the framing is told so."""
-    try:
-        await carrier.run()
-    except errors.InvalidRequest as error:
-        link.send(handshake.answer_error(None, error))
-    except asyncio.CancelledError:
-        link.flush()
-        link.abort()
-        raise
-    except Exception:
-        _log.exception("link.failed", peer=link.peer)
-    finally:
-        await listener.close_politely(link)
+    await listener.see_out(carrier.run(), link)
 
 
 def _split(address: str) -> tuple[str, int]:

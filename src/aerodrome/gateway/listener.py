@@ -114,20 +114,25 @@ class Listener:
             await self._run(link)
 
     async def _run(self, link: Link) -> None:
-        try:
-            await self._serve(link)
-        except errors.InvalidRequest as error:
-            # Where the next frame begins is not known any more: say what was wrong, then close.
-            link.send(handshake.answer_error(None, error))
-        except asyncio.CancelledError:
-            # The gateway stops: a peer that has not read until now is not waited for.
-            link.flush()
-            link.abort()
-            raise
-        except Exception:
-            _log.exception("link.failed", peer=link.peer)
-        finally:
-            await close_politely(link)
+        await see_out(self._serve(link), link)
+
+
+async def see_out(serving: Awaitable[None], link: Link) -> None:
+    """Wait for the end of what serves a link, then close it; a peer that breaks the framing is told so."""
+    try:
+        await serving
+    except errors.InvalidRequest as error:
+        # Where the next frame begins is not known any more: say what was wrong, then close.
+        link.send(handshake.answer_error(None, error))
+    except asyncio.CancelledError:
+        # We stop: a peer that has not read until now is not waited for.
+        link.flush()
+        link.abort()
+        raise
+    except Exception:
+        _log.exception("link.failed", peer=link.peer)
+    finally:
+        await close_politely(link)
 
 
 async def close_politely(link: Link, seconds: float = _CLOSE_SECONDS) -> None:
