@@ -188,3 +188,33 @@ async def test_a_token_that_ends_takes_its_streams_along(open_http):
             await http.rig.keys.revoke(key.key_id, http.rig.clock.now())
         assert [event async for event in read_events(answer)] == []
     assert (await caller.get(session)).status_code == 401
+
+
+@pytest.mark.parametrize("before", [[], ["one"]], ids=["before anything was said", "behind a turn"])
+async def test_a_reader_that_is_cut_off_before_its_first_event_comes_back_to_where_it_was(http, before):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    for prompt in before:
+        await say(caller, session, prompt)
+    if before:  # and nothing of it is in memory any more
+        await http.edge.users.close_user(next(user.owner for user in http.edge.users.users))
+    async with caller.stream("GET", f"{session}/events") as answer:
+        cursor = next(line for line in [line async for line in take(answer, 3)] if line.startswith("id: "))
+
+    await say(caller, session, "two")
+
+    said = []
+    headers = {"Last-Event-ID": cursor.removeprefix("id: ")}
+    async with caller.stream("GET", f"{session}/events", headers=headers) as answer:
+        async for event in read_events(answer):
+            said.append(event)
+            if event.kind == "turn.ended":
+                break
+    assert [one.data["data"]["content"] for one in said if one.kind == "assistant.message"] == ["two"]
+    assert [one.kind for one in said].count("turn.started") == 1
+
+
+async def take(answer, count: int):
+    lines = answer.aiter_lines()
+    for _ in range(count):
+        yield await anext(lines)

@@ -20,6 +20,8 @@ _EVENTS: dict[str, Any] = {
     "description": "server-sent events: `id` is a cursor, `event` the type, `data` the event as JSON",
     "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
 }
+#: A cursor that no event has, which reads everything.
+_BEGINNING = "0"
 Cursor = Annotated[str | None, Query(max_length=200, description="a cursor: what comes behind it")]
 
 
@@ -40,13 +42,24 @@ async def follow(
     held = await caller.conversation(session_id, "http.events.follow")
     await held.open()
     cursor = last_event_id or after
-    position = held.log.end if not cursor and start == "now" else None
-    return stream(caller, _encoded(held, cursor or "", position))
+    if cursor or start == "beginning":
+        return stream(caller, _encoded(held, cursor or ""))
+    here = await _here(held)
+    return stream(caller, _encoded(held, here, held.log.end))
 
 
-async def _encoded(held: Conversation, cursor: str, position: int | None) -> AsyncGenerator[list[bytes], None]:
+async def _here(held: Conversation) -> str:
+    """Return a cursor behind all that was said; where nothing was, one that means the beginning."""
+    kept = [] if held.log.cursor else await held.history()
+    return held.log.cursor or (kept[-1].cursor if kept else _BEGINNING)
+
+
+async def _encoded(held: Conversation, cursor: str, position: int | None = None) -> AsyncGenerator[list[bytes], None]:
     reading = held.read_from(cursor, position)
     try:
+        if position is not None:
+            # A reader that is cut off before its first event comes back to here all the same.
+            yield [b"id: %b\n\n" % cursor.encode()]
         async for batch in reading:
             yield [one.sse for one in batch]
     finally:
