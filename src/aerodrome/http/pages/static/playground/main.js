@@ -1,0 +1,371 @@
+// The playground: the signed-in user's sessions, and one of them to talk in.
+
+import { call, Follower, sessionPath } from "./api.js";
+import { el, icon } from "./dom.js";
+import { SessionList } from "./sessions.js";
+import { Transcript } from "./transcript.js";
+
+const NARROW = window.matchMedia("(max-width: 56rem)");
+const NEAR_END_PX = 90;
+const TITLE_CHARS = 60;
+/** The gateway lists what waits once the stream has come to rest: so long after it opened. */
+const REST_MS = 400;
+
+const find = (id) => document.getElementById(id);
+const page = {
+  root: find("chat"), thread: find("thread"), turns: find("turns"), empty: find("empty"), composer: find("composer"), prompt: find("prompt"),
+  send: find("send"), stop: find("stop"), title: find("title"), link: find("link"), linkWords: find("link-words"), retry: find("retry"),
+  latest: find("latest"), status: find("status"), drawer: find("drawer"), drawerOpen: find("drawer-open"), drawerClose: find("drawer-close"),
+  settings: find("settings"), settingsOpen: find("settings-open"), permissions: find("new-permissions"), tool: find("new-tool"), hint: find("hint"),
+  newChat: find("new-chat"),
+};
+
+class Playground {
+  constructor() {
+    this.session = null;
+    this.transcript = null;
+    this.follower = null;
+    this.prompts = [];
+    this.list = new SessionList(find("sessions"), find("more"), find("list-problem"), () => this.sessionId);
+    this.listen();
+    this.list.refresh();
+    this.go();
+  }
+
+  get sessionId() {
+    return new URLSearchParams(location.hash.slice(1)).get("s");
+  }
+
+  // -- which session --------------------------------------------------------------------------------------------------------
+
+  go() {
+    this.follower?.close();
+    this.follower = null;
+    this.session = null;
+    this.showLink(null);
+    this.closeDrawer();
+    const id = this.sessionId;
+    this.transcript = this.makeTranscript(id);
+    if (!id) {
+      this.setTitle("New chat");
+      this.draw();
+      page.prompt.focus();
+      return;
+    }
+    this.setTitle("…");
+    page.root.dataset.loading = "";
+    this.list.mark();
+    this.load(id);
+  }
+
+  makeTranscript(id) {
+    return new Transcript(page.turns, page.thread, {
+      path: id ? sessionPath(id) : "",
+      again: (prompt) => this.send(prompt),
+      changed: () => this.draw(),
+      caught: () => this.caught(),
+      announce: (words) => announce(words),
+      asked: (card) => this.asked(card),
+      ended: (view) => this.ended(view),
+    });
+  }
+
+  async load(id) {
+    const transcript = this.transcript;
+    try {
+      const [session, known] = await Promise.all([call("GET", sessionPath(id)), call("GET", `${sessionPath(id)}/turns`)]);
+      if (this.transcript !== transcript) return;
+      this.session = session;
+      for (const turn of known.turns) if (turn.ended_at) transcript.known.set(turn.turn_id, turn);
+      this.setTitle(session.options.title || "Untitled");
+      this.follow(id);
+      page.prompt.focus({ preventScroll: true });
+    } catch (problem) {
+      if (this.transcript === transcript) this.refuse(problem);
+    }
+  }
+
+  follow(id) {
+    const transcript = this.transcript;
+    const mine = () => this.transcript === transcript;
+    this.follower = new Follower(`${sessionPath(id)}/events`, {
+      opened: () => {
+        if (!mine()) return;
+        this.showLink(null);
+        const before = new Set(transcript.cards.keys());
+        setTimeout(() => this.rest(transcript, id, before), REST_MS);
+      },
+      heard: (events) => {
+        if (!mine()) return;
+        for (const event of events) transcript.hear(event);
+        transcript.keepInView();
+        this.caught();
+      },
+      lost: (problem, wait) => mine() && this.showLink(problem, wait),
+      refused: (problem) => mine() && this.refuse(problem),
+    });
+  }
+
+  async rest(transcript, id, before) {
+    this.caught();
+    try {
+      const { requests } = await call("GET", `${sessionPath(id)}/requests`);
+      if (this.transcript === transcript) transcript.settle(requests, before);
+    } catch {
+      // The stream says that the link is broken; nothing to add.
+    }
+  }
+
+  caught() {
+    delete page.root.dataset.loading;
+    this.draw();
+  }
+
+  refuse(problem) {
+    delete page.root.dataset.loading;
+    this.follower?.close();
+    const isGone = problem.status === 404;
+    this.setTitle(isGone ? "Not here" : "Not available");
+    page.turns.replaceChildren(el(
+      "div", { class: "trouble", role: "alert" }, icon("warning"),
+      el("div", {}, el("p", { text: isGone ? "This session is gone, or it is not yours." : problem.message })),
+      ...this.wayOut(problem),
+    ));
+    page.empty.hidden = true;
+    page.composer.hidden = true;
+  }
+
+  wayOut(problem) {
+    if (problem.status === 401) return [el("a", { class: "button compact primary", href: "/sign-in?next=/playground", text: "Sign in again" })];
+    if (problem.status === 404) return [el("a", { class: "button compact primary", href: "#", text: "Start a new chat" })];
+    return [el("button", { type: "button", class: "button compact", text: "Try again", on: { click: () => this.go() } })];
+  }
+
+  // -- talking --------------------------------------------------------------------------------------------------------------
+
+  async send(prompt) {
+    const text = prompt.trim();
+    if (!text) return;
+    this.prompts.push(text);
+    const sent = this.deliver(text);
+    page.prompt.value = "";
+    this.fit();
+    await this.transcript.send(text, sent);
+  }
+
+  /** Send a prompt; the first one makes its session. Everything that this tab sends goes out in order. */
+  deliver(text) {
+    const transcript = this.transcript;
+    const turn = (this.sending ?? Promise.resolve()).catch(() => {}).then(async () => {
+      if (!this.session) await this.begin(text, transcript);
+      return call("POST", `${transcript.host.path}/messages`, { prompt: text, wait_seconds: 0 });
+    });
+    this.sending = turn;
+    return turn;
+  }
+
+  async begin(text, transcript) {
+    const wanted = { title: titleOf(text), permissions: page.permissions.value };
+    if (page.tool.checked) wanted.tools = [LOOKUP];
+    const session = await call("POST", "/v1/sessions", wanted);
+    if (this.transcript !== transcript) return;
+    this.session = session;
+    transcript.host.path = sessionPath(session.session_id);
+    history.pushState(null, "", `#s=${session.session_id}`);
+    this.setTitle(session.options.title);
+    this.follow(session.session_id);
+    this.list.refresh();
+  }
+
+  async stop() {
+    if (!this.session) return;
+    page.stop.disabled = true;
+    try {
+      await call("POST", `${this.transcript.host.path}/abort`);
+    } catch (problem) {
+      announce(problem.message, true);
+    } finally {
+      page.stop.disabled = false;
+    }
+  }
+
+  asked(card) {
+    announce(`${card.title.textContent}. Your answer is waited for.`);
+    // Who writes is not interrupted; who waits is taken to the question, not onto a button that Enter would press.
+    if (document.activeElement === page.prompt && !page.prompt.value) card.element.focus({ preventScroll: true });
+    this.draw();
+  }
+
+  ended(view) {
+    if (view.status === "completed") announce("The answer is complete.");
+    this.list.refreshSoon();
+  }
+
+  // -- drawing --------------------------------------------------------------------------------------------------------------
+
+  draw() {
+    const { isRunning, isEmpty } = this.transcript;
+    const isLoading = "loading" in page.root.dataset;
+    page.empty.hidden = !isEmpty || isLoading;
+    page.composer.hidden = false;
+    page.stop.hidden = !isRunning;
+    page.root.dataset.running = String(isRunning);
+    page.settingsOpen.hidden = !this.session;
+    this.list.mark();
+    page.hint.textContent = isRunning ? "Enter queues another message, Esc stops" : "Enter sends, Shift+Enter makes a new line";
+  }
+
+  setTitle(words) {
+    page.title.textContent = words;
+    document.title = `${words} · Aerodrome`;
+  }
+
+  showLink(problem, wait = 0) {
+    page.link.hidden = !problem;
+    if (problem) {
+      page.linkWords.textContent = `Connection lost; nothing is missed. Trying again${wait > 1500 ? ` in ${Math.round(wait / 1000)} s` : ""}.`;
+    }
+  }
+
+  /** Have the field as high as its text, up to a third of the window. */
+  fit() {
+    page.prompt.style.height = "auto";
+    page.prompt.style.height = `${Math.min(page.prompt.scrollHeight + 2, window.innerHeight / 3)}px`;
+  }
+
+  closeDrawer() {
+    if (page.drawer.classList.contains("open")) {
+      page.drawer.classList.remove("open");
+      page.drawerOpen.focus();
+    }
+    this.setDrawer();
+  }
+
+  setDrawer() {
+    const isOpen = page.drawer.classList.contains("open");
+    page.drawer.inert = NARROW.matches && !isOpen;
+    page.drawerOpen.setAttribute("aria-expanded", String(isOpen));
+  }
+
+  // -- listening ------------------------------------------------------------------------------------------------------------
+
+  listen() {
+    window.addEventListener("hashchange", () => this.go());
+    window.addEventListener("popstate", () => { if (this.sessionId !== (this.session?.session_id ?? null)) this.go(); });
+    page.composer.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send(page.prompt.value);
+    });
+    page.prompt.addEventListener("input", () => this.fit());
+    page.prompt.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        this.send(page.prompt.value);
+      } else if (event.key === "ArrowUp" && !page.prompt.value && this.prompts.length) {
+        event.preventDefault();
+        page.prompt.value = this.prompts.at(-1);
+        this.fit();
+      }
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+      if (page.drawer.classList.contains("open")) this.closeDrawer();
+      else if (this.transcript.isRunning) this.stop();
+    });
+    page.stop.addEventListener("click", () => this.stop());
+    page.retry.addEventListener("click", () => this.follower?.wake());
+    page.newChat.addEventListener("click", (event) => {
+      event.preventDefault();
+      history.pushState(null, "", "#");
+      this.go();
+    });
+    page.thread.addEventListener("scroll", () => {
+      const left = page.thread.scrollHeight - page.thread.scrollTop - page.thread.clientHeight;
+      this.transcript.isAtEnd = left < NEAR_END_PX;
+      page.latest.hidden = this.transcript.isAtEnd;
+    }, { passive: true });
+    page.latest.addEventListener("click", () => this.transcript.keepInView(true));
+    for (const example of page.empty.querySelectorAll("[data-prompt]")) {
+      example.addEventListener("click", () => {
+        if (example.dataset.tool !== undefined) page.tool.checked = true;
+        this.send(example.dataset.prompt);
+        page.prompt.focus();
+      });
+    }
+    page.drawerOpen.addEventListener("click", () => {
+      page.drawer.classList.add("open");
+      this.setDrawer();
+      page.newChat.focus();
+    });
+    page.drawerClose.addEventListener("click", () => this.closeDrawer());
+    NARROW.addEventListener("change", () => this.setDrawer());
+    this.setDrawer();
+    this.listenToSettings();
+  }
+
+  listenToSettings() {
+    const form = page.settings.querySelector("form");
+    const problem = find("settings-problem");
+    const busy = async (work) => {
+      problem.hidden = true;
+      try {
+        await work();
+        page.settings.close();
+      } catch (error) {
+        problem.textContent = error.message;
+        problem.hidden = false;
+      }
+    };
+    page.settingsOpen.addEventListener("click", () => {
+      form.elements.title.value = this.session.options.title ?? "";
+      form.elements.permissions.value = this.session.options.permissions ?? "ask";
+      find("session-id").textContent = this.session.session_id;
+      find("delete").hidden = false;
+      find("delete-sure").hidden = true;
+      problem.hidden = true;
+      page.settings.showModal();
+    });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      busy(async () => {
+        const said = { title: form.elements.title.value, permissions: form.elements.permissions.value };
+        this.session = await call("PATCH", this.transcript.host.path, said);
+        this.setTitle(this.session.options.title || "Untitled");
+        this.list.refresh();
+      });
+    });
+    find("settings-close").addEventListener("click", () => page.settings.close());
+    find("delete").addEventListener("click", () => {
+      find("delete").hidden = true;
+      find("delete-sure").hidden = false;
+      find("delete-sure").focus();
+    });
+    find("delete-sure").addEventListener("click", () => busy(async () => {
+      await call("DELETE", this.transcript.host.path);
+      history.replaceState(null, "", "#");
+      this.go();
+      this.list.refresh();
+    }));
+  }
+}
+
+/** A tool that this page offers an agent: its calls are cards, and what is typed there is its result. */
+const LOOKUP = {
+  name: "lookup_order",
+  description: "Look up an order by its number.",
+  parameters: { type: "object", properties: { order: { type: "string" } }, required: ["order"] },
+};
+
+function titleOf(prompt) {
+  const line = prompt.split("\n")[0].trim();
+  return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
+}
+
+/** Tell who hears the page instead of seeing it; `isShown` has everyone see it too. */
+function announce(words, isShown = false) {
+  page.status.textContent = words;
+  page.status.classList.toggle("sr-only", !isShown);
+  if (isShown) setTimeout(() => page.status.classList.add("sr-only"), 5000);
+}
+
+new Playground();

@@ -1,0 +1,64 @@
+// The list of the user's sessions, the most recently used first; read again when something has happened, and from time to time.
+
+import { call } from "./api.js";
+import { ago, el } from "./dom.js";
+
+const PAGE = 30;
+const EVERY_MS = 15_000;
+const STATES = { busy: "working", waiting: "waits for you", idle: "ready", unloaded: "asleep" };
+
+export class SessionList {
+  constructor(root, more, problem, currentId) {
+    this.root = root;
+    this.more = more;
+    this.problem = problem;
+    this.currentId = currentId;
+    this.size = PAGE;
+    more.addEventListener("click", () => {
+      this.size = Math.min(200, this.size + PAGE);
+      this.refresh();
+    });
+    document.addEventListener("visibilitychange", () => this.refresh());
+    setInterval(() => this.refresh(), EVERY_MS);
+  }
+
+  refreshSoon() {
+    clearTimeout(this.soon);
+    this.soon = setTimeout(() => this.refresh(), 150);
+  }
+
+  async refresh() {
+    if (document.hidden) return;
+    try {
+      const found = await call("GET", `/v1/sessions?limit=${this.size}`);
+      this.draw(found.sessions);
+      this.more.hidden = !found.next || this.size >= 200;
+      this.problem.hidden = true;
+    } catch (problem) {
+      this.problem.textContent = problem.message;
+      this.problem.hidden = false;
+    }
+  }
+
+  draw(sessions) {
+    const focused = document.activeElement?.closest?.("[data-session]")?.dataset.session;
+    this.root.replaceChildren(...sessions.map((session) => el("li", {}, el(
+      "a", { href: `#s=${session.session_id}`, "data-session": session.session_id, "data-state": session.state },
+      el("span", { class: "session-title", text: session.options.title || "Untitled" }),
+      el("span", { class: "session-facts" },
+        el("span", { class: "dot", "aria-hidden": "true" }),
+        el("span", { text: `${STATES[session.state] ?? session.state} · ${ago(session.used_at)}` })),
+    ))));
+    if (!sessions.length) this.root.append(el("li", { class: "quiet small none", text: "Your chats will be listed here." }));
+    if (focused) this.root.querySelector(`[data-session="${CSS.escape(focused)}"]`)?.focus();
+    this.mark();
+  }
+
+  mark() {
+    const id = this.currentId();
+    for (const link of this.root.querySelectorAll("[data-session]")) {
+      if (link.dataset.session === id) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+}
