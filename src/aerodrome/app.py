@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -75,6 +76,7 @@ from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.http.edge import HttpEdge
+from aerodrome.http.site import Office
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -177,12 +179,17 @@ async def open_application(
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
-        http = await _open_http(settings, gateway, stores, certificate, stack)
         reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
+        operations: Operations | None = None
         if isinstance(fleet, RuntimePool):
             facts, eraser = tailoring.facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
+        http = None
+        if gateway is not None and stores is not None and policies is not None:
+            edge = _make_edge(settings, gateway, stores, _office(settings, stores, policies, operations), certificate)
+            http = await _open_http(edge, stack)
+        if operations is not None:
             await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
@@ -192,20 +199,39 @@ async def open_application(
     _log.info("gateway.stopped")
 
 
-async def _open_http(
-    settings: Settings,
-    gateway: TenantGateway | None,
-    stores: Stores | None,
-    certificate: ServerCertificate | None,
-    stack: AsyncExitStack,
-) -> tuple[str, int] | None:
-    """Serve HTTP, where it is asked for; return its address."""
-    if settings.http.listen is None or gateway is None or stores is None:
+def _make_edge(
+    settings: Settings, gateway: TenantGateway, stores: Stores, office: Office, certificate: ServerCertificate | None
+) -> HttpEdge | None:
+    """Return what serves HTTP, where it is asked for."""
+    if settings.http.listen is None:
         return None
     context = certificate.context() if certificate is not None else None
-    edge = HttpEdge(gateway, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
+    return HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
+
+
+async def _open_http(edge: HttpEdge | None, stack: AsyncExitStack) -> tuple[str, int] | None:
+    """Serve HTTP; return its address."""
+    if edge is None:
+        return None
     stack.push_async_callback(edge.aclose)
     return await edge.start()
+
+
+def _office(settings: Settings, stores: Stores, policies: PolicyWatch, operations: Operations | None) -> Office:
+    """Return what the roles of HTTP callers are for."""
+    trail = audit_trail(settings)
+
+    async def read_audit(count: int, tenant: str | None) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(trail.tail, count, tenant)
+
+    return Office(
+        keys=stores.keys,
+        people=stores.people,
+        find_tenant=policies.find_tenant,
+        list_tenants=policies.list_tenants,
+        operations=operations,
+        read_audit=read_audit if settings.audit.enabled else None,
+    )
 
 
 def _eraser(

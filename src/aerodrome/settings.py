@@ -107,6 +107,9 @@ class HttpSection(_Section):
     idle_seconds: float = Field(default=120.0, gt=0)
     keep_alive_seconds: float = Field(default=15.0, gt=0)
     stall_seconds: float = Field(default=30.0, gt=0)
+    public_url: str | None = None
+    signed_in_seconds: float = Field(default=12 * 3600.0, gt=0)
+    signed_in_idle_seconds: float = Field(default=3600.0, gt=0)
 
 
 class SessionsSection(_Section):
@@ -515,6 +518,8 @@ def _check_http(settings: Settings) -> None:
     split_address("http.listen", settings.http.listen)
     if settings.policy == "transparent":
         raise errors.ConfigError("http.listen: the transparent policy has no HTTP API; leave it out, or use 'tenants'")
+    if settings.http.public_url is not None:
+        policies.check_url("http.public_url", settings.http.public_url)
 
 
 def _check(settings: Settings) -> None:

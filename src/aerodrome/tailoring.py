@@ -15,6 +15,7 @@ from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway.audit import Auditor
 from aerodrome.gateway.reaper import ReaperSettings
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.http.browsers import BrowserSettings
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.ports.host import ResourceLimits
@@ -154,4 +155,6 @@ def http_settings(settings: Settings) -> HttpSettings:
         cors_origins=section.cors_origins,
         idle_seconds=section.idle_seconds,
         stream=StreamSettings(section.keep_alive_seconds, section.stall_seconds),
+        public_url=section.public_url,
+        browsers=BrowserSettings(section.signed_in_seconds, section.signed_in_idle_seconds),
     )

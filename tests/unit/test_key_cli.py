@@ -63,7 +63,7 @@ def test_a_key_has_the_scopes_it_is_made_with(run):
         key_id, _ = of_token(run("key", "create", "acme", "alice", *words))
         [listed] = [row for row in run("key", "list", "--json") if row["key"] == key_id]
         assert listed["scopes"] == scopes
-    with pytest.raises(errors.ConfigError, match="expected some of connect, mint, found fly, mint"):
+    with pytest.raises(errors.ConfigError, match="expected some of connect, mint, admin, found fly, mint"):
         run("key", "create", "acme", "alice", "--scope", "mint", "--scope", "fly")
     with pytest.raises(errors.ConfigError, match="found sign"):
         run("key", "create", "acme", "alice", "--scope", "sign")

@@ -24,22 +24,26 @@ _CONNECT = ["connect"]
 
 @app.command()
 def create(
-    tenant: str,
-    user: str,
+    tenant: Annotated[str, typer.Argument(help="The tenant; with --operator there is none.")] = "",
+    user: Annotated[str, typer.Argument(help="The user of the tenant.")] = "",
+    operator: Annotated[
+        str | None, typer.Option(help="Name of an operator: the key belongs to no tenant and operates the gateway.")
+    ] = None,
     expires: Expires = None,
     scope: Annotated[
-        list[str], typer.Option(help="What it may do: connect, mint. May be said more than once.")
+        list[str], typer.Option(help="What it may do: connect, mint, admin. May be said more than once.")
     ] = _CONNECT,
     config: common.Config = None,
     state_directory: common.StateDirectory = None,
 ) -> None:
     """Create a key and print its connection token; it is shown this once and stored only as a hash."""
-    owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
+    owner, scopes = _whose(tenant, user, operator, scope)
     now = time.time()
-    key, token = identity.create_key(owner, now, _end("--expires", expires, now), identity.check_scopes(scope))
+    key, token = identity.create_key(owner, now, _end("--expires", expires, now), scopes)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
-        await _check_tenant(tenant, stores, settings)
+        if operator is None:
+            await _check_tenant(tenant, stores, settings)
         await common.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
         await stores.keys.add(key)
 
@@ -136,6 +140,16 @@ def revoke(key_id: str, config: common.Config = None, state_directory: common.St
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"key {key_id} revoked")
+
+
+def _whose(tenant: str, user: str, operator: str | None, words: list[str]) -> tuple[Owner, frozenset[Scope]]:
+    """Return whose a new key is, and what it is for: a user of a tenant's, or an operator's."""
+    if operator is None:
+        owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
+        return owner, identity.check_scopes(words)
+    if tenant or words != _CONNECT:
+        raise errors.ConfigError("--operator: such a key belongs to no tenant and has no other scope; leave them out")
+    return Owner(identity.NO_TENANT, identity.check_name("operator", operator)), identity.OPERATOR_SCOPES
 
 
 def _end(name: str, lifetime: str | None, now: float) -> float | None:

@@ -46,31 +46,61 @@ class Tenant:
         return self.policy if override is None else override.apply(self.policy)
 
 
+class Role(Enum):
+    """What a principal may see and manage; each may do what those before it may, the last one in every tenant."""
+
+    USER = "user"
+    TENANT_ADMIN = "tenant-admin"
+    OPERATOR = "operator"
+
+
+class Scope(Enum):
+    """What a key may be used for."""
+
+    #: To use sessions of its user, over SDK links and HTTP.
+    CONNECT = "connect"
+    #: To have the gateway mint connection tokens for users of its tenant.
+    MINT = "mint"
+    #: To see and manage the sessions, users and keys of its tenant.
+    ADMIN = "admin"
+    #: To operate the gateway; stands alone, and is no tenant's.
+    OPERATE = "operate"
+    #: To sign such tokens elsewhere (core.connection_token); stands alone, and proves nothing when it is itself shown.
+    SIGN = "sign"
+
+
+DEFAULT_SCOPES = frozenset({Scope.CONNECT})
+OPERATOR_SCOPES = frozenset({Scope.OPERATE})
+#: The tenant of those who belong to none: no tenant can be called so.
+NO_TENANT = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The authenticated caller of a link.
+    """The authenticated caller of a link or a request.
 
     `key_id` is the key it stands on, empty where an issuer vouches for it; past `expires_at` (Unix time) it is nobody.
+    Without the scope to connect it uses no sessions, whatever its role.
     """
 
     owner: Owner
     policy: Policy
     key_id: str
     expires_at: float | None = None
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
+    role: Role = Role.USER
+
+    @property
+    def may_connect(self) -> bool:
+        """Say whether it may use sessions of its user."""
+        return Scope.CONNECT in self.scopes
 
 
-class Scope(Enum):
-    """What a key may be used for."""
-
-    #: To use sessions of its user over SDK links.
-    CONNECT = "connect"
-    #: To have the gateway mint connection tokens for users of its tenant.
-    MINT = "mint"
-    #: To sign such tokens elsewhere (core.connection_token); stands alone, and proves nothing when it is itself shown.
-    SIGN = "sign"
-
-
-DEFAULT_SCOPES = frozenset({Scope.CONNECT})
+def role_of(scopes: frozenset[Scope]) -> Role:
+    """Return the role of whoever shows a key with these scopes."""
+    if Scope.OPERATE in scopes:
+        return Role.OPERATOR
+    return Role.TENANT_ADMIN if Scope.ADMIN in scopes else Role.USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +149,12 @@ def hash_secret(secret: str) -> str:
 
 
 def check_scopes(words: Iterable[str]) -> frozenset[Scope]:
-    """Return the scopes that a key may be made with.
+    """Return the scopes that a key of a tenant may be made with.
 
     Raises:
         errors.ConfigError: there is none, or one that no such key can have.
     """
-    known = {scope.value: scope for scope in Scope if scope is not Scope.SIGN}
+    known = {scope.value: scope for scope in Scope if scope not in (Scope.SIGN, Scope.OPERATE)}
     scopes = frozenset(known.get(word) for word in words)
     if not scopes or None in scopes:
         found = ", ".join(sorted(words)) or "none"

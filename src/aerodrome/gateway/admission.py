@@ -15,10 +15,10 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.core import jwt
-from aerodrome.core.identity import Owner, Principal, Tenant
+from aerodrome.core import identity, jwt
+from aerodrome.core.identity import Owner, Principal, Scope, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
-from aerodrome.gateway.verifiers import Verifier
+from aerodrome.gateway.verifiers import Proof, Verifier
 from aerodrome.ports.registry import TenantStore
 
 _log = structlog.get_logger()
@@ -55,7 +55,11 @@ class Admission(Protocol):
         ...
 
     async def authenticate(self, token: str | None) -> Principal:
-        """Return whom the token proves. Raises errors.AuthenticationFailed."""
+        """Return whom the token proves, who may use sessions. Raises errors.AuthenticationFailed."""
+        ...
+
+    async def recognize(self, token: str | None) -> Principal:
+        """Return whom the token proves, whatever they may do: its role and scopes say. Raises errors.AuthenticationFailed."""
         ...
 
 
@@ -70,16 +74,32 @@ class TenantAdmission:
         self._clock = clock
 
     async def authenticate(self, token: str | None) -> Principal:
-        """Return whom a token proves; a reason why it proves nobody goes to the log alone."""
+        """Return whom a token proves, for a link; a reason why it proves nobody goes to the log alone."""
+        return await self._prove(token, is_link=True)
+
+    async def recognize(self, token: str | None) -> Principal:
+        """Return whom a token proves, for an edge that looks at roles."""
+        return await self._prove(token, is_link=False)
+
+    async def _prove(self, token: str | None, is_link: bool) -> Principal:
         try:
             proof = await self._choose(token or "").verify(token or "", self._clock.now())
-            tenant = await self._find_tenant(proof.owner.tenant)
-            if tenant is None:
-                raise errors.AuthenticationFailed(f"there is no tenant {proof.owner.tenant}")
+            if is_link and Scope.CONNECT not in proof.scopes:
+                raise errors.AuthenticationFailed(f"key {proof.key_id} has not the scope connect")
+            policy = await self._policy_of(proof)
         except errors.AuthenticationFailed as error:
             _log.info("token.refused", reason=error.reason)
             raise
-        return Principal(proof.owner, tenant.policy_for(proof.owner.user), proof.key_id, proof.expires_at)
+        role = identity.role_of(proof.scopes)
+        return Principal(proof.owner, policy, proof.key_id, proof.expires_at, proof.scopes, role)
+
+    async def _policy_of(self, proof: Proof) -> Policy:
+        if Scope.OPERATE in proof.scopes:
+            return Policy()  # no tenant's: nothing of it is ever used, for such a key has no other scope
+        tenant = await self._find_tenant(proof.owner.tenant)
+        if tenant is None:
+            raise errors.AuthenticationFailed(f"there is no tenant {proof.owner.tenant}")
+        return tenant.policy_for(proof.owner.user)
 
     def _choose(self, token: str) -> Verifier:
         if not jwt.has_form(token):
@@ -105,6 +125,10 @@ class FixedAdmission:
         """Return the one principal if the token is the given one."""
         self.check(token)
         return self._principal
+
+    async def recognize(self, token: str | None) -> Principal:
+        """Return the one principal: it has no role but the user's."""
+        return await self.authenticate(token)
 
     def check(self, token: str | None) -> None:
         """Compare a token with the given one.

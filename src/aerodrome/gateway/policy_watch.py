@@ -16,7 +16,7 @@ import structlog
 from aerodrome import errors
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Policy
-from aerodrome.gateway import tightening
+from aerodrome.gateway import admission, tightening
 from aerodrome.gateway.client import Client
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.ports.fleet import RuntimeHandle
@@ -43,6 +43,14 @@ class PolicyWatch:
         self._known: dict[str, Tenant] = dict(configured)
         self._reading = asyncio.Lock()
         self._unreadable: set[str] = set()
+
+    async def find_tenant(self, name: str) -> Tenant | None:
+        """Return the tenant of that name as it is in force."""
+        return await admission.find_tenant(self._configured, self._stored, name)
+
+    async def list_tenants(self) -> list[Tenant]:
+        """Return every tenant once."""
+        return await admission.list_tenants(self._configured, self._stored)
 
     async def run(self, interval_seconds: float) -> None:
         """Look now and on schedule, until cancelled."""

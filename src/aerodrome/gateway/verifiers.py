@@ -23,11 +23,12 @@ from aerodrome.ports.registry import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a token proves; the key it stands on, empty for an issuer's; the Unix time from which it proves nothing."""
+    """Whom a token proves; the key it stands on, empty for an issuer's; the Unix time from which it proves nothing; what for."""
 
     owner: Owner
     key_id: str = ""
     expires_at: float | None = None
+    scopes: frozenset[Scope] = identity.DEFAULT_SCOPES
 
 
 class Verifier(Protocol):
@@ -39,11 +40,13 @@ class Verifier(Protocol):
 
 
 class KeyVerifier:
-    """Takes `aero_...`: a stored key with a scope. Whatever has no form at all comes here too, and costs the same."""
+    """Takes `aero_...`: a stored key. Whatever has no form at all comes here too, and costs the same.
 
-    def __init__(self, keys: KeyStore, scope: Scope = Scope.CONNECT) -> None:
+    What the key's scopes are good for is admission's to say; a signing key proves nothing here.
+    """
+
+    def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
-        self._scope = scope
 
     async def verify(self, token: str, now: float) -> Proof:
         """Return the owner of a key."""
@@ -53,8 +56,10 @@ class KeyVerifier:
         is_proved = (key or identity.NO_KEY).proves(secret, now)
         if key is None:
             raise errors.AuthenticationFailed("no such key" if parts else "the token has not the form of one")
-        _check_key(key, is_proved, self._scope, now)
-        return Proof(key.owner, key.key_id, key.expires_at)
+        _check_key(key, is_proved, now)
+        if Scope.SIGN in key.scopes:
+            raise errors.AuthenticationFailed(f"key {key.key_id} signs tokens, and has not the scope connect")
+        return Proof(key.owner, key.key_id, key.expires_at, key.scopes)
 
 
 class ConnectionTokenVerifier:
@@ -78,7 +83,9 @@ class ConnectionTokenVerifier:
         is_proved = (key or identity.NO_KEY).proves(secret, now)
         if key is None:
             raise errors.AuthenticationFailed("no such signing key")
-        _check_key(key, is_proved, Scope.SIGN, now)
+        _check_key(key, is_proved, now)
+        if Scope.SIGN not in key.scopes:
+            raise errors.AuthenticationFailed(f"key {key.key_id} has not the scope sign")
         expires_at = jwt.check_claims(claims, self._terms, now)
         return Proof(Owner(key.owner.tenant, connection_token.read_user(claims)), key.key_id, expires_at)
 
@@ -113,9 +120,7 @@ def _read(token: str, issuer: Issuer, key: PublicKey | None, now: float) -> Proo
     return Proof(issuer.read_owner(claims), expires_at=expires_at)
 
 
-def _check_key(key: Key, is_proved: bool, scope: Scope, now: float) -> None:
+def _check_key(key: Key, is_proved: bool, now: float) -> None:
     if not is_proved:
         wrong = "the secret is wrong, or of another master key"
         raise errors.AuthenticationFailed(wrong if key.is_live(now) else f"key {key.key_id} is revoked or expired")
-    if scope not in key.scopes:
-        raise errors.AuthenticationFailed(f"key {key.key_id} has not the scope {scope.value}")

@@ -1,20 +1,27 @@
 """Who calls over HTTP: a bearer token becomes a principal by the same admission as on any link, and is asked for at every call.
 
+A browser that has signed in (http.browsers) calls with its cookie instead: its principal is looked up again each time, and what
+changes something must come from our own pages (http.origins). Default deny: a route names whom it serves, by one of the
+dependencies at the end.
+
 What a caller may use is theirs alone: sessions are looked up as their owner's, and one of another owner is as good as missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from aerodrome import errors
+from aerodrome.core import identity
 from aerodrome.core import session as sessions
-from aerodrome.core.identity import Owner, Principal
+from aerodrome.core.identity import Owner, Principal, Role
+from aerodrome.http import origins
+from aerodrome.http.browsers import BrowserSession
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
 from aerodrome.http.users import HttpUser
@@ -75,21 +82,97 @@ def site_of(request: Request) -> Site:
     return site
 
 
-async def _authenticate(
+def peer_of(request: Request) -> str:
+    """Return where a request comes from."""
+    return f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
+
+
+async def recognize(site: Site, token: str, peer: str) -> Principal:
+    """Return whom a token proves. Raises errors.AuthenticationFailed."""
+    try:
+        return await site.gateway.admission.recognize(token)
+    except errors.AuthenticationFailed as error:
+        site.services.audit.not_authenticated(peer, token, error)
+        raise
+
+
+def browser_of(request: Request) -> BrowserSession | None:
+    """Return the signed-in browser that calls, None if it is none."""
+    site = site_of(request)
+    cookie = request.cookies.get(origins.cookie_name(request, site.settings.public_url))
+    return site.browsers.find(cookie) if cookie else None
+
+
+async def renew(site: Site, principal: Principal) -> Principal:
+    """Return a principal that was proved earlier as it is now.
+
+    Raises:
+        errors.AuthenticationFailed: its key is revoked, its time is up, or its tenant is gone.
+    """
+    now = site.clock.now()
+    if principal.expires_at is not None and now >= principal.expires_at:
+        raise errors.AuthenticationFailed("its time is up")
+    if principal.key_id and await site.office.keys.find_dead({principal.key_id}, now):
+        raise errors.AuthenticationFailed(f"key {principal.key_id} is revoked or expired")
+    owner = principal.owner
+    if owner.tenant == identity.NO_TENANT:
+        return principal
+    tenant = await site.office.find_tenant(owner.tenant)
+    if tenant is None:
+        raise errors.AuthenticationFailed(f"there is no tenant {owner.tenant}")
+    return replace(principal, policy=tenant.policy_for(owner.user))
+
+
+async def caller_of_browser(request: Request, browser: BrowserSession) -> Caller:
+    """Return who sits at a signed-in browser. Raises errors.AuthenticationFailed: nobody any more."""
+    site = site_of(request)
+    return _caller(site, await renew(site, browser.principal), peer_of(request))
+
+
+def _caller(site: Site, principal: Principal, peer: str) -> Caller:
+    if not site.services.settings.has_sandbox:
+        principal = replace(principal, policy=principal.policy.without_host_tools())
+    return Caller(site, principal, peer)
+
+
+async def _recognize(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 ) -> Caller:
     site = site_of(request)
-    peer = f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
-    if given is None:
+    if given is not None:
+        return _caller(site, await recognize(site, given.credentials, peer_of(request)), peer_of(request))
+    browser = browser_of(request)
+    if browser is None:
         raise errors.AuthenticationRequired
-    audit = site.services.audit
-    try:
-        principal = await site.gateway.admission.authenticate(given.credentials)
-    except errors.AuthenticationFailed as error:
-        audit.not_authenticated(peer, given.credentials, error)
-        raise
-    policy = principal.policy if site.services.settings.has_sandbox else principal.policy.without_host_tools()
-    return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
+    origins.check_same_origin(request, site.settings.public_url)
+    return await caller_of_browser(request, browser)
 
 
+#: Anyone who proves who they are, whatever they may do.
+Recognized = Annotated[Caller, Depends(_recognize)]
+
+
+async def _authenticate(caller: Recognized) -> Caller:
+    if not caller.principal.may_connect:
+        raise errors.PolicyRejected("expected a key with the scope connect: this one uses no sessions")
+    return caller
+
+
+async def _admit_admin(caller: Recognized) -> Caller:
+    if caller.principal.role is Role.USER:
+        raise errors.PolicyRejected("expected a tenant's admin or an operator")
+    return caller
+
+
+async def _admit_operator(caller: Recognized) -> Caller:
+    if caller.principal.role is not Role.OPERATOR:
+        raise errors.PolicyRejected("expected an operator")
+    return caller
+
+
+#: A user of sessions.
 Authenticated = Annotated[Caller, Depends(_authenticate)]
+#: A tenant's admin, for that tenant; or an operator, for all.
+Administrating = Annotated[Caller, Depends(_admit_admin)]
+#: An operator.
+Operating = Annotated[Caller, Depends(_admit_operator)]

@@ -8,7 +8,8 @@ from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application
-from aerodrome.http.site import HttpSettings, Site
+from aerodrome.http.browsers import BrowserSessions
+from aerodrome.http.site import HttpSettings, Office, Site
 from aerodrome.http.users import HttpUsers
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.transport.asgi import AsgiServer
@@ -20,13 +21,15 @@ class HttpEdge:
     def __init__(
         self,
         gateway: TenantGateway,
+        office: Office,
         store: ConversationStore,
         clock: Clock,
         settings: HttpSettings,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
-        self.site = Site(gateway, self.users, settings, clock)
+        browsers = BrowserSessions(clock, settings.browsers)
+        self.site = Site(gateway, self.users, settings, clock, office, browsers)
         self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
 
     async def start(self) -> tuple[str, int]:

@@ -52,8 +52,17 @@ def answer(error: errors.AerodromeError, headers: dict[str, str] | None = None) 
         sent.setdefault("Retry-After", str(_RETRY_SECONDS))
     if status == 401:
         sent.setdefault("WWW-Authenticate", "Bearer")
-    detail = _DETAILS.get(error.code, error.message)
-    return _respond(status, error.code, detail, error.retryable, error.details, sent)
+    return _respond(status, error.code, detail_of(error), error.retryable, error.details, sent)
+
+
+def detail_of(error: errors.AerodromeError) -> str:
+    """Return what an error says to a person."""
+    return _DETAILS.get(error.code, error.message)
+
+
+def title_of(error: errors.AerodromeError) -> str:
+    """Return an error's kind, in words."""
+    return _TITLES.get(error.code, error.code.replace("_", " ").capitalize())
 
 
 #: Where the wire's own words (those of the runtime's protocol) say too little to a person.

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from aerodrome.admin.operations import Operations
 from aerodrome.clock import Clock
+from aerodrome.core.identity import Tenant
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.service import TenantGateway
+from aerodrome.http.browsers import BrowserSessions, BrowserSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.http.users import HttpUsers
+from aerodrome.ports.people import PersonStore
+from aerodrome.ports.registry import KeyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,28 @@ class HttpSettings:
     cors_origins: tuple[str, ...] = ()
     idle_seconds: float = 120.0
     stream: StreamSettings = field(default_factory=StreamSettings)
+    #: Where browsers reach us, where that is not where we listen (a proxy before us).
+    public_url: str | None = None
+    browsers: BrowserSettings = field(default_factory=BrowserSettings)
+
+
+#: Returns the last records of the audit log, the newest first: at most so many, of one tenant or of all.
+ReadAudit = Callable[[int, str | None], Awaitable[Sequence[dict[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What roles are for: who is known here, and the operator's verbs.
+
+    `operations` is None where runtimes are not this gateway's own, `read_audit` where no log is kept.
+    """
+
+    keys: KeyStore
+    people: PersonStore
+    find_tenant: Callable[[str], Awaitable[Tenant | None]]
+    list_tenants: Callable[[], Awaitable[list[Tenant]]]
+    operations: Operations | None = None
+    read_audit: ReadAudit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +62,8 @@ class Site:
     users: HttpUsers
     settings: HttpSettings
     clock: Clock
+    office: Office
+    browsers: BrowserSessions
 
     @property
     def services(self) -> Services:

@@ -14,11 +14,16 @@ from typing import Any
 import httpx
 
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
+from aerodrome.admin.operations import Operations
+from aerodrome.admin.views import Facts
+from aerodrome.core import identity
+from aerodrome.core.identity import Owner, Scope
 from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import HttpSettings
+from aerodrome.http.site import HttpSettings, Office, ReadAudit
 from aerodrome.testing.rig import Rig
 
 WAIT_SECONDS = 10.0
+FACTS = Facts("tenants", "127.0.0.1:1", "/state", 50, 100, 0.0, 300.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,26 @@ class HttpRig:
             httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS)
         )
 
+    async def token_with(self, tenant: str, user: str, *scopes: Scope) -> str:
+        """Return the token of a new key with other scopes; an operator's has the tenant ""."""
+        key, token = identity.create_key(Owner(tenant, user), self.rig.clock.now(), scopes=frozenset(scopes))
+        await self.rig.keys.add(key)
+        return token
+
+    async def admin(self, tenant: str, user: str = "boss") -> httpx.AsyncClient:
+        """Return a client of a tenant's admin who may use sessions too."""
+        return await self.bearer(await self.token_with(tenant, user, Scope.CONNECT, Scope.ADMIN))
+
+    async def operator(self, name: str = "ops") -> httpx.AsyncClient:
+        """Return an operator's client."""
+        return await self.bearer(await self.token_with(identity.NO_TENANT, name, Scope.OPERATE))
+
+    async def bearer(self, token: str) -> httpx.AsyncClient:
+        """Return a client that shows a token."""
+        client = await self.stranger()
+        client.headers["Authorization"] = f"Bearer {token}"
+        return client
+
     async def stranger(self) -> httpx.AsyncClient:
         """Return a client that proves nothing."""
         return await self._stack.enter_async_context(httpx.AsyncClient(base_url=self.url, timeout=WAIT_SECONDS))
@@ -70,11 +95,67 @@ async def read_events(answer: httpx.Response) -> AsyncIterator[ServerEvent]:
         found = {}
 
 
+def office(rig: Rig) -> Office:
+    """Return what roles are for, over a rig."""
+    return Office(
+        keys=rig.keys,
+        people=_People(rig),
+        find_tenant=rig.policies.find_tenant,
+        list_tenants=rig.policies.list_tenants,
+        operations=Operations(rig.pool, FACTS, rig.gateway, rig.drains.set, rig.minter),
+        read_audit=_audit_of(rig),
+    )
+
+
+class _People:
+    """The users of a rig: those who have keys or sessions."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    async def list_users(self, tenant: str) -> list[str]:
+        """Return the users of a tenant."""
+        return sorted({key.owner.user for key in await self._rig.keys.list_all(tenant)})
+
+    async def count(self, owner: Owner) -> dict[str, int]:
+        """Return how many keys a user has."""
+        return {"keys": sum(key.owner == owner for key in await self._rig.keys.list_all(owner.tenant))}
+
+    async def erase(self, owner: Owner, keep_sessions: bool = False) -> dict[str, int]:
+        """Erase nothing: that is for tests of erasures."""
+        return {}
+
+    async def purge(self) -> None:
+        """Do nothing."""
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+def _audit_of(rig: Rig) -> ReadAudit:
+    async def read(count: int, tenant: str | None) -> list[dict[str, Any]]:
+        entries = [
+            {
+                "number": number,
+                "at": rig.clock.now(),
+                "action": entry.action.value,
+                "outcome": entry.outcome.value,
+                "by": entry.by,
+                "tenant": entry.tenant or (entry.owner.tenant if entry.owner is not None else None),
+                "method": entry.method,
+            }
+            for number, entry in enumerate(rig.audit_log.entries, 1)
+        ]
+        return [entry for entry in reversed(entries) if tenant in (None, entry["tenant"])][:count]
+
+    return read
+
+
 @asynccontextmanager
 async def open_http(rig: Rig, settings: HttpSettings | None = None) -> AsyncIterator[HttpRig]:
     """Serve HTTP over a rig for the length of a block."""
     store = MemoryConversationStore()
-    edge = HttpEdge(rig.gateway, store, rig.clock, settings or HttpSettings())
+    edge = HttpEdge(rig.gateway, office(rig), store, rig.clock, settings or HttpSettings())
     host, port = await edge.start()
     http = HttpRig(rig, edge, f"http://{host}:{port}", store)
     try:

@@ -121,6 +121,8 @@ class Rig:
         self._watching: asyncio.Task[None] | None = None
         self.caretaker = Caretaker(services)
         self.listener = Listener(self.gateway.serve, settings)
+        #: Set when an operator asks for a drain.
+        self.drains = asyncio.Event()
         self.address = ("127.0.0.1", 0)
         self._clients: list[Peer] = []
         self._tokens: dict[Owner, str] = {}

@@ -5,6 +5,7 @@ Neighbours: segments.py writes what is read here, core.audit says what holds.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +97,38 @@ class AuditTrail:
             if session_id in (None, found.get("session")):
                 yield found
 
+    def tail(self, count: int, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Return the last records (of one tenant), the newest first, users by name where they are not erased.
+
+        Raises:
+            errors.StoreUnavailable: they cannot be read.
+        """
+        salts = self._people.everyone()
+        names = {audit.pseudonym(salt, "u", owner.user): owner.user for owner, salt in salts.items()}
+        found: list[dict[str, Any]] = []
+        for path in reversed(segments.list_segments(self._directory)):
+            # The last of a segment only: what is behind them in it is older.
+            wanted: deque[Record] = deque(maxlen=count - len(found))
+            for line in _lines_of(path):
+                record = _read(line)
+                if record is not None and tenant in (None, record.tenant):
+                    wanted.append(record)
+            found.extend(_named(record, names, {}) for record in reversed(wanted))
+            if len(found) >= count:
+                break
+        return found
+
     def _lines(self) -> Iterator[bytes]:
-        try:
-            for path in segments.list_segments(self._directory):
-                with path.open("rb") as file:
-                    yield from file
-        except OSError as error:
-            raise errors.StoreUnavailable(f"the audit log cannot be read: {error.strerror or error}") from error
+        for path in segments.list_segments(self._directory):
+            yield from _lines_of(path)
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise errors.StoreUnavailable(f"the audit log cannot be read: {error.strerror or error}") from error
 
 
 class _Walk:

@@ -1,0 +1,77 @@
+"""`/sign-in` and `/sign-out`: a browser shows a token once and has a cookie from then on.
+
+Neighbours: http.browsers keeps who is signed in, http.callers asks at every request whether they still may.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from aerodrome import errors
+from aerodrome.core.identity import Principal
+from aerodrome.http import callers, origins
+from aerodrome.http.pages import page
+from aerodrome.http.pages.page import PageRoute, Posted, Visiting
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+_MAX_TOKEN = 8192
+
+
+@router.get("/sign-in")
+async def show(request: Request, following: Annotated[str | None, Query(alias="next")] = None) -> Response:
+    """Ask who it is."""
+    return _ask(request, page.local_path(following))
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request) -> Response:
+    """Take a token, and give a cookie for it."""
+    site = callers.site_of(request)
+    origins.check_same_origin(request, site.settings.public_url)
+    form = await request.form(max_files=0, max_fields=10)
+    following = page.local_path(page.word(form, "next"))
+    token = page.word(form, "token").removeprefix("Bearer ")
+    try:
+        site.services.audit.check()
+        principal = await callers.recognize(site, token[:_MAX_TOKEN], callers.peer_of(request))
+    except errors.AuthenticationFailed:
+        problem = "This token is wrong, expired or revoked. Check that all of it was pasted."
+        return _ask(request, following, problem, 401)
+    return open_browser(request, principal, following)
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request, visitor: Visiting, _: Posted) -> Response:
+    """Forget the browser, here and there."""
+    site = visitor.caller.site
+    name = origins.cookie_name(request, site.settings.public_url)
+    site.browsers.end(request.cookies.get(name, ""))
+    answer = page.redirect("/sign-in")
+    answer.delete_cookie(
+        name, path="/", secure=origins.is_secure(request, site.settings.public_url), httponly=True, samesite="lax"
+    )
+    answer.headers["Clear-Site-Data"] = '"cache"'
+    return answer
+
+
+def open_browser(request: Request, principal: Principal, following: str) -> Response:
+    """Sign a browser in, whoever it was before, and lead it on."""
+    site = callers.site_of(request)
+    public_url = site.settings.public_url
+    name = origins.cookie_name(request, public_url)
+    site.browsers.end(request.cookies.get(name, ""))
+    site.services.audit.authenticated(callers.peer_of(request), principal)
+    cookie, _ = site.browsers.begin(principal)
+    answer = page.redirect(following)
+    # Without an age: it ends with the browser too.
+    answer.set_cookie(
+        name, cookie, path="/", secure=origins.is_secure(request, public_url), httponly=True, samesite="lax"
+    )
+    return answer
+
+
+def _ask(request: Request, following: str, problem: str | None = None, status: int = 200) -> Response:
+    ways: list[dict[str, str]] = []
+    return page.render(request, "sign_in.html", status=status, next=following, problem=problem, ways=ways)
