@@ -119,6 +119,7 @@ class Application:
     reloader: Reloader | None = None
     #: Where the HTTP API is; None where there is none.
     http: tuple[str, int] | None = None
+    edge: HttpEdge | None = None
 
 
 @asynccontextmanager
@@ -185,7 +186,7 @@ async def open_application(
             facts, eraser = tailoring.facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
-        http = None
+        http, edge = None, None
         if gateway is not None and stores is not None and policies is not None:
             edge = _make_edge(settings, gateway, stores, _office(settings, stores, policies, operations), certificate)
             http = await _open_http(edge, stack)
@@ -194,7 +195,7 @@ async def open_application(
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         path = str(found.entry) if found else None
-        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, http)
+        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, http, edge)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
 

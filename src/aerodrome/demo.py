@@ -25,6 +25,7 @@ from aerodrome import settings as settings_module
 from aerodrome.core import identity
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.http.pages.demo_routes import DemoUser
 
 _MODEL_SECONDS = 20.0
 _PROVIDER = "demo"
@@ -47,6 +48,8 @@ class Demo:
     model: dict[str, Any]
     runtime: dict[str, Any]
     principals: list[dict[str, str]]
+    #: Where a browser signs in as one of the principals; the code behind the # is a secret of this demo.
+    playground: str
     state_directory: Path
 
     def as_json(self) -> str:
@@ -57,6 +60,7 @@ class Demo:
             "model": self.model,
             "runtime": self.runtime,
             "principals": self.principals,
+            "playground": self.playground,
         }
         return msgspec.json.encode(described).decode()
 
@@ -154,7 +158,15 @@ async def _describe(application: app.Application, model: dict[str, Any], state_d
             principals.append({"tenant": name, "user": user, "token": token, "isolation": isolation.value})
     runtime = {"path": application.runtime_path, "version": application.fleet.version}
     assert application.http is not None
+    assert application.edge is not None
     host, port = application.http
-    return Demo(
-        f"{application.host}:{application.port}", f"http://{host}:{port}", model, runtime, principals, state_directory
-    )
+    address, code = f"http://{host}:{port}", secrets.token_urlsafe(16)
+    application.edge.open_demo(code, [_door(principal) for principal in principals])
+    playground = f"{address}/demo#{code}"
+    sdk = f"{application.host}:{application.port}"
+    return Demo(sdk, address, model, runtime, principals, playground, state_directory)
+
+
+def _door(principal: dict[str, str]) -> DemoUser:
+    words = "a runtime of one's own" if principal["isolation"] == Isolation.USER.value else "a shared runtime"
+    return DemoUser(principal["tenant"], principal["user"], words, principal["token"])

@@ -39,6 +39,13 @@ console.log(answer.data.content);
 await client.stop();
 """
 
+_HTTP = """
+# a session, then a prompt whose answer comes as it is made (server-sent events)
+curl -sS {http}/v1/sessions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{{"session_id": "hello"}}'
+curl -sSN {http}/v1/sessions/hello/messages -H 'Authorization: Bearer {token}' \\
+  -H 'Content-Type: application/json' -H 'Accept: text/event-stream' -d '{{"prompt": "Hello from curl!"}}'
+"""
+
 
 def describe(demo: Demo) -> str:
     """Return the text that `aerodrome demo` prints when it is ready."""
@@ -52,6 +59,10 @@ def describe(demo: Demo) -> str:
             "  tenant    user    isolation  connection token",
             *rows,
             "",
+            f"In a browser, as any of them: {demo.playground}",
+            "",
+            f"HTTP, as {first['user']} of {first['tenant']}:",
+            textwrap.indent(http_program(demo, first["token"]), "    "),
             f"Python, as {first['user']} of {first['tenant']}:",
             textwrap.indent(python_program(demo, first["token"]), "    "),
             f"Node, as {other['user']} of {other['tenant']} (who sees nothing of {first['tenant']}):",
@@ -72,8 +83,18 @@ def node_program(demo: Demo, token: str) -> str:
     return _fill(_NODE, demo, token)
 
 
+def http_program(demo: Demo, token: str) -> str:
+    """Return shell commands that talk to this demo's HTTP API."""
+    return _fill(_HTTP, demo, token)
+
+
 def _fill(program: str, demo: Demo, token: str) -> str:
     model = demo.model
     return program.format(
-        sdk=demo.sdk, token=token, model=model["name"], base_url=model["base_url"], api_key=model["api_key"]
+        sdk=demo.sdk,
+        http=demo.http,
+        token=token,
+        model=model["name"],
+        base_url=model["base_url"],
+        api_key=model["api_key"],
     )

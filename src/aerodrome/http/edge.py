@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application
 from aerodrome.http.browsers import BrowserSessions
+from aerodrome.http.pages import demo_routes
+from aerodrome.http.pages.demo_routes import DemoUser
 from aerodrome.http.site import HttpSettings, Office, Site
 from aerodrome.http.users import HttpUsers
 from aerodrome.ports.conversations import ConversationStore
@@ -30,7 +33,8 @@ class HttpEdge:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
         browsers = BrowserSessions(clock, settings.browsers)
         self.site = Site(gateway, self.users, settings, clock, office, browsers)
-        self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
+        self._application = application.build(self.site)
+        self._server = AsgiServer(self._application, settings.max_connections, context)
 
     async def start(self) -> tuple[str, int]:
         """Listen; return the host and port.
@@ -48,6 +52,11 @@ class HttpEdge:
             ) from None
         self.users.start()
         return settings.host, port
+
+    def open_demo(self, code: str, users: Sequence[DemoUser]) -> None:
+        """Let whoever has the code sign in as one of these users: for `aerodrome demo` alone."""
+        self._application.include_router(demo_routes.routes(code, users))
+        self._application.state.is_demo = True
 
     async def aclose(self) -> None:
         """End streams and requests, then the links that served them. Idempotent."""

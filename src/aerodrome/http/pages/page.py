@@ -109,7 +109,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(static=static_files.address, icon=icon)
+    environment.globals.update(static=static_files.address, module=static_files.module, icon=icon)
     environment.filters.update(formats.FILTERS)
     return environment
 

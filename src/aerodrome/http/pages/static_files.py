@@ -1,6 +1,7 @@
 """The pages' files: a style sheet, a little script, htmx (vendored, its licence beside it), a logo. Read once, served by name.
 
-The address has a digest of the content, so that browsers keep them for ever and never an old one.
+The address has a digest of the content, so that browsers keep them for ever and never an old one. Modules import each other by
+relative addresses, so those of a folder share one digest, in their path.
 """
 
 from __future__ import annotations
@@ -31,12 +32,18 @@ class StaticFile:
 @functools.cache
 def _files() -> dict[str, StaticFile]:
     found = {}
-    for path in _DIRECTORY.iterdir():
+    for path in _DIRECTORY.rglob("*"):
         if path.suffix in _TYPES:
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()[:16]
-            found[path.name] = StaticFile(content, _TYPES[path.suffix], digest)
+            found[path.relative_to(_DIRECTORY).as_posix()] = StaticFile(content, _TYPES[path.suffix], digest)
     return found
+
+
+@functools.cache
+def _folder_digest(folder: str) -> str:
+    inside = sorted((name, file.digest) for name, file in _files().items() if name.startswith(f"{folder}/"))
+    return hashlib.sha256(repr(inside).encode()).hexdigest()[:16]
 
 
 def address(name: str) -> str:
@@ -44,13 +51,29 @@ def address(name: str) -> str:
     return f"/static/{name}?v={_files()[name].digest}"
 
 
+def module(name: str) -> str:
+    """Return where a module of a folder is: "folder/file.js"."""
+    folder, _, file = name.partition("/")
+    assert name in _files()
+    return f"/static/{folder}/{_folder_digest(folder)}/{file}"
+
+
 @router.get("/static/{name}")
 async def get(name: str, v: str = "") -> Response:
     """Serve a file."""
     found = _files().get(name)
+    return _serve(found, found is not None and v == found.digest)
+
+
+@router.get("/static/{folder}/{digest}/{name}")
+async def get_module(folder: str, digest: str, name: str) -> Response:
+    """Serve a file of a folder."""
+    return _serve(_files().get(f"{folder}/{name}"), digest == _folder_digest(folder))
+
+
+def _serve(found: StaticFile | None, is_kept: bool) -> Response:
     if found is None:
         raise errors.MethodUnknown("no such file")
-    is_kept = v == found.digest
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable" if is_kept else "no-cache",
         "X-Content-Type-Options": "nosniff",
