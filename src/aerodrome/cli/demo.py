@@ -17,7 +17,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready, and nothing else.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
 ) -> None:
-    """Run a gateway with a demo model and eight users; print programs and a page to try it with. Ctrl-C ends it without a trace."""
+    """Run a gateway with a demo model and eight users; print how to try it. Ctrl-C ends it without a trace."""
     observe.configure_logs(log_level, as_json=as_json)
 
     def announce(running: demo_module.Demo) -> None:

@@ -137,7 +137,7 @@ def render(
 
 
 def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
-    served = {getattr(route, "path", "") for route in request.app.routes}
+    served = _served(request)
     here = request.url.path
     shown = []
     for item in NAVIGATION:
@@ -146,6 +146,12 @@ def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
             is_current = here == item.href or (item.href != "/" and here.startswith(f"{item.href}/"))
             shown.append({"href": item.href, "label": item.label, "icon": item.icon, "is_current": is_current})
     return shown
+
+
+def _served(request: Request) -> set[str]:
+    """Return the paths that this application has routes for: its routers stand among its routes as what they are."""
+    routers = [getattr(route, "original_router", None) for route in request.app.routes]
+    return {getattr(route, "path", "") for router in routers if router is not None for route in router.routes}
 
 
 def redirect(address: str) -> Response:

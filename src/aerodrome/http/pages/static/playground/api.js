@@ -101,7 +101,9 @@ export class Follower {
     this.isClosed = false;
     this.wake = () => {};
     this.online = () => this.wake();
+    this.offline = () => this.stop?.abort();
     window.addEventListener("online", this.online);
+    window.addEventListener("offline", this.offline);
     this.run();
   }
 
@@ -110,6 +112,7 @@ export class Follower {
     this.stop?.abort();
     this.wake();
     window.removeEventListener("online", this.online);
+    window.removeEventListener("offline", this.offline);
   }
 
   async run() {

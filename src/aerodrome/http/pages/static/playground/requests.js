@@ -20,6 +20,7 @@ export class Card {
     this.request = request;
     this.send = send;
     this.isOpen = true;
+    this.hadFocus = false;
     this.problem = el("p", { class: "card-problem", role: "alert", hidden: true });
     this.title = el("h3", { text: TITLES[request.kind] ?? "The agent waits" });
     this.verdict = el("span", { class: "verdict" });
@@ -47,6 +48,8 @@ export class Card {
   async answer(words, answer) {
     if (!answer || !this.isOpen) return;
     this.problem.hidden = true;
+    // A button that is disabled loses the focus.
+    this.hadFocus = this.element.contains(document.activeElement);
     this.element.classList.add("sending");
     for (const part of this.controls()) part.disabled = true;
     try {
@@ -73,7 +76,7 @@ export class Card {
   close(words) {
     if (words && (this.isOpen || !this.verdict.textContent)) this.verdict.textContent = words;
     if (!this.isOpen) return;
-    const hadFocus = this.element.contains(document.activeElement);
+    const hadFocus = this.hadFocus || this.element.contains(document.activeElement);
     this.isOpen = false;
     this.element.classList.add("over");
     for (const part of this.element.querySelectorAll(".actions, .choices, .answering")) part.remove();

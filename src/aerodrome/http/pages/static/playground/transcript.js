@@ -18,6 +18,8 @@ class TurnView {
     this.hasError = false;
     this.status = "sending";
     this.texts = [];
+    this.saidAt = Number.NaN;
+    this.firstTextMs = null;
     this.said = el("div", { class: "said", "data-testid": "prompt" });
     this.state = el("div", { class: "turn-state" });
     this.reply = el("div", { class: "reply", "data-testid": "reply" });
@@ -79,7 +81,7 @@ class TurnView {
     if (told?.model) facts.push(told.model);
     if (told?.usage?.model_calls) facts.push(`${count(told.usage.input_tokens)} in`, `${count(told.usage.output_tokens)} out`);
     if (told?.started_at && told?.ended_at) facts.push(seconds(told.ended_at - told.started_at));
-    if (this.firstTextMs) facts.push(`first words ${seconds(this.firstTextMs / 1000)}`);
+    if (this.firstTextMs > 0) facts.push(`first words ${seconds(this.firstTextMs / 1000)}`);
     const text = this.texts.filter(Boolean).join("\n\n");
     this.foot.replaceChildren(
       ...(text ? [copyButton(() => text)] : []),
@@ -298,7 +300,6 @@ const HEARD = {
   },
   "turn.started"(all, data) {
     all.current = all.turnOf(data.turn_id);
-    all.current.startedAt = performance.now();
     all.current.show("running", "");
     all.host.changed();
   },
@@ -311,7 +312,7 @@ const HEARD = {
     all.host.changed();
     all.host.ended(view);
   },
-  "user.message"(all, data) {
+  "user.message"(all, data, event) {
     if (data.source && data.source !== "user") return;
     const isNext = all.current && !all.current.wasHeard;
     if (!isNext) {
@@ -321,6 +322,7 @@ const HEARD = {
       all.current.show("running", "");
     }
     all.current.wasHeard = true;
+    all.current.saidAt = Date.parse(event.timestamp);
     all.current.ask(data.content ?? "");
     all.keepInView();
     all.host.changed();
@@ -332,11 +334,11 @@ const HEARD = {
       all.host.changed();
     }
   },
-  "assistant.message_delta"(all, data) {
+  "assistant.message_delta"(all, data, event) {
     let message = all.messages.get(data.messageId);
     if (!message) {
       const turn = all.place();
-      if (turn.startedAt && !turn.firstTextMs) turn.firstTextMs = performance.now() - turn.startedAt;
+      turn.firstTextMs ??= Date.parse(event.timestamp) - turn.saidAt;
       message = new MessageView(turn);
       all.messages.set(data.messageId, message);
     }

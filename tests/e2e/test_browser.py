@@ -1,0 +1,348 @@
+"""The playground in a headless Chromium: signed in by the demo's printed address, against the real runtime.
+
+One demo and one browser for all; each test has browser contexts of its own. Screenshots go to build/screenshots.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from aerodrome.testing.demo_process import DemoProcess
+
+from . import browsing
+from .browsing import PHONE, Visits, picture
+
+CHROMIUM = browsing.find_chromium()
+pytestmark = [
+    pytest.mark.runtime,
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="there is no Chromium: apt install chromium (make setup does, as root)"
+    ),
+]
+BASH = '[tool bash {"command":"echo landed","description":"Say that it landed"}]'
+ASK = '[tool ask_user {"question":"Tea or coffee?","choices":["Tea","Coffee"]}]'
+SignIn = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of the module."""
+    with browsing.open_browser(CHROMIUM or "") as opened:
+        yield opened
+
+
+@pytest.fixture
+def visits(browser: Browser, demo: DemoProcess) -> Iterator[Visits]:
+    """Pages that must have nothing to complain of, and ask nobody else for anything."""
+    opened = Visits(browser, demo.described["http"])
+    yield opened
+    opened.close()
+    assert opened.wrong == []
+
+
+@pytest.fixture
+def sign_in(visits: Visits, demo: DemoProcess) -> SignIn:
+    """Sign a fresh browser in by the printed address, as one of the demo's users."""
+
+    def signed_in(user: str = "alice", **options: object) -> Page:
+        page = visits.open(**options)
+        page.goto(demo.described["playground"])
+        page.get_by_test_id("door").filter(has_text=user).click()
+        page.wait_for_url("**/playground")
+        return page
+
+    return signed_in
+
+
+def say(page: Page, prompt: str) -> None:
+    page.get_by_label("Message").fill(prompt)
+    page.get_by_label("Message").press("Enter")
+
+
+def last(page: Page, name: str = "answer"):
+    return page.get_by_test_id(name).last
+
+
+def test_the_printed_address_lets_in_and_its_code_is_nowhere_afterwards(sign_in, visits, demo):
+    code = demo.described["playground"].partition("#")[2]
+    page = sign_in("carol")
+
+    assert code not in page.url
+    expect(page.get_by_test_id("who")).to_have_text("carol · globex")
+    expect(page.get_by_test_id("empty")).to_be_visible()
+    assert page.context.cookies()[0]["httpOnly"]
+    picture(page, "playground-empty-light")
+    page.emulate_media(color_scheme="dark")
+    picture(page, "playground-empty-dark")
+
+    visits.expected.append("403")
+    stranger = visits.open()
+    stranger.goto(f"{demo.described['http']}/playground")
+    assert "/sign-in" in stranger.url
+    stranger.goto(f"{demo.described['http']}/demo#wrong")
+    expect(stranger.get_by_test_id("problem")).to_contain_text("not the code of this demo")
+    assert stranger.get_by_test_id("door").count() == 0
+
+
+def test_an_answer_is_read_while_it_streams_and_stopped_when_that_is_enough(sign_in):
+    page = sign_in()
+    say(page, "[delay 0.7] [stream 60 6]")
+    expect(page.get_by_test_id("prompt")).to_have_text("[delay 0.7] [stream 60 6]")
+    expect(page.get_by_test_id("typing").last).to_be_visible()
+
+    expect(last(page)).to_contain_text("1 2 3")
+    assert "60" not in last(page).inner_text()
+    picture(page, "playground-streaming-light")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+
+    expect(page.locator(".turn-state").last).to_have_text("Stopped")
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    assert "60" not in last(page).inner_text()
+    # The next one is answered to its end, and says what it took.
+    say(page, "hello **you**")
+    expect(last(page)).to_have_text("You said: hello you")
+    expect(last(page).locator("strong")).to_have_text("you")
+    expect(last(page, "turn-foot")).to_contain_text(" in · ")
+    expect(page.get_by_test_id("sessions").locator("[aria-current]")).to_contain_text("[delay 0.7] [stream 60 6]")
+
+
+def test_a_command_runs_when_it_is_approved_and_not_when_it_is_rejected(sign_in):
+    page = sign_in()
+    say(page, BASH)
+    card = last(page, "request")
+    expect(card).to_contain_text("echo landed")
+    expect(page.get_by_test_id("typing").last).to_be_hidden()
+    picture(page, "playground-permission-light")
+    page.emulate_media(color_scheme="dark")
+    picture(page, "playground-permission-dark")
+    card.get_by_role("button", name="Approve", exact=True).click()
+
+    expect(card).to_contain_text("Approved")
+    expect(last(page)).to_contain_text("tool said: landed")
+    tool = last(page, "tool")
+    expect(tool).to_contain_text("done")
+    tool.locator("summary").click()
+    expect(tool).to_contain_text("exit code 0")
+
+    say(page, BASH)
+    expect(page.get_by_test_id("request")).to_have_count(2)
+    card = last(page, "request")
+    card.get_by_label("Reason for a rejection").fill("not now")
+    card.get_by_role("button", name="Reject").click()
+    expect(card).to_contain_text("Rejected")
+    expect(page.get_by_test_id("answer")).to_have_count(2)
+    expect(last(page)).to_contain_text("not now")
+
+
+def test_questions_and_tools_are_answered_by_hand(sign_in):
+    page = sign_in("erin")
+    assert page.get_by_text("Approve a command").count() == 0  # nothing that her tenant's agents may not do
+    page.get_by_text("Answer a tool yourself").click()
+    card = last(page, "request")
+    expect(card).to_contain_text("lookup_order")
+    card.get_by_label("Result of the tool").fill("order 4711 is on its way")
+    card.get_by_role("button", name="Return it").click()
+    expect(last(page)).to_have_text("tool said: order 4711 is on its way")
+
+    say(page, ASK)
+    expect(page.get_by_test_id("request")).to_have_count(2)
+    last(page, "request").get_by_role("button", name="Coffee").click()
+    expect(last(page)).to_contain_text("Coffee")
+
+
+def test_two_tabs_on_one_session_see_the_same_and_either_may_answer(sign_in):
+    first = sign_in("bob")
+    say(first, "[stream 30 2]")
+    first.wait_for_url("**/playground#s=*")
+    second = first.context.new_page()
+    second.goto(first.url)
+
+    expect(last(second)).to_contain_text("1 2 3")
+    expect(last(second)).to_contain_text("30")
+    expect(last(first)).to_contain_text("30")
+    assert [text.strip() for text in second.get_by_test_id("answer").all_inner_texts()] == [
+        " ".join(map(str, range(1, 31)))
+    ]
+
+    say(second, BASH)
+    expect(first.get_by_test_id("prompt")).to_have_text(["[stream 30 2]", BASH])
+    last(first, "request").get_by_role("button", name="Approve", exact=True).click()
+    expect(last(second, "request")).to_contain_text("Approved")
+    for page in (first, second):
+        expect(last(page)).to_contain_text("tool said: landed")
+        expect(page.get_by_test_id("prompt")).to_have_count(2)
+
+    # A prompt sent while another runs waits, in both, and can be taken back.
+    say(first, "[stream 40 4]")
+    expect(last(second)).to_contain_text("1 2 3")
+    say(second, "later")
+    expect(first.locator('.turn[data-status="queued"]')).to_contain_text("later")
+    first.get_by_role("button", name="Withdraw").click()
+    expect(second.locator(".turn-state").last).to_contain_text("Withdrawn")
+    first.get_by_label("Message").press("Escape")
+    expect(second.locator('.turn[data-status="aborted"]')).to_have_count(1)
+
+
+def test_what_was_said_while_the_network_was_away_is_there_when_it_is_back(sign_in, visits):
+    visits.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"]
+    page = sign_in("dave")
+    say(page, "[stream 30 3]")
+    expect(last(page)).to_contain_text("1 2 3")
+    page.context.set_offline(True)
+    expect(page.get_by_test_id("link")).to_be_visible()
+    picture(page, "playground-connection-lost-light")
+    say(page, "are you there?")
+    page.context.set_offline(False)
+
+    expect(page.get_by_test_id("link")).to_be_hidden()
+    expect(page.get_by_test_id("answer")).to_have_text([" ".join(map(str, range(1, 31))), "You said: are you there?"])
+    expect(page.get_by_test_id("prompt")).to_have_count(2)
+
+
+def test_everything_can_be_done_by_keyboard(sign_in):
+    page = sign_in()
+    keyboard = page.keyboard
+    expect(page.get_by_label("Message")).to_be_focused()
+    keyboard.type("one")
+    keyboard.press("Shift+Enter")
+    keyboard.type("two")
+    keyboard.press("Enter")
+    expect(last(page)).to_contain_text("two")
+    expect(page.get_by_test_id("prompt")).to_have_text("one\ntwo")
+
+    keyboard.type(BASH)
+    keyboard.press("Enter")
+    # Who waits is taken to the card, onto none of its buttons.
+    expect(last(page, "request")).to_be_focused()
+    for _ in range(8):
+        keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Approve":
+            break
+    keyboard.press("Enter")
+    expect(last(page)).to_contain_text("landed")
+    expect(page.get_by_label("Message")).to_be_focused()
+
+    keyboard.type("[stream 100 10]")
+    keyboard.press("Enter")
+    expect(last(page)).to_contain_text("1 2 3")
+    keyboard.press("Escape")
+    expect(page.locator(".turn-state").last).to_have_text("Stopped")
+
+
+def test_a_phone_shows_it_all_without_scrolling_sideways(sign_in):
+    page = sign_in(viewport=PHONE, color_scheme="dark", has_touch=True, is_mobile=True)
+    assert not browsing.is_wider_than_its_window(page)
+    picture(page, "playground-empty-phone-dark")
+    page.get_by_text("See formatted text").click()
+    expect(last(page, "turn-foot")).to_be_visible()
+    assert not browsing.is_wider_than_its_window(page)
+    picture(page, "playground-answer-phone-dark")
+    say(page, BASH)
+    expect(last(page, "request")).to_be_visible()
+    assert not browsing.is_wider_than_its_window(page)
+    picture(page, "playground-permission-phone-dark")
+    last(page, "request").get_by_role("button", name="Approve", exact=True).click()
+
+    page.get_by_role("button", name="Chats").click()
+    expect(page.get_by_role("link", name="New chat")).to_be_focused()
+    assert not browsing.is_wider_than_its_window(page)
+    picture(page, "playground-chats-phone-dark")
+    page.get_by_role("link", name="New chat").click()
+    expect(page.get_by_test_id("empty")).to_be_visible()
+
+
+def test_errors_say_what_to_do(sign_in, visits, demo):
+    visits.expected += ["404", "401"]
+    page = sign_in("frank")
+    say(page, "[error 400 x1] [say all is well]")
+    expect(last(page, "trouble")).to_contain_text("400")
+    picture(page, "playground-error-light")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.get_by_test_id("prompt")).to_have_count(2)
+
+    # Someone else's session is as good as none.
+    session = page.url.partition("#s=")[2]
+    other = sign_in("grace")
+    other.goto(f"{demo.described['http']}/playground#s={session}")
+    expect(other.get_by_role("alert").filter(has_text="gone, or it is not yours")).to_be_visible()
+    other.get_by_role("link", name="Start a new chat").click()
+    expect(other.get_by_test_id("empty")).to_be_visible()
+
+    # Renamed, then deleted in two steps.
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Title").fill("Mine")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_test_id("title")).to_have_text("Mine")
+    page.get_by_role("button", name="Options").click()
+    page.get_by_role("button", name="Delete chat").click()
+    page.get_by_role("button", name="Delete it with its files").click()
+    expect(page.get_by_test_id("empty")).to_be_visible()
+
+    # Signed out elsewhere: the page says so where the next call fails.
+    page.context.clear_cookies()
+    say(page, "hello")
+    expect(page.get_by_role("alert").filter(has_text="Authorization")).to_be_visible()
+
+
+HOSTILE = """
+<script>document.title = "taken"</script> <img src=x onerror="document.title='taken'">
+[click](javascript:document.title='taken') ![spy](http://192.0.2.1/pixel.png) [data](data:text/html,x)
+<a href="javascript:alert(1)" onclick="alert(1)">raw</a>
+
+| a | b |
+|---|---|
+| <b>x</b> | [ok](https://example.com/a_b_c) |
+"""
+SAMPLES = {
+    "# A *b*": "<h3>A <em>b</em></h3>",
+    "a **b** ~~c~~ `d <e>`": "<p>a <strong>b</strong> <del>c</del> <code>d &lt;e&gt;</code></p>",
+    "snake_case_name and 2 * 3 * 4": "<p>snake_case_name and 2 * 3 * 4</p>",
+    "- a\n- b\n  - c": "<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul>",
+    "3. a\n4. b": '<ol start="3"><li>a</li><li>b</li></ol>',
+    "> a\n> b": "<blockquote><p>a\nb</p></blockquote>",
+    "a\n\n---\nb": "<p>a</p><hr><p>b</p>",
+    "**open": "<p>**open</p>",
+    "\\*not\\*": "<p>*not*</p>",
+}
+
+
+DRAW = """async (text) => {
+  const address = document.querySelector('script[src*="playground"]').src.replace("main.js", "markdown.js");
+  const { render } = await import(address);
+  const place = document.createElement("div");
+  place.append(render(text));
+  document.body.append(place);
+  const parts = [...place.querySelectorAll("*")];
+  const found = {
+    html: place.innerHTML,
+    tags: parts.map((part) => part.tagName.toLowerCase()),
+    links: parts.map((part) => part.getAttribute("href") ?? part.getAttribute("src")).filter(Boolean),
+    handlers: parts.flatMap((part) => part.getAttributeNames().filter((name) => name.startsWith("on"))),
+  };
+  place.remove();
+  return found;
+}"""
+TIRING = ["*a " * 1600, "[" * 4000, "> " * 2000, "`" * 4001 + "a", "_a_" * 1500, "- " * 2000 + "\n" * 500, "|-" * 2000]
+
+
+def test_markdown_is_drawn_and_nothing_in_it_is_markup(sign_in):
+    page = sign_in()
+    found = page.evaluate(DRAW, HOSTILE)
+    assert not {"script", "img", "b", "iframe", "style"} & set(found["tags"])
+    # A picture is a link with its words: nothing is loaded that nobody clicked.
+    assert found["links"] == ["http://192.0.2.1/pixel.png", "https://example.com/a_b_c"]
+    assert found["handlers"] == []
+    assert page.title() != "taken"
+    for text, html in SAMPLES.items():
+        assert page.evaluate(DRAW, text)["html"] == html, text
+    # Text that only looks like much markup does not hold the page up.
+    began = time.monotonic()
+    for text in TIRING:
+        page.evaluate(DRAW, text)
+    assert time.monotonic() - began < 5
