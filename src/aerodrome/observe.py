@@ -90,6 +90,8 @@ EVENTS: dict[str, str] = {
     "session.restore_failed": "a session could not be opened again on a new connection",
     "session.restored": "a forwarder has opened a session again on a new connection",
     "session.would_be_reaped": "an expired session would be deleted, were this no dry run",
+    "sign_in.unproved": "what an identity provider said of someone could not be proved; nobody was signed in",
+    "token.granted": "a user signed in at GitHub, and the token is stored for them",
     "token.minted": "the gateway minted a connection token for a user",
     "token.push_failed": "a live session could not be given its user's present GitHub token",
     "token.refresh_failed": "a GitHub token could not be renewed; it serves until it expires",
