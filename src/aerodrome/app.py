@@ -1,4 +1,4 @@
-"""The composition root: the only file that names concrete adapters.
+"""The composition root: the only file that names concrete adapters, beside signing_in, which is imported where it is wanted.
 
 `open_application` builds everything from settings; `run` serves until a signal; closing goes backwards through the same list.
 """

@@ -167,7 +167,7 @@ class GitHubSection(_Section):
 
 
 class SignInSection(_Section):
-    """`[sign_in]`: how browsers sign in, and who that is here: docs/credentials.md."""
+    """`[sign_in]`: how browsers sign in, and who that is here: docs/principals.md."""
 
     provider: Literal["oidc", "github"] = "oidc"
     issuer: str | None = None

@@ -147,22 +147,19 @@ async def test_a_sign_in_that_its_user_denies_says_so(place):
     assert "denied" in (await refused(granter.finish(await fake_github.browse(begun.url), begun.kept))).message
 
 
-@pytest.mark.parametrize(
-    ("word", "advice"),
-    [
+async def test_what_github_refuses_is_said_with_what_to_do_and_never_in_its_own_words(place):
+    granter = place.granter()
+    begun = await granter.begin(BACK)
+    params = await fake_github.browse(begun.url)
+    for word, advice in (
         ("redirect_uri_mismatch", "callback URLs"),
         ("incorrect_client_credentials", "github.client_id"),
         ("unverified_user_email", "unverified_user_email"),
         ("<b>canary</b>", "no usual form"),
         ("canary" * 20, "no usual form"),
-    ],
-)
-async def test_what_github_refuses_is_said_with_what_to_do_and_never_in_its_own_words(place, word, advice):
-    granter = place.granter()
-    begun = await granter.begin(BACK)
-    params = await fake_github.browse(begun.url)
-    place.hub.refuses_with = word
-    assert advice in (await refused(granter.finish(params, begun.kept))).message
+    ):
+        place.hub.refuses_with = word
+        assert advice in (await refused(granter.finish(params, begun.kept))).message
 
 
 async def test_a_wrong_client_secret_shows_in_no_error(place):
@@ -222,14 +219,14 @@ async def test_a_device_asks_less_often_while_github_does_not_answer(place):
     assert place.clock.slept == [5, 10, 20, 40, 60, 60]
 
 
-@pytest.mark.parametrize(("verdict", "words"), [("access_denied", "denied"), ("expired_token", "expired")])
-async def test_a_device_whose_code_is_denied_or_expires_ends(place, verdict, words):
+async def test_a_device_whose_code_is_denied_or_expires_ends(place):
     granter = place.granter()
-    grant = await granter.begin_device()
-    place.hub.enter(grant.user_code, verdict)
-    assert words in (await refused(granter.wait(grant))).message
-    assert place.clock.slept == [5]
-    assert "canary" not in repr(grant)
+    for verdict, words in (("access_denied", "denied"), ("expired_token", "expired")):
+        grant = await granter.begin_device()
+        place.hub.enter(grant.user_code, verdict)
+        assert words in (await refused(granter.wait(grant))).message
+        assert "canary" not in repr(grant)
+    assert place.clock.slept == [5, 5]
 
 
 async def test_a_device_gives_up_when_its_code_has_expired_though_nobody_says_so(place):

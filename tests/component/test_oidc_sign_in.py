@@ -24,6 +24,23 @@ from aerodrome.testing.fake_oidc import FakeOidc
 BACK = "https://gateway.example.com/v1/sign-in/callback"
 SECRETS = EnvironmentSource({"OIDC_SECRET": fake_oidc.CLIENT_SECRET})
 PUBLIC, CONFIDENTIAL = Client(fake_oidc.CLIENT_ID), Client(fake_oidc.CLIENT_ID, Reference("env", "OIDC_SECRET"))
+#: What an id_token says in place of the truth, and why it is refused.
+LIES = [
+    ({"iss": "https://evil.example"}, "another issuer"),
+    ({"aud": "another-client"}, "another audience"),
+    ({"aud": ["another-client", "third"]}, "another audience"),
+    ({"aud": ["aerodrome", "another-client"]}, "another party"),
+    ({"aud": ["aerodrome", "another-client"], "azp": "another-client"}, "another party"),
+    ({"azp": "another-client"}, "another party"),
+    ({"exp": 1}, "expired"),
+    ({"exp": None}, "no expiry"),
+    ({"iat": 4_000_000_000}, "not valid yet"),
+    ({"nonce": "of another sign-in"}, "nonce"),
+    ({"nonce": None}, "nonce"),
+    ({"nonce": 7}, "nonce"),
+    ({"sub": None}, "no subject"),
+    ({"sub": 7}, "no subject"),
+]
 OTHER_KEY = ECKey.generate_key("P-256", {"kid": "one"})
 
 
@@ -88,43 +105,26 @@ async def test_who_signs_in_is_known_by_the_providers_word(place):
     assert "canary" not in repr((begun, identity))
 
 
-@pytest.mark.parametrize(
-    ("client", "methods"),
-    [(CONFIDENTIAL, "client_secret_basic"), (CONFIDENTIAL, "client_secret_post"), (PUBLIC, "none")],
-)
-async def test_a_client_proves_itself_as_the_provider_wants_it(place, client, methods):
-    place.provider.auth_methods = [methods]
-    assert (await place.sign_in(place.open(client))).subject == "u-1"
-
-
-async def test_a_client_that_the_provider_does_not_know_is_told_so_without_the_secret(place):
+async def test_a_client_proves_itself_as_the_provider_wants_it_or_is_told_so_without_the_secret(place):
+    for client, method in (
+        (CONFIDENTIAL, "client_secret_post"),
+        (PUBLIC, "none"),
+        (CONFIDENTIAL, "client_secret_basic"),
+    ):
+        place.provider.auth_methods = [method]
+        assert (await place.sign_in(place.open(client))).subject == "u-1"
     assert "invalid_client" in (await refused(place.sign_in(place.open(PUBLIC)))).message
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"iss": "https://evil.example"}, "another issuer"),
-        ({"aud": "another-client"}, "another audience"),
-        ({"aud": ["another-client", "third"]}, "another audience"),
-        ({"aud": ["aerodrome", "another-client"]}, "another party"),
-        ({"aud": ["aerodrome", "another-client"], "azp": "another-client"}, "another party"),
-        ({"azp": "another-client"}, "another party"),
-        ({"exp": 1}, "expired"),
-        ({"exp": None}, "no expiry"),
-        ({"iat": 4_000_000_000}, "not valid yet"),
-        ({"nonce": "of another sign-in"}, "nonce"),
-        ({"nonce": None}, "nonce"),
-        ({"nonce": 7}, "nonce"),
-        ({"sub": None}, "no subject"),
-        ({"sub": 7}, "no subject"),
-    ],
-)
-async def test_an_id_token_that_says_something_else_signs_nobody_in(place, changes, reason):
-    place.provider.changes = changes
-    error = await refused(place.sign_in(place.open()))
-    assert reason in error.reason
-    assert reason not in error.message
+async def test_an_id_token_that_says_something_else_signs_nobody_in(place):
+    sign_in = place.open()
+    for changes, reason in LIES:
+        place.provider.changes = changes
+        error = await refused(place.sign_in(sign_in))
+        assert reason in error.reason, changes
+        assert reason not in error.message
+    place.provider.changes = {}
+    assert (await place.sign_in(sign_in)).subject == "u-1"
 
 
 async def test_an_id_token_of_a_party_among_others_that_is_us_is_taken(place):
@@ -179,18 +179,15 @@ async def test_a_sign_in_that_is_denied_says_so(place):
     assert "denied" in (await refused(place.sign_in(place.open()))).message
 
 
-@pytest.mark.parametrize(
-    "about",
-    [
+async def test_a_provider_that_is_another_or_would_have_secrets_in_clear_is_not_used(place):
+    for about in (
         {"issuer": "https://evil.example"},
         {"token_endpoint": "http://login.example.com/token"},
         {"authorization_endpoint": None},
         {"jwks_uri": "file:///etc/passwd"},
-    ],
-)
-async def test_a_provider_that_is_another_or_would_have_secrets_in_clear_is_not_used(place, about):
-    place.provider.about = about
-    assert isinstance(await refused(place.open().begin(BACK)), errors.SignInUnavailable)
+    ):
+        place.provider.about = about
+        assert isinstance(await refused(place.open().begin(BACK)), errors.SignInUnavailable)
 
 
 async def test_what_a_provider_says_of_itself_is_read_once_an_hour_and_serves_while_it_is_away(place):

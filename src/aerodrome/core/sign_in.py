@@ -110,11 +110,9 @@ class Rules:
         return SignedIn(Owner(tenant, user), self._read_role(claims))
 
     def _read_user(self, claims: dict[str, Any]) -> str:
-        if self.user_claim == "email":
+        if self.user_claim == "email" and claims.get("email_verified") is not True:
             # Whoever may write any address into their profile would be anyone.
-            if claims.get("email_verified") is not True:
-                raise errors.SignInFailed("your provider has not verified your address", "the address is not verified")
-            claims = {"email": str(claims.get("email", "")).lower()}
+            raise errors.SignInFailed("your provider has not verified your address", "the address is not verified")
         try:
             return connection_token.read_user(claims, self.user_claim)
         except errors.AuthenticationFailed as error:

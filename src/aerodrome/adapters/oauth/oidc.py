@@ -94,7 +94,7 @@ class OidcSignIn:
         try:
             return self._identity(await self._prove(provider, token, kept.nonce))
         except errors.AuthenticationFailed as error:
-            _log.warning("sign_in.unproved", issuer=self._settings.issuer, reason=error.reason)
+            _log.warning("identity.unproved", issuer=self._settings.issuer, reason=error.reason)
             raise errors.SignInFailed(
                 "the identity provider's word could not be proved; ask your operator", error.reason
             ) from None
