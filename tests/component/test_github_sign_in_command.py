@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -190,3 +192,9 @@ def test_what_is_missing_is_said_before_anybody_is_asked_for_anything(command, s
     with pytest.raises(errors.ConfigError, match="AERODROME_MASTER_KEY_FILE"):
         command.sign_in()
     assert site.hub.heard == []
+
+
+def test_other_commands_do_not_wait_for_what_only_sign_ins_need():
+    code = "import sys, aerodrome.cli.main; print([name for name in sys.modules if name.split('.')[0] == 'authlib'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
