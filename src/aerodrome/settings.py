@@ -385,13 +385,13 @@ class Settings(BaseSettings):
             raise errors.ConfigError(f"master_key_file: cannot read {self.master_key_file}: {reason}") from None
         return _master_key("master_key_file", text)
 
-    def envelopes(self) -> Envelopes | None:
-        """Return what stored tokens are sealed with, None without a master key."""
+    def envelopes(self, purpose: str = "tokens") -> Envelopes | None:
+        """Return what stored tokens (or another purpose's values) are sealed with, None without a master key."""
         master = self.read_master_key()
         if master is None:
             return None
         old = self.old_master_keys.get_secret_value().split(",") if self.old_master_keys is not None else []
-        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], "tokens")
+        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], purpose)
 
     def vault_settings(self) -> VaultSettings | None:
         """Return where Vault is and how to prove oneself there, None if none is configured."""

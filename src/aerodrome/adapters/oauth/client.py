@@ -7,6 +7,8 @@ are not followed, and nothing of a request or an answer gets into an error but a
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +52,7 @@ class OAuthClient:
         self._name = name
         self._client = client
         self._secrets = secrets
-        self._http = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False)
+        self._http = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False, verify=_authorities())
 
     def authorize_url(self, endpoint: str, kept: Kept, scopes: str | None, **more: str) -> str:
         """Return where a browser asks for a code."""
@@ -118,6 +120,12 @@ class OAuthClient:
     async def aclose(self) -> None:
         """Close the connections; idempotent."""
         await self._http.aclose()
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """Return whom we trust, read once: it takes longer than a request on loopback."""
+    return httpx.create_ssl_context()
 
 
 def _object(content: bytes) -> dict[str, Any]:
