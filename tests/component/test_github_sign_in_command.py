@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from aerodrome import app as application
@@ -100,7 +101,8 @@ class Command:
 def command(tmp_path, site, monkeypatch):
     monkeypatch.setenv("AERODROME_MASTER_KEY", MASTER_KEY)
     monkeypatch.setenv("APP_SECRET", fake_github.CLIENT_SECRET)
-    return Command(tmp_path, site)
+    yield Command(tmp_path, site)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_a_person_enters_the_code_elsewhere_and_the_token_is_stored_sealed(comma
     quick.append(lambda: [site.hub.enter(code) for code in site.hub.devices])
     said = command.sign_in()
     assert re.search(rf"open {site.hub.host}/login/device in any browser and enter the code WDJB-\d+\n", said)
-    assert "of the GitHub account octocat" in said
+    assert said.splitlines()[2:] == ["token of ann in acme stored; it is of the GitHub account octocat"]
     assert command.token_of(ANN) == "Octocat"
     (listed,) = json.loads(command.run("github-token", "list", "--json"))
     assert (listed["user"], listed["renewed"]) == ("ann", "by the gateway")

@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from aerodrome import app as application
-from aerodrome import errors
+from aerodrome import errors, observe
 from aerodrome.cli import common
 from aerodrome.clock import SystemClock
 from aerodrome.core import duration, envelope, github, identity
@@ -76,6 +76,8 @@ def sign_in(
 ) -> None:
     """Have a user sign in at GitHub, and store the token that they grant."""
     owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
+
+    observe.configure_logs("warning", as_json=False)  # standard output is for the person who signs in
 
     async def work(stores: application.Stores, settings: Settings) -> Account:
         from aerodrome import signing_in  # noqa: PLC0415  authlib is slow to import
