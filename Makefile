@@ -1,5 +1,5 @@
 # Two commands: `make demo` (run it) and `make test` (test it). Each does all of its own set-up; nothing is installed outside
-# this directory but the Copilot runtime, which goes into the user's cache once, and for tests by root, bubblewrap (with apt).
+# this directory but the Copilot runtime, which goes into the user's cache once, and for tests by root, bubblewrap and Chromium (with apt).
 PYTHON ?= python3
 BIN := .venv/bin
 NODE_TESTS := tests/e2e/node
@@ -33,7 +33,7 @@ bench: setup
 	$(BIN)/python bench/sandbox.py
 	$(BIN)/python bench/forwarder.py
 
-setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed bubblewrap
+setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed bubblewrap chromium
 
 # The tests of the sandbox need it, the product only where agents are sandboxed. Root of a machine with apt gets it; else it is said.
 .PHONY: bubblewrap
@@ -42,6 +42,15 @@ bubblewrap:
 	  && { apt-get install --yes --quiet --no-install-recommends bubblewrap >/dev/null 2>&1 \
 	    || { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet --no-install-recommends bubblewrap >/dev/null; }; }; } \
 	  || echo "NOTE: bubblewrap is missing and could not be installed: the tests of the sandbox are skipped, those of its lack are not"
+
+# The tests of the pages need a browser, the product none. Root of a machine with apt gets one, with letters to look at; else it is said.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && { apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core >/dev/null 2>&1 \
+	    || { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core >/dev/null; }; }; } \
+	  || echo "NOTE: Chromium is missing and could not be installed: the tests of the pages are skipped (apt install chromium)"
 
 $(BIN)/.installed: requirements/dev.lock requirements/uv.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
@@ -60,4 +69,4 @@ $(NODE_TESTS)/node_modules/.installed: $(NODE_TESTS)/package-lock.json
 	touch $@
 
 clean:
-	rm -rf .venv $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from aerodrome.testing.demo_process import DemoProcess
 
-from . import browsing
+from . import browsing, quickstart
 from .browsing import PHONE, Visits, picture
 
 CHROMIUM = browsing.find_chromium()
@@ -288,6 +288,14 @@ def test_errors_say_what_to_do(sign_in, visits, demo):
     page.context.clear_cookies()
     say(page, "hello")
     expect(page.get_by_role("alert").filter(has_text="Authorization")).to_be_visible()
+
+
+def test_the_quickstart_for_a_page_runs_as_it_stands(sign_in):
+    page = sign_in("heidi")
+    program = quickstart.program("JavaScript: a page of the gateway")
+    with page.expect_console_message(lambda said: said.text.startswith("You said")) as said:
+        page.evaluate(f"async () => {{ {program} }}")
+    assert said.value.text == "You said: Hello from a page!"
 
 
 HOSTILE = """

@@ -15,6 +15,8 @@ import pytest
 
 from aerodrome.testing import demo_process
 
+from . import quickstart
+
 pytestmark = pytest.mark.runtime
 
 NODE_TESTS = Path(__file__).with_name("node")
@@ -24,7 +26,8 @@ PROGRAM_SECONDS = 30.0
 def test_the_json_line_has_the_agreed_form(demo):
     described = demo.described
 
-    assert list(described) == ["sdk", "http", "model", "runtime", "principals"]
+    assert list(described) == ["sdk", "http", "model", "runtime", "principals", "playground"]
+    assert re.fullmatch(re.escape(described["http"]) + r"/demo#[\w-]{20,}", described["playground"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+", described["sdk"])
     assert described["http"] is None or described["http"].startswith("http://127.0.0.1:")
     assert set(described["model"]) == {"base_url", "name", "api_key"}
@@ -50,6 +53,7 @@ def test_there_are_two_users_in_each_of_two_tenants_of_both_isolations(demo):
 def test_nothing_but_the_line_is_printed_and_no_secret_is_in_any_command_line(demo):
     assert demo.line.count("\n") == 1
     secrets = [principal.token for principal in demo.principals] + [demo.model["api_key"]]
+    secrets.append(demo.described["playground"].partition("#")[2])
 
     commands = [child.command for child in demo.processes()]
 
@@ -128,6 +132,49 @@ def test_the_printed_node_program_runs_as_it_stands(printed, tmp_path):
     done = subprocess.run(["node", str(program)], capture_output=True, check=False, text=True, timeout=PROGRAM_SECONDS)
 
     assert (done.returncode, done.stdout) == (0, "You said: Hello from Node!\n"), done.stderr
+
+
+def run(command, demo, **more):
+    """Run one of the quickstart's programs as a user of the demo who has done what it says first."""
+    environment = {**os.environ, "AERODROME_URL": demo.described["http"], "AERODROME_TOKEN": demo.principals[0].token}
+    done = subprocess.run(
+        command, capture_output=True, check=False, text=True, timeout=PROGRAM_SECONDS, env=environment, **more
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_printed_http_commands_run_as_they_stand(printed):
+    done = subprocess.run(
+        ["sh", "-ec", extract(printed, "HTTP")], capture_output=True, check=False, text=True, timeout=PROGRAM_SECONDS
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"session_id":"hello"' in done.stdout
+    assert '"content":"You said: Hello from curl!"' in done.stdout
+    assert done.stdout.rstrip().rpartition("event: ")[2].startswith("turn.ended")
+
+
+def test_the_quickstart_in_curl_runs_as_it_stands(demo):
+    said = run(["sh", "-ec", quickstart.program("curl")], demo)
+
+    assert '"content":"You said: Hello from curl!"' in said
+    assert said.count("event: assistant.message_delta") == 5
+
+
+def test_the_quickstart_in_python_runs_as_it_stands(demo):
+    said = run([sys.executable, "-c", quickstart.program("Python")], demo)
+
+    assert said == "You said: Hello from Python!\ntool said: order 4711 is on its way\nTrue\n"
+
+
+@pytest.mark.node
+def test_the_quickstart_in_javascript_runs_as_it_stands(demo):
+    program = quickstart.program("JavaScript: Node, Deno, Bun")
+
+    said = run(["node", "--input-type=module", "-"], demo, input=program)
+
+    assert said == "You said: Hello from JavaScript!\n"
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)

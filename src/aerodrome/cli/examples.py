@@ -40,10 +40,10 @@ await client.stop();
 """
 
 _HTTP = """
-# a session, then a prompt whose answer comes as it is made (server-sent events)
-curl -sS {http}/v1/sessions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{{"session_id": "hello"}}'
-curl -sSN {http}/v1/sessions/hello/messages -H 'Authorization: Bearer {token}' \\
-  -H 'Content-Type: application/json' -H 'Accept: text/event-stream' -d '{{"prompt": "Hello from curl!"}}'
+# a session, then a prompt whose answer is read as it is made (server-sent events)
+auth() {{ echo 'Authorization: Bearer {token}'; }}
+auth | curl -sS {http}/v1/sessions -H @- --json '{{"session_id": "hello"}}'
+auth | curl -sSN {http}/v1/sessions/hello/messages -H @- -H 'Accept: text/event-stream' --json '{{"prompt": "Hello from curl!"}}'
 """
 
 

@@ -19,6 +19,8 @@ from aerodrome.client.sessions import Session as Session
 from aerodrome.client.sessions import TurnStream as TurnStream
 from aerodrome.client.shapes import Event as Event
 from aerodrome.client.shapes import History as History
+from aerodrome.client.shapes import Me as Me
+from aerodrome.client.shapes import Model as Model
 from aerodrome.client.shapes import Pending as Pending
 from aerodrome.client.shapes import SessionInfo as SessionInfo
 from aerodrome.client.shapes import SessionPage as SessionPage

@@ -25,7 +25,10 @@ Shape = TypeVar("Shape")
 #: A token, or what gives one: asked before each call, so that one that ends soon can be renewed.
 Token = str | Callable[[], str | Awaitable[str]]
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
+#: The first try of this call still runs there: its answer is waited for by asking again.
+_BUSY_KEY = "idempotency_key_busy"
 _CALL_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Caller:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.AsyncClient(
             base_url=url,
-            timeout=httpx.Timeout(_CALL_SECONDS, connect=10.0),
+            timeout=_timeout(_CALL_SECONDS),
             limits=limits,
             transport=transport,
             verify=verify,
@@ -95,9 +98,15 @@ class Caller:
         await self._http.aclose()
 
     async def call(
-        self, method: str, path: str, shape: type[Shape], body: Any = None, query: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        shape: type[Shape],
+        body: Any = None,
+        query: dict[str, Any] | None = None,
+        seconds: float = _CALL_SECONDS,
     ) -> Shape:
-        """Make a call; return what it answers.
+        """Make a call; return what it answers. `seconds`: how long one try waits for it.
 
         Raises:
             errors.ApiError: the gateway refused. errors.ConnectionLost: it could not be reached.
@@ -110,9 +119,10 @@ class Caller:
         attempts = Attempts(self.retry)
         while True:
             asked: float | None = None
+            sent = {**headers, **await self._authorization()}
             try:
                 answer = await self._http.request(
-                    method, path, content=content, headers={**headers, **await self._authorization()}, params=query
+                    method, path, content=content, headers=sent, params=query, timeout=_timeout(seconds)
                 )
             except httpx.TransportError as error:
                 failure: errors.ClientError = connection_lost(error)
@@ -120,7 +130,8 @@ class Caller:
                 if answer.is_success:
                     return _decode(answer, shape)
                 failure, asked = problem_of(answer), retry_after(answer)
-                if answer.status_code not in _TRY_AGAIN or not failure.retryable:
+                is_passing = answer.status_code in _TRY_AGAIN or failure.code == _BUSY_KEY
+                if not (is_passing and failure.retryable):
                     raise failure
             await attempts.wait(failure, asked)
 
@@ -133,9 +144,10 @@ class Caller:
         Raises:
             errors.ApiError: the gateway refused. httpx.TransportError: it could not be reached, or the stream broke.
         """
-        timeout = httpx.Timeout(silence_seconds, connect=10.0)
         sent = {"Accept": "text/event-stream", **headers, **await self._authorization()}
-        async with self._http.stream("GET", path, params=query, headers=sent, timeout=timeout) as answer:
+        async with self._http.stream(
+            "GET", path, params=query, headers=sent, timeout=_timeout(silence_seconds)
+        ) as answer:
             if not answer.is_success:
                 await answer.aread()
                 raise problem_of(answer)
@@ -146,6 +158,10 @@ class Caller:
         if inspect.isawaitable(token):
             token = await token
         return {"Authorization": f"Bearer {token}"}
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
 
 
 def connection_lost(error: httpx.TransportError) -> errors.ConnectionLost:

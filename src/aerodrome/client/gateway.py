@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Self, TypedDict, Unpack, cast
 
 import httpx
 
 from aerodrome.client.answering import Answers, Handlers
 from aerodrome.client.caller import Caller, Retry, Token
 from aerodrome.client.sessions import Session
-from aerodrome.client.shapes import SessionInfo, SessionPage, Turn
+from aerodrome.client.shapes import Me, Model, ModelList, SessionInfo, SessionPage, Turn
 
 
-class NewSession(Handlers, total=False):
-    """What a session is made with; what is left out is the gateway's default. The handlers stay in this program."""
+class SessionOptions(TypedDict, total=False):
+    """What a session is made with; what is left out is the gateway's default."""
 
-    session_id: str
     title: str
     model: str
     provider: str
@@ -27,6 +26,21 @@ class NewSession(Handlers, total=False):
     metadata: dict[str, str]
 
 
+class NewSession(SessionOptions, Handlers, total=False):
+    """A session to be made: its options, and the handlers, which stay in this program."""
+
+    session_id: str
+
+
+class Question(SessionOptions, total=False):
+    """A question of its own: the options of the session that answers it, and how long that may take."""
+
+    timeout_seconds: float
+
+
+#: How long the gateway gives a question where the caller does not say, and how much longer its answer is waited for.
+_ASK_SECONDS = 300.0
+_GRACE_SECONDS = 30.0
 _HANDLERS = frozenset(Handlers.__annotations__)
 
 
@@ -77,10 +91,23 @@ class Aerodrome:
                 return
             after = page.next
 
-    async def ask(self, prompt: str, **wanted: Unpack[NewSession]) -> Turn:
-        """Ask once, in a session that is gone afterwards; nobody answers an agent's requests there."""
-        _, body = _split(wanted)
-        return await self._caller.call("POST", "/v1/ask", Turn, {"prompt": prompt, **body})
+    async def ask(self, prompt: str, **wanted: Unpack[Question]) -> Turn:
+        """Ask once, in a session that is gone afterwards. Nobody answers the agent's requests there: its permissions are
+        rejected unless `permissions="approve"`.
+
+        Raises:
+            errors.ApiError: the gateway refused. errors.ConnectionLost: it could not be reached.
+        """
+        seconds = wanted.get("timeout_seconds", _ASK_SECONDS) + _GRACE_SECONDS
+        return await self._caller.call("POST", "/v1/ask", Turn, {"prompt": prompt, **wanted}, seconds=seconds)
+
+    async def me(self) -> Me:
+        """Return who this program is to the gateway, and what holds for it."""
+        return await self._caller.call("GET", "/v1/me", Me)
+
+    async def models(self) -> list[Model]:
+        """Return the models that sessions may use."""
+        return (await self._caller.call("GET", "/v1/models", ModelList, query={"limit": 1000})).models
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent."""

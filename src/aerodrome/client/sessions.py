@@ -10,7 +10,7 @@ from typing import Any, Literal, Required, TypedDict, Unpack
 import msgspec
 
 from aerodrome.client import errors
-from aerodrome.client.answering import Answers, Handlers
+from aerodrome.client.answering import Answers
 from aerodrome.client.caller import Caller
 from aerodrome.client.events import EventReader
 from aerodrome.client.shapes import Event, History, Pending, RequestList, SessionInfo, Turn, TurnList
@@ -168,10 +168,12 @@ class Session:
         """Change what is named; the rest stays."""
         return await self._caller.call("PATCH", self._path, SessionInfo, change)
 
-    async def fork(self, **handlers: Unpack[Handlers]) -> Session:
-        """Return a new session that begins as a copy of this one; with these handlers, or with those of this one."""
-        made = await self._caller.call("POST", f"{self._path}/fork", SessionInfo, {})
-        return Session(self._caller, made.session_id, Answers.of(handlers) if handlers else self._answers)
+    async def fork(self, title: str | None = None, before_event: str | None = None) -> Session:
+        """Return a new session with the history of this one (before a kept event: with what came before it), and its handlers."""
+        wanted = {"title": title, "before_event": before_event}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        made = await self._caller.call("POST", f"{self._path}/fork", SessionInfo, body)
+        return Session(self._caller, made.session_id, self._answers)
 
     async def delete(self) -> None:
         """Delete the session, its history and its files. One that is gone already is as good."""

@@ -139,3 +139,29 @@ class RequestList(msgspec.Struct, frozen=True):
     """What an agent waits for, oldest first."""
 
     requests: list[Pending]
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who calls, and what holds for them; None: any."""
+
+    tenant: str
+    user: str
+    expires_at: float | None = None
+    isolation: str = ""
+    models: list[str] | None = None
+    tools: list[str] | None = None
+    providers: list[str] = []
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that sessions may use, and the provider that has it."""
+
+    id: str
+    provider: str
+    is_default: bool = False
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """Models that sessions may use."""
+
+    models: list[Model]
