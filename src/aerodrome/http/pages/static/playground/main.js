@@ -143,29 +143,29 @@ class Playground {
 
   // -- talking --------------------------------------------------------------------------------------------------------------
 
-  async send(prompt) {
+  async send(prompt, title) {
     const text = prompt.trim();
     if (!text) return;
     this.prompts.push(text);
-    const sent = this.deliver(text);
+    const sent = this.deliver(text, title);
     page.prompt.value = "";
     this.fit();
     await this.transcript.send(text, sent);
   }
 
   /** Send a prompt; the first one makes its session. Everything that this tab sends goes out in order. */
-  deliver(text) {
+  deliver(text, title) {
     const transcript = this.transcript;
     const turn = (this.sending ?? Promise.resolve()).catch(() => {}).then(async () => {
-      if (!this.session) await this.begin(text, transcript);
+      if (!this.session) await this.begin(title ?? titleOf(text), transcript);
       return call("POST", `${transcript.host.path}/messages`, { prompt: text, wait_seconds: 0 });
     });
     this.sending = turn;
     return turn;
   }
 
-  async begin(text, transcript) {
-    const wanted = { title: titleOf(text), permissions: page.permissions.value };
+  async begin(title, transcript) {
+    const wanted = { title, permissions: page.permissions.value };
     if (page.tool.checked) wanted.tools = [LOOKUP];
     const session = await call("POST", "/v1/sessions", wanted);
     if (this.transcript !== transcript) return;
@@ -193,6 +193,7 @@ class Playground {
     announce(`${card.title.textContent}. Your answer is waited for.`);
     // Who writes is not interrupted; who waits is taken to the question, not onto a button that Enter would press.
     if (document.activeElement === page.prompt && !page.prompt.value) card.element.focus({ preventScroll: true });
+    this.list.refreshSoon();
     this.draw();
   }
 
@@ -288,7 +289,7 @@ class Playground {
     for (const example of page.empty.querySelectorAll("[data-prompt]")) {
       example.addEventListener("click", () => {
         if (example.dataset.tool !== undefined) page.tool.checked = true;
-        this.send(example.dataset.prompt);
+        this.send(example.dataset.prompt, example.querySelector(".example-title").textContent);
         page.prompt.focus();
       });
     }

@@ -65,7 +65,7 @@ export function codeBlock(text, language) {
   const code = el("code", { text });
   return el(
     "div", { class: "code" },
-    el("div", { class: "code-head" }, el("span", { text: language || "text" }), copyButton(() => code.textContent, "Copy code")),
+    el("div", { class: "code-head" }, el("span", { text: language || "text" }), copyButton(() => code.textContent)),
     el("pre", { tabindex: "0" }, code),
   );
 }

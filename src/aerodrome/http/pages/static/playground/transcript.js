@@ -88,6 +88,7 @@ class TurnView {
       ...(facts.length ? [el("span", { class: "facts-line", text: facts.join(" · ") })] : []),
     );
     this.foot.hidden = !this.foot.childNodes.length;
+    this.transcript.keepInView();
   }
 }
 
@@ -139,6 +140,10 @@ class ToolView {
         el("code", { class: "tool-short", text: String(short) }), this.state),
       codeBlock(JSON.stringify(given, null, 2), "arguments"), this.result,
     );
+  }
+
+  say(words) {
+    if (this.element.classList.contains("running")) this.state.textContent = words;
   }
 
   grow(text) {
@@ -259,6 +264,7 @@ export class Transcript {
     const view = this.place();
     this.cards.set(request.request_id, card);
     view.add(card.element);
+    this.tools.get(request.data?.toolCallId)?.say("waits for you");
     this.keepInView();
     this.host.asked(card);
   }
@@ -399,6 +405,7 @@ const HEARD = {
   "request.closed"(all, data) {
     const card = all.cards.get(data.request_id);
     card?.close(card.verdict.textContent || "Answered");
+    all.tools.get(card?.request.data?.toolCallId)?.say("running");
     all.current?.move();
     all.host.changed();
   },
