@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http import application
+from aerodrome.http import application, figures
 from aerodrome.http.browsers import BrowserSessions
 from aerodrome.http.site import HttpSettings, Office, Site
 from aerodrome.http.users import HttpUsers
@@ -30,6 +31,7 @@ class HttpEdge:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
         browsers = BrowserSessions(clock, settings.browsers)
         self.site = Site(gateway, self.users, settings, clock, office, browsers)
+        self._looking: asyncio.Task[None] | None = None
         self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
 
     async def start(self) -> tuple[str, int]:
@@ -47,11 +49,15 @@ class HttpEdge:
                 "choose another address with http.listen"
             ) from None
         self.users.start()
+        self._looking = asyncio.create_task(figures.look_on_schedule(self.site.gateway), name="figures")
         return settings.host, port
 
     async def aclose(self) -> None:
         """End streams and requests, then the links that served them. Idempotent."""
         for guest in list(self.site.gateway.guests):
             guest.dismiss()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
         await self._server.aclose()
         await self.users.aclose()
