@@ -47,6 +47,8 @@ class Demo:
     model: dict[str, Any]
     runtime: dict[str, Any]
     principals: list[dict[str, str]]
+    #: The token of an operator, for the dashboard and /v1/admin.
+    operator: str
     state_directory: Path
 
     def as_json(self) -> str:
@@ -57,6 +59,8 @@ class Demo:
             "model": self.model,
             "runtime": self.runtime,
             "principals": self.principals,
+            "dashboard": f"{self.http}/",
+            "operator": self.operator,
         }
         return msgspec.json.encode(described).decode()
 
@@ -152,9 +156,12 @@ async def _describe(application: app.Application, model: dict[str, Any], state_d
             key, token = identity.create_key(Owner(name, user), time.time())
             await application.stores.keys.add(key)
             principals.append({"tenant": name, "user": user, "token": token, "isolation": isolation.value})
+    key, operator = identity.create_key(
+        Owner(identity.NO_TENANT, "operator"), time.time(), scopes=identity.OPERATOR_SCOPES
+    )
+    await application.stores.keys.add(key)
     runtime = {"path": application.runtime_path, "version": application.fleet.version}
     assert application.http is not None
     host, port = application.http
-    return Demo(
-        f"{application.host}:{application.port}", f"http://{host}:{port}", model, runtime, principals, state_directory
-    )
+    sdk, http = f"{application.host}:{application.port}", f"http://{host}:{port}"
+    return Demo(sdk, http, model, runtime, principals, operator, state_directory)

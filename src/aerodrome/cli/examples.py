@@ -48,6 +48,8 @@ def describe(demo: Demo) -> str:
         [
             f"Aerodrome is listening on {demo.sdk} (Copilot runtime {demo.runtime['version']}, demo model at "
             f"{demo.model['base_url']}).",
+            f"Dashboard: {demo.http}/ (sign in with the operator's token, or a user's)",
+            f"  operator  {demo.operator}",
             "",
             "  tenant    user    isolation  connection token",
             *rows,

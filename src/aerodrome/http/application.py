@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aerodrome import errors
 from aerodrome.http import admin_routes, event_routes, problems, request_routes, session_routes, turn_routes
-from aerodrome.http.pages import overview_routes, sign_in_routes, static_files
+from aerodrome.http.pages import fleet_pages, overview_routes, people_pages, session_pages, sign_in_routes, static_files
 from aerodrome.http.problems import Problem
 from aerodrome.http.site import Site
 
@@ -34,7 +34,7 @@ def build(site: Site) -> FastAPI:
     problems.install(application)
     for routes in (session_routes, turn_routes, event_routes, request_routes, admin_routes):
         application.include_router(routes.router)
-    for routes in (static_files, sign_in_routes, overview_routes):
+    for routes in (static_files, sign_in_routes, overview_routes, fleet_pages, session_pages, people_pages):
         application.include_router(routes.router)
 
     @application.get("/healthz", include_in_schema=False)
