@@ -177,6 +177,8 @@ async def open_application(
             serve = gateway.serve
         certificate = _certificate(settings)
         listener = Listener(serve, gateway_settings, certificate)
+        if gateway is not None:
+            listener.note_rejected = functools.partial(gateway.services.recorder.reject, "capacity")
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()

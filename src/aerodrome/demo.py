@@ -48,6 +48,8 @@ class Demo:
     model: dict[str, Any]
     runtime: dict[str, Any]
     principals: list[dict[str, str]]
+    #: The token of an operator, for the dashboard and /v1/admin.
+    operator: str
     #: Where a browser signs in as one of the principals; the code behind the # is a secret of this demo.
     playground: str
     state_directory: Path
@@ -60,6 +62,8 @@ class Demo:
             "model": self.model,
             "runtime": self.runtime,
             "principals": self.principals,
+            "dashboard": f"{self.http}/",
+            "operator": self.operator,
             "playground": self.playground,
         }
         return msgspec.json.encode(described).decode()
@@ -156,15 +160,18 @@ async def _describe(application: app.Application, model: dict[str, Any], state_d
             key, token = identity.create_key(Owner(name, user), time.time())
             await application.stores.keys.add(key)
             principals.append({"tenant": name, "user": user, "token": token, "isolation": isolation.value})
+    key, operator = identity.create_key(
+        Owner(identity.NO_TENANT, "operator"), time.time(), scopes=identity.OPERATOR_SCOPES
+    )
+    await application.stores.keys.add(key)
     runtime = {"path": application.runtime_path, "version": application.fleet.version}
     assert application.http is not None
     assert application.edge is not None
     host, port = application.http
-    address, code = f"http://{host}:{port}", secrets.token_urlsafe(16)
-    application.edge.open_demo(code, [_door(principal) for principal in principals])
-    playground = f"{address}/demo#{code}"
-    sdk = f"{application.host}:{application.port}"
-    return Demo(sdk, address, model, runtime, principals, playground, state_directory)
+    sdk, http, code = f"{application.host}:{application.port}", f"http://{host}:{port}", secrets.token_urlsafe(16)
+    operating = DemoUser(identity.NO_TENANT, "operator", "sees the whole gateway", operator, "/")
+    application.edge.open_demo(code, [*map(_door, principals), operating])
+    return Demo(sdk, http, model, runtime, principals, operator, f"{http}/demo#{code}", state_directory)
 
 
 def _door(principal: dict[str, str]) -> DemoUser:

@@ -26,7 +26,7 @@ PROGRAM_SECONDS = 30.0
 def test_the_json_line_has_the_agreed_form(demo):
     described = demo.described
 
-    assert list(described) == ["sdk", "http", "model", "runtime", "principals", "playground"]
+    assert list(described) == ["sdk", "http", "model", "runtime", "principals", "dashboard", "operator", "playground"]
     assert re.fullmatch(re.escape(described["http"]) + r"/demo#[\w-]{20,}", described["playground"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+", described["sdk"])
     assert described["http"] is None or described["http"].startswith("http://127.0.0.1:")
@@ -53,7 +53,7 @@ def test_there_are_two_users_in_each_of_two_tenants_of_both_isolations(demo):
 def test_nothing_but_the_line_is_printed_and_no_secret_is_in_any_command_line(demo):
     assert demo.line.count("\n") == 1
     secrets = [principal.token for principal in demo.principals] + [demo.model["api_key"]]
-    secrets.append(demo.described["playground"].partition("#")[2])
+    secrets += [demo.described["operator"], demo.described["playground"].partition("#")[2]]
 
     commands = [child.command for child in demo.processes()]
 

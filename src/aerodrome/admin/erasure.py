@@ -110,6 +110,7 @@ class Eraser:
         if not report.left:
             rows.update(await self._site.people.erase(owner))
         report.rows = dict(rows)
+        self._site.services.recorder.forget(owner)
         await self._forget(owner, report)
         needles = [*(record.session_id for record in records), f"{owner.tenant}/{owner.user}"]
         await self._look_for_traces(owner, needles, report)

@@ -22,7 +22,7 @@ from aerodrome.admin.erasure import Eraser, Report
 from aerodrome.admin.views import Facts, GatewayView, LinkPage, RuntimeRow, SessionPage
 from aerodrome.core.identity import Owner
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.gateway import audit, unloading
+from aerodrome.gateway import audit, migration, unloading
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.minting import Minted, Minter
 from aerodrome.gateway.residents import Resident
@@ -79,6 +79,14 @@ class Evict(msgspec.Struct, forbid_unknown_fields=True):
 
     session_id: _Name
     tenant: _Name | None = None
+
+
+class Migrate(msgspec.Struct, forbid_unknown_fields=True):
+    """Which session, the tenant where one id is held in several, and to which runtime; None for any other."""
+
+    session_id: _Name
+    tenant: _Name | None = None
+    to_runtime_id: _Name | None = None
 
 
 class Recycle(msgspec.Struct, forbid_unknown_fields=True):
@@ -142,6 +150,7 @@ class Operations:
             "drain": Verb(Drain, self._drain, changes=True),
             "cordon": Verb(Cordon, self._cordon, changes=True),
             "evict": Verb(Evict, self._evict, changes=True),
+            "migrate": Verb(Migrate, self._migrate, changes=True),
             "recycle": Verb(Recycle, self._recycle, changes=True),
             "erase": Verb(Erase, self._erase, changes=True),
             "token.mint": Verb(MintToken, self._mint_token, changes=True),
@@ -237,6 +246,11 @@ class Operations:
             is_out = await unloading.unload(self._services, resident, "operator")
             outcome = "evicted" if is_out else "at_work"
         return {"session_id": resident.session_id, "outcome": outcome}
+
+    async def _migrate(self, wanted: Migrate, _: Notify) -> dict[str, Any]:
+        resident = self._find_session(wanted.session_id, wanted.tenant)
+        moved = await migration.migrate(self._services, self._pool, resident, wanted.to_runtime_id)
+        return {"session_id": resident.session_id, "outcome": moved.outcome, "runtime_id": moved.runtime_id}
 
     async def _recycle(self, wanted: Recycle, notify: Notify) -> dict[str, Any]:
         if wanted.runtime_id is not None:

@@ -56,10 +56,11 @@ def describe(demo: Demo) -> str:
             f"Aerodrome is listening on {demo.sdk} (Copilot runtime {demo.runtime['version']}, demo model at "
             f"{demo.model['base_url']}).",
             "",
+            f"In a browser: {demo.playground} (as any of these users, or as the operator)",
+            "",
             "  tenant    user    isolation  connection token",
             *rows,
-            "",
-            f"In a browser, as any of them: {demo.playground}",
+            f"  {'the operator':<27}{demo.operator}",
             "",
             f"HTTP, as {first['user']} of {first['tenant']}:",
             textwrap.indent(http_program(demo, first["token"]), "    "),

@@ -1,4 +1,4 @@
-"""`aerodrome drain | cordon | evict | recycle | reload`: what an operator does to the running gateway.
+"""`aerodrome drain | cordon | evict | migrate | recycle | reload`: what an operator does to the running gateway.
 
 No logic: aerodrome.admin does the work. Whoever watches with `--wait` and goes away stops nothing.
 """
@@ -67,6 +67,25 @@ def evict(
     if done["outcome"] == "at_work":
         raise errors.OverCapacity(said)
     typer.echo(said)
+
+
+def migrate(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="As in `aerodrome show sessions`.")],
+    to: Annotated[str | None, typer.Option(metavar="RUNTIME", help="Where to; else to any other of its realm.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose, where several tenants hold one of that id.")] = None,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+) -> None:
+    """Move an idle session to another runtime; whoever holds it keeps the link and notices nothing."""
+    done = common.with_gateway(
+        config,
+        state_directory,
+        lambda client: client.call("migrate", patient=True, session_id=session, tenant=tenant, to_runtime_id=to),
+    )
+    if done["outcome"] == "at_work":
+        raise errors.OverCapacity(f"session {session} {_OUTCOMES['at_work']}")
+    where = f"is in runtime {done['runtime_id']} now" if done["outcome"] == "migrated" else _OUTCOMES["absent"]
+    typer.echo(f"session {session} {where}")
 
 
 def recycle(

@@ -102,14 +102,41 @@ class RuntimePool:
             if placed := self._least_loaded(runtimes):
                 return self._count_link(placed)
             self._check_room(realm, runtimes)
-            if runtimes.spawning is None:
-                self._warm.note_demand()
-                if placed := self._place_warm(realm, runtimes):
-                    return self._count_link(placed)
-                self._make_room(realm)
-                runtimes.spawning = self._run(self._spawn(realm, runtimes), f"spawn for {realm.key}")
-            # Shielded: the spawn is everybody's, a caller who gives up must not take it along.
-            await asyncio.shield(runtimes.spawning)
+            await self._spawn_one(realm, runtimes)
+
+    async def _spawn_one(self, realm: Realm, runtimes: _RealmRuntimes) -> None:
+        """Have one more runtime in a realm: a warm one, or a new one, for which all who want one wait together."""
+        if runtimes.spawning is None:
+            self._warm.note_demand()
+            if self._place_warm(realm, runtimes):
+                return
+            self._make_room(realm)
+            runtimes.spawning = self._run(self._spawn(realm, runtimes), f"spawn for {realm.key}")
+        # Shielded: the spawn is everybody's, a caller who gives up must not take it along.
+        await asyncio.shield(runtimes.spawning)
+
+    async def acquire_other(self, realm: Realm, runtime_id: str, target: str | None = None) -> RuntimeHandle:
+        """Return a ready runtime of the realm beside that one, with a link counted: `target`, or the least loaded, or a new one.
+
+        A realm of one user or tenant has a second runtime for this; it goes when nothing holds it any more.
+
+        Raises:
+            errors.InvalidParams: the target is that one, or takes nothing new.
+            errors.RuntimeUnavailable, errors.OverCapacity: there is none to be had.
+        """
+        if self._closing:
+            raise errors.Draining("this gateway is stopping; connect again to reach another")
+        if target is not None:
+            placed = self._find(realm, target)
+            if target == runtime_id or placed.is_cordoned:
+                raise errors.InvalidParams(f"expected another runtime that takes sessions, found {target}")
+            return self._count_link(placed)
+        while True:
+            runtimes = self._realms.setdefault(realm.key, _RealmRuntimes())
+            if other := self._least_loaded(runtimes, but=runtime_id):
+                return self._count_link(other)
+            self._check_room(realm, runtimes, more=0 if realm.isolation is Isolation.SHARED else 1)
+            await self._spawn_one(realm, runtimes)
 
     def release(self, handle: RuntimeHandle) -> None:
         """Give a link back; the last one starts the idle clock, or ends a cordoned runtime."""
@@ -212,12 +239,13 @@ class RuntimePool:
             )
         return placed
 
-    def _least_loaded(self, runtimes: _RealmRuntimes) -> _Placed | None:
-        open_ones = [p for p in runtimes.placeable if p.handle.links < self._settings.links_per_runtime]
+    def _least_loaded(self, runtimes: _RealmRuntimes, but: str | None = None) -> _Placed | None:
+        limit = self._settings.links_per_runtime
+        open_ones = [p for p in runtimes.placeable if p.handle.links < limit and p.handle.runtime_id != but]
         return min(open_ones, key=lambda placed: placed.handle.links, default=None)
 
-    def _check_room(self, realm: Realm, runtimes: _RealmRuntimes) -> None:
-        limit = self._settings.shared_runtimes if realm.isolation is Isolation.SHARED else 1
+    def _check_room(self, realm: Realm, runtimes: _RealmRuntimes, more: int = 0) -> None:
+        limit = (self._settings.shared_runtimes if realm.isolation is Isolation.SHARED else 1) + more
         if len(runtimes.placeable) >= limit:
             raise errors.OverCapacity(
                 f"all {limit} runtimes of this realm serve {self._settings.links_per_runtime} connections each; try later"

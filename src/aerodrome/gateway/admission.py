@@ -72,6 +72,8 @@ class TenantAdmission:
         self._verifiers = verifiers
         self._find_tenant = find_tenant
         self._clock = clock
+        #: Hears of each token that proves nobody.
+        self.note_refused: Callable[[], None] = lambda: None
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return whom a token proves, for a link; a reason why it proves nobody goes to the log alone."""
@@ -89,6 +91,7 @@ class TenantAdmission:
             policy = await self._policy_of(proof)
         except errors.AuthenticationFailed as error:
             _log.info("token.refused", reason=error.reason)
+            self.note_refused()
             raise
         role = identity.role_of(proof.scopes)
         return Principal(proof.owner, policy, proof.key_id, proof.expires_at, proof.scopes, role)

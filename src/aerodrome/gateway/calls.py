@@ -20,6 +20,7 @@ from aerodrome.core import quota
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.audit import Action
+from aerodrome.core.flights import TurnEnd
 from aerodrome.core.identity import Owner
 from aerodrome.core.policy import Access, Policy
 from aerodrome.core.session import Claim
@@ -361,6 +362,7 @@ def let_go(client: Client, session_id: str) -> None:
     """Forget this link's hold on a session."""
     held = client.attachments.pop(session_id, None)
     if held is not None:
+        client.end_turn(held, TurnEnd.LEFT)
         held.move(AttachmentState.CLOSED)
         held.upstream = None
     client.services.router.detach(client.realm.key, session_id, client.number)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.flights import TurnEnd
 from aerodrome.gateway import reattach, residents, unloading
 from aerodrome.gateway.occupancy import Occupied
 
@@ -101,6 +102,7 @@ class Caretaker:
                     continue
                 if held.state is AttachmentState.TURN:
                     held.move(AttachmentState.IDLE)
+                    holder.client.end_turn(held, TurnEnd.LOST)
                     holder.client.turn_ended.set()
                     _log.warning("turn.ended_unsaid", session=session_id, runtime=occupied.handle.runtime_id)
 

@@ -19,6 +19,7 @@ from aerodrome import errors, redaction
 from aerodrome.core import attachment as attachment_states
 from aerodrome.core import placement
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.flights import TurnEnd, TurnFlight
 from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Isolation, Policy
@@ -29,6 +30,7 @@ from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.missed import Missed
 from aerodrome.gateway.occupancy import Occupancy
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.recorder import FlightRecorder
 from aerodrome.gateway.residents import Residents
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.settings import GatewaySettings
@@ -63,6 +65,7 @@ class Services:
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
     drainer: Drainer = field(init=False)
+    recorder: FlightRecorder = field(default_factory=FlightRecorder)
 
     def __post_init__(self) -> None:
         limits = self.settings
@@ -71,6 +74,8 @@ class Services:
         finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
         object.__setattr__(self, "finishing", finishing)
         object.__setattr__(self, "drainer", Drainer(self.residents))
+        self.router.note_place = self.recorder.place
+        self.ownership.note_freed = self.recorder.drop
 
     async def aclose(self) -> None:
         """End evictions and the turns that clients left; links are closed before."""
@@ -109,6 +114,8 @@ class Attachment:
     restricting: asyncio.Future[None] | None = None
     #: Whether it was opened again in the middle of a turn, which goes on.
     is_mid_turn: bool = False
+    #: What is recorded of the turn that this link has sent and that runs (gateway.recorder).
+    turn: TurnFlight | None = None
     #: Says that an interrupted turn is over, a moment after its error (gateway.reattach); a new turn makes it needless.
     ending: asyncio.TimerHandle | None = None
 
@@ -252,6 +259,11 @@ class Client:
             self.link.send(body)
         self.link.flush()
 
+    def end_turn(self, held: Attachment, end: TurnEnd) -> None:
+        """Record that a turn which this link has sent is over, if one was under way."""
+        if held.turn is not None:
+            self.services.recorder.end_turn(self, held, end)
+
     def ask(self, asked: Asked) -> None:
         """Ask the client what a runtime asks, under an id of ours: runtimes count theirs per connection, so two would collide.
 
@@ -281,7 +293,8 @@ class Client:
             return held.upstream
         async with self._opening:
             for _ in range(3):
-                runtime_id = self.services.router.find(self.realm.key, session_id) if session_id is not None else None
+                router = self.services.router
+                runtime_id = router.destination(self.realm.key, session_id) if session_id is not None else None
                 present = self._present_upstream(runtime_id)
                 if present is not None:
                     return present

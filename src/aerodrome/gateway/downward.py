@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw
 
 from aerodrome import errors, redaction
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.flights import TurnEnd
 from aerodrome.gateway import reattach, tightening
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
@@ -82,13 +83,17 @@ class Downward:
 
     def _note_failure(self, method: str, session_id: str) -> None:
         held = self._client.attachments.get(session_id)
-        if method in TURN_STARTS and held is not None and held.state is AttachmentState.TURN:
+        if method not in TURN_STARTS or held is None:
+            return
+        self._client.end_turn(held, TurnEnd.FAILED)
+        if held.state is AttachmentState.TURN:
             held.move(AttachmentState.IDLE)
 
     def _take_notification(self, upstream: Upstream, body: bytes, peek: Peek) -> None:
         session_id = _session_of(peek)
         if peek.method == "session.event" and session_id is not None:
             if self._is_heard_here(upstream, session_id) and not self._is_hushed(session_id, peek):
+                self._record(session_id, peek, body)
                 self._note_turn(session_id, peek)
                 refusal = tightening.refuse_tool(self._client, peek, body)
                 if refusal is not None:
@@ -177,6 +182,11 @@ class Downward:
         is_return = kind == "sessionStart" and isinstance(given, dict) and (given.get("source") == "resume")
         return is_return and held.hushed.pop("hook", 0) > 0
 
+    def _record(self, session_id: str, peek: Peek, body: bytes) -> None:
+        held = self._client.attachments.get(session_id)
+        if held is not None and held.turn is not None:
+            self._client.services.recorder.hear(held.turn, _kind_of(peek), body)
+
     def _note_turn(self, session_id: str, peek: Peek) -> None:
         assert isinstance(peek.params, PeekParams)
         event = peek.params.event
@@ -189,6 +199,7 @@ class Downward:
             held.is_kept = held.is_kept or held.state is AttachmentState.TURN
             held.move(AttachmentState.IDLE)
             held.is_mid_turn = False
+            self._client.end_turn(held, TurnEnd.COMPLETED)
             held.upstream.touch()
             self._client.turn_ended.set()
             runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.flights import TurnEnd
 from aerodrome.core.identity import Owner
 from aerodrome.core.policy import ClientLoss
 from aerodrome.gateway.missed import Missed
@@ -171,6 +172,7 @@ def _move_attachment(left: Client, client: Client, held: Attachment) -> None:
     if held.upstream is None or not held.is_live or session_id in client.attachments:
         services.router.detach(client.realm.key, session_id, left.number)
         held.forget_ending()
+        left.end_turn(held, TurnEnd.LEFT)
         held.move(AttachmentState.CLOSED)
         held.upstream = None
         return

@@ -35,6 +35,8 @@ class Listener:
         self._doorway = (
             Doorway(certificate, settings.handshake_frame_bytes, settings.handshake_seconds) if certificate else None
         )
+        #: Hears of each link that is refused before any cost.
+        self.note_rejected: Callable[[], None] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._closing = False
@@ -98,6 +100,7 @@ class Listener:
         if self._closing:
             return False  # it was on its way when we closed
         if len(self._tasks) >= self._settings.max_links:
+            self.note_rejected()
             _log.warning("link.rejected", reason="max_links", limit=self._settings.max_links)
             return False
         return True

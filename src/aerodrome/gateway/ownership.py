@@ -47,6 +47,8 @@ class Ownership:
         self._used: dict[str, float] = {}
         self._reads: dict[str, _Read] = {}
         self._withdrawn: dict[str, asyncio.Event] = {}
+        #: Hears of each id that is free again.
+        self.note_freed: Callable[[str], None] = lambda _: None
         #: Tasks that asked about sessions, until they end, with the ids they asked about.
         self._asked: dict[asyncio.Task[Any], set[str]] = {}
 
@@ -181,6 +183,7 @@ class Ownership:
         self._overtake(session_id)
         if not was_theirs:
             return
+        self.note_freed(session_id)
         entry = self._cache.pop(session_id, None)
         self._used.pop(session_id, None)
         if entry is not None:

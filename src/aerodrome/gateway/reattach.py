@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
+from aerodrome.core.flights import TurnEnd
 from aerodrome.gateway import tightening
 from aerodrome.gateway.client import Attachment, Client
 from aerodrome.gateway.residents import Holder, Resident
@@ -60,7 +61,9 @@ def settle(client: Client, upstream: Upstream) -> None:
 
 
 def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
-    client.services.router.detach(client.realm.key, held.session_id, client.number)
+    lost = held.upstream.handle.lost if held.upstream is not None else None
+    why = "the connection to its runtime ended" if lost is None or not lost.done() else "its runtime is lost"
+    client.services.router.detach(client.realm.key, held.session_id, client.number, why)
     held.upstream = None
     if held.state is AttachmentState.CLOSED:
         return
@@ -69,6 +72,8 @@ def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
         _emit(client, held.session_id, "session.error", {"errorType": "runtime_lost", "message": message})
         loop = asyncio.get_running_loop()
         held.ending = loop.call_later(reopening.IDLE_AFTER_ERROR_SECONDS, _end_turn, client, held)
+    is_lost = not client.link.is_closing or (lost is not None and lost.done())
+    client.end_turn(held, TurnEnd.LOST if is_lost else TurnEnd.LEFT)
     held.move(AttachmentState.LOST)
     client.turn_ended.set()
 
@@ -163,7 +168,8 @@ async def _resume(resident: Resident, holder: Holder) -> None:
     if held.state not in (AttachmentState.LOST, AttachmentState.EVICTED) or client.number not in resident.holders:
         return  # its client has let go of it meanwhile
     tightening.renew(client, held)
-    client.services.router.attach(client.realm.key, held.session_id, upstream.handle.runtime_id, client.number)
+    runtime_id = upstream.handle.runtime_id
+    client.services.router.attach(client.realm.key, held.session_id, runtime_id, client.number, "brought back")
     held.move(AttachmentState.OPENING)
     held.upstream = upstream
     _hush(resident, held)

@@ -186,6 +186,7 @@ class Relay:
 
     def _refuse(self, request: Request, error: errors.AerodromeError) -> None:
         self._client.services.audit.refused(self._client, request, error)
+        self._client.services.recorder.reject(errors.wire(error).reason)
         self._client.refuse(request.id, error)
 
     def _fail(self, request: Request) -> None:
@@ -320,6 +321,8 @@ class Relay:
             self._client.services.router.use(self._client.realm.key, first)
         if first is not None and request.method in TURN_STARTS:
             self._client.services.ownership.touch(first)
+            if held is not None:
+                self._client.services.recorder.begin_turn(self._client, held)
             if held is not None and held.is_live:
                 held.move(AttachmentState.TURN)
         elif held is not None and request.method == "session.options.update":

@@ -7,16 +7,18 @@ when its turns have ended (`finish`).
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Protocol
 
 from msgspec import UNSET
 
 from aerodrome import errors
+from aerodrome.core.flights import TurnEnd
 from aerodrome.core.identity import Principal
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access
 from aerodrome.gateway import handshake, reattach
-from aerodrome.gateway.admission import Admission
+from aerodrome.gateway.admission import Admission, TenantAdmission
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.handshake import Greeting
@@ -52,6 +54,8 @@ class TenantGateway:
         self._clients: dict[str, set[Client]] = {}
         self.guests: set[Guest] = set()
         services.fleet.subscribe(self._broadcast)
+        if isinstance(admission, TenantAdmission):
+            admission.note_refused = functools.partial(services.recorder.reject, "authentication")
 
     @property
     def services(self) -> Services:
@@ -171,5 +175,6 @@ async def _release(client: Client) -> None:
         reattach.settle(client, upstream)  # its reader was cancelled before it began
     for held in client.attachments.values():
         held.forget_ending()
+        client.end_turn(held, TurnEnd.LEFT)
         client.services.router.detach(client.realm.key, held.session_id, client.number)
         client.services.residents.release(client, held.session_id)

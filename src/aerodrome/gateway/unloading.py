@@ -67,7 +67,7 @@ async def _unload_idle(services: Services, resident: Resident, holders: list[Hol
         if holder.held.state is AttachmentState.UNLOADING:
             holder.held.move(AttachmentState.EVICTED)
             holder.held.upstream = None
-            services.router.detach(resident.realm, resident.session_id, holder.client.number)
+            services.router.detach(resident.realm, resident.session_id, holder.client.number, f"evicted: {reason}")
     if holders and not resident.live:
         _log.info("session.evicted", session=resident.session_id, reason=reason)
     return not any(holder.held.state is AttachmentState.UNLOADING for holder in holders)

@@ -10,8 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aerodrome import errors
-from aerodrome.http import event_routes, problems, request_routes, session_routes, turn_routes
-from aerodrome.http.pages import overview_routes, playground_routes, sign_in_routes, static_files
+from aerodrome.http import admin_routes, event_routes, problems, request_routes, session_routes, turn_routes
+from aerodrome.http.pages import (
+    fleet_pages,
+    overview_routes,
+    people_pages,
+    playground_routes,
+    session_pages,
+    sign_in_routes,
+    static_files,
+)
 from aerodrome.http.problems import Problem
 from aerodrome.http.site import Site
 
@@ -32,9 +40,10 @@ def build(site: Site) -> FastAPI:
     )
     application.state.site = site
     problems.install(application)
-    for routes in (session_routes, turn_routes, event_routes, request_routes):
+    for routes in (session_routes, turn_routes, event_routes, request_routes, admin_routes):
         application.include_router(routes.router)
-    for routes in (static_files, sign_in_routes, overview_routes, playground_routes):
+    pages = (static_files, sign_in_routes, overview_routes, fleet_pages, session_pages, people_pages, playground_routes)
+    for routes in pages:
         application.include_router(routes.router)
 
     @application.get("/healthz", include_in_schema=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http import application
+from aerodrome.http import application, figures
 from aerodrome.http.browsers import BrowserSessions
 from aerodrome.http.pages import demo_routes
 from aerodrome.http.pages.demo_routes import DemoUser
@@ -33,6 +34,7 @@ class HttpEdge:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
         browsers = BrowserSessions(clock, settings.browsers)
         self.site = Site(gateway, self.users, settings, clock, office, browsers)
+        self._looking: asyncio.Task[None] | None = None
         self._application = application.build(self.site)
         self._server = AsgiServer(self._application, settings.max_connections, context)
 
@@ -51,6 +53,7 @@ class HttpEdge:
                 "choose another address with http.listen"
             ) from None
         self.users.start()
+        self._looking = asyncio.create_task(figures.look_on_schedule(self.site.gateway), name="figures")
         return settings.host, port
 
     def open_demo(self, code: str, users: Sequence[DemoUser]) -> None:
@@ -62,5 +65,8 @@ class HttpEdge:
         """End streams and requests, then the links that served them. Idempotent."""
         for guest in list(self.site.gateway.guests):
             guest.dismiss()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
         await self._server.aclose()
         await self.users.aclose()

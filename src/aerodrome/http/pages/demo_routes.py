@@ -27,6 +27,8 @@ class DemoUser:
     user: str
     words: str
     token: str = field(repr=False)
+    #: The page that is theirs first.
+    page: str = "/playground"
 
 
 def routes(code: str, users: Sequence[DemoUser]) -> APIRouter:
@@ -61,7 +63,7 @@ def routes(code: str, users: Sequence[DemoUser]) -> APIRouter:
         if user is None:
             raise errors.InvalidParams("expected one of the demo's users, found another; go back and choose again")
         principal = await callers.recognize(callers.site_of(request), user.token, callers.peer_of(request))
-        return sign_in_routes.open_browser(request, principal, "/playground")
+        return sign_in_routes.open_browser(request, principal, user.page)
 
     return router
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from aerodrome import errors
-from aerodrome.core.identity import Principal
+from aerodrome.core.identity import Principal, Role
 from aerodrome.http import callers, origins
 from aerodrome.http.pages import page
 from aerodrome.http.pages.page import PageRoute, Posted, Visiting
@@ -39,6 +39,10 @@ async def sign_in(request: Request) -> Response:
     except errors.AuthenticationFailed:
         problem = "This token is wrong, expired or revoked. Check that all of it was pasted."
         return _ask(request, following, problem, 401)
+    if principal.role is Role.USER and not principal.may_connect:
+        return _ask(
+            request, following, "This key is for a program: it neither uses sessions nor manages anything.", 403
+        )
     return open_browser(request, principal, following)
 
 
