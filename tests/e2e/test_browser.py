@@ -1,10 +1,12 @@
-"""The playground in a headless Chromium: signed in by the demo's printed address, against the real runtime.
+"""The pages in a headless Chromium: signed in by the demo's printed address, against the real runtime.
 
 One demo and one browser for all; each test has browser contexts of its own. Screenshots go to build/screenshots.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from aerodrome.testing.demo_process import DemoProcess
 
 from . import browsing, quickstart
-from .browsing import PHONE, Visits, picture
+from .browsing import DESKTOP, PHONE, Visits, picture
 
 CHROMIUM = browsing.find_chromium()
 pytestmark = [
@@ -53,7 +55,7 @@ def sign_in(visits: Visits, demo: DemoProcess) -> SignIn:
         page = visits.open(**options)
         page.goto(demo.described["playground"])
         page.get_by_test_id("door").filter(has_text=user).click()
-        page.wait_for_url("**/playground")
+        page.wait_for_url("**/" if user == "operator" else "**/playground")
         return page
 
     return signed_in
@@ -288,6 +290,72 @@ def test_errors_say_what_to_do(sign_in, visits, demo):
     page.context.clear_cookies()
     say(page, "hello")
     expect(page.get_by_role("alert").filter(has_text="Authorization")).to_be_visible()
+
+
+def test_the_dashboard_changes_as_a_runtime_is_killed_and_replaced(sign_in, visits, demo):
+    chat = sign_in("carol")
+    say(chat, "hello")
+    expect(last(chat)).to_have_text("You said: hello")
+    [(killed, process)] = demo.runtimes("carol").items()
+
+    operator = sign_in("operator")
+    operator.get_by_role("link", name="Fleet").click()
+    row = operator.locator(f'[data-runtime="{killed}"]')
+    expect(row).to_contain_text("carol")
+    expect(row).to_contain_text(str(process.pid))
+    assert operator.context.cookies() != chat.context.cookies()
+
+    os.kill(process.pid, signal.SIGKILL)
+    expect(row).to_have_count(0)  # the page has drawn itself anew
+    # Her next prompt is answered by another runtime, in the same conversation.
+    say(chat, "[recall]")
+    expect(last(chat)).to_have_text("hello | [recall]")
+    expect(operator.locator("[data-runtime]").filter(has_text="carol")).to_have_count(1)
+    [replaced] = demo.runtimes("carol")
+    assert replaced != killed
+    expect(operator.locator(f'[data-runtime="{replaced}"]')).to_be_visible()
+
+    # An action is asked about first, and its button is found again afterwards though the table is drawn anew.
+    button = operator.locator(f"#recycle-{replaced}")
+    button.focus()
+    operator.keyboard.press("Enter")
+    dialog = operator.get_by_role("dialog")
+    expect(dialog).to_contain_text(replaced)
+    picture(operator, "dashboard-recycle-light")
+    operator.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(button).to_be_focused()
+    button.click()
+    dialog.get_by_role("button", name="Recycle").click()
+    expect(operator.get_by_test_id("notice")).to_be_visible()
+    expect(operator.locator(f'[data-runtime="{replaced}"]')).to_have_count(0)
+    say(chat, "[recall]")
+    expect(last(chat)).to_have_text("hello | [recall] | [recall]")
+
+
+def test_the_dashboard_is_read_on_a_desk_and_on_a_phone(sign_in, demo):
+    operator = sign_in("operator")
+    home = demo.described["http"]
+    for name in ("", "fleet", "sessions", "tenants", "tenants/acme", "keys", "audit"):
+        title = name.replace("/", "-") or "overview"
+        for width, scheme, size in (("desk", "light", DESKTOP), ("phone", "dark", PHONE)):
+            operator.set_viewport_size(size)
+            operator.emulate_media(color_scheme=scheme)
+            operator.goto(f"{home}/{name}")
+            expect(operator.locator("h1")).to_be_visible()
+            assert not browsing.is_wider_than_its_window(operator), (name, width)
+            picture(operator, f"dashboard-{title}-{width}-{scheme}")
+
+
+def test_a_user_sees_nothing_of_the_fleet_or_of_others(sign_in, visits, demo):
+    visits.expected.append("403")
+    page = sign_in("grace")
+    expect(page.get_by_role("link", name="Fleet")).to_have_count(0)
+    expect(page.get_by_role("link", name="Tenants")).to_have_count(0)
+    for path in ("/fleet", "/tenants", "/audit"):
+        assert page.goto(demo.described["http"] + path).status == 403
+    page.goto(demo.described["http"] + "/sessions")
+    assert "acme" not in page.locator("main").inner_text()
 
 
 def test_the_quickstart_for_a_page_runs_as_it_stands(sign_in):
