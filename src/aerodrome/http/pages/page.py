@@ -7,7 +7,7 @@ from elsewhere: the policy that goes with each page (CSP) allows no other origin
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -137,7 +137,7 @@ def render(
 
 
 def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
-    served = {getattr(route, "path", "") for route in request.app.routes}
+    served = set(_paths(request.app.routes))
     here = request.url.path
     shown = []
     for item in NAVIGATION:
@@ -146,6 +146,14 @@ def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
             is_current = here == item.href or (item.href != "/" and here.startswith(f"{item.href}/"))
             shown.append({"href": item.href, "label": item.label, "icon": item.icon, "is_current": is_current})
     return shown
+
+
+def _paths(routes: Iterable[object]) -> Iterator[str]:
+    for route in routes:
+        yield str(getattr(route, "path", ""))
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            yield from _paths(included.routes)
 
 
 def redirect(address: str) -> Response:

@@ -40,7 +40,9 @@ async def sign_in(request: Request) -> Response:
         problem = "This token is wrong, expired or revoked. Check that all of it was pasted."
         return _ask(request, following, problem, 401)
     if principal.role is Role.USER and not principal.may_connect:
-        return _ask(request, following, "This key is for a program: it neither uses sessions nor manages anything.", 403)
+        return _ask(
+            request, following, "This key is for a program: it neither uses sessions nor manages anything.", 403
+        )
     return open_browser(request, principal, following)
 
 
