@@ -175,7 +175,9 @@ async def open_application(
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
-        reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
+        reloader: Reloader | None = None
+        if load is not None and policies is not None and gateway is not None:
+            reloader = Reloader(settings, load, policies, gateway.services.audit)
         if isinstance(fleet, RuntimePool):
             facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)

@@ -83,8 +83,9 @@ async def create(client: Client, request: Request) -> None:
             return messages.response(request.id, answer)
         try:
             await claiming
-        except errors.AerodromeError:
+        except errors.AerodromeError as error:
             # Only where the runtime is the caller's alone: the session is its own, but the id is another's elsewhere.
+            client.services.audit.refused(client, request, error)
             await upstream.call("session.detach", {"sessionId": session_id})
             let_go(client, session_id)
             raise
@@ -145,6 +146,7 @@ async def resume(client: Client, request: Request) -> None:
         client.services.audit.foreign(client, request.method, session_id, owner)
         await _resume_missing(client, request, session_id)
         return
+    request.session_ids = [session_id]
     hardened = client.access is Access.GUARDED
     opening = Opening(params, client.principal.policy) if hardened else None
     params = _chosen(client, params)

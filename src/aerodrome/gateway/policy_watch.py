@@ -14,6 +14,7 @@ from dataclasses import replace
 import structlog
 
 from aerodrome import errors
+from aerodrome.core.audit import Outcome
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Policy
 from aerodrome.gateway import tightening
@@ -74,7 +75,15 @@ class PolicyWatch:
         """
         async with self._reading:
             stored = await self._read()
+            self._note_changes(stored)
             return self._apply({**stored, **self._configured})
+
+    def _note_changes(self, stored: Mapping[str, Tenant]) -> None:
+        """Record which tenants of the database are not what they were."""
+        for name, tenant in self._known.items():
+            if tenant.source == "database" and name not in self._configured and tenant != stored.get(name):
+                reason = "changed in the database" if name in stored else "removed from the database"
+                self._gateway.services.audit.policy_changed(name, reason)
 
     async def _read(self) -> dict[str, Tenant]:
         try:
@@ -96,6 +105,7 @@ class PolicyWatch:
                 if name not in self._unreadable:
                     self._unreadable.add(name)
                     _log.error("policy.refused", tenant=name, reason=error.message)
+                    self._gateway.services.audit.policy_changed(name, error.code, Outcome.FAILED)
             if tenant is not None:
                 found[name] = tenant
         return found
@@ -129,6 +139,7 @@ class PolicyWatch:
     def _close(self, client: Client, policy: Policy, reason: str) -> None:
         """Close a link; a turn of it ends too, whatever client loss says, for it runs where it may not."""
         _log.info("link.closed_by_policy", link=client.number, tenant=client.owner.tenant, reason=reason)
+        self._gateway.services.audit.closed(client, reason)
         client.principal = replace(client.principal, policy=replace(policy, client_loss=ClientLoss.CLOSE))
         self._gateway.services.finishing.cut(client)
         client.link.close()
