@@ -1,9 +1,8 @@
 """How much of a flood of refusals is recorded: the first of equal ones, within a budget; the rest is counted.
 
-Two budgets hold at once, each a bucket that fills slowly: that of a member (a user; an address before it has proved who it is) and
-that of its group (a tenant; all strangers together), because a tenant can name users, and a stranger addresses, without end.
-What is recorded and counted is bounded by the groups' budgets alone, on disk and in memory. No I/O: gateway.audit says
-what is damped.
+Two budgets hold at once, each a bucket that fills slowly: that of a member (a user; an address before it has proved who it is)
+and that of its group (a tenant; all strangers together): a tenant can name users, and a stranger addresses, without end. What is
+recorded and counted is bounded by the groups' budgets alone, on disk and in memory. No I/O: gateway.audit says what is damped.
 """
 
 from __future__ import annotations

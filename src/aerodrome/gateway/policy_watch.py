@@ -45,6 +45,11 @@ class PolicyWatch:
         self._reading = asyncio.Lock()
         self._unreadable: set[str] = set()
 
+    @property
+    def configured(self) -> Mapping[str, Tenant]:
+        """Return the tenants of the configuration as they are in force, now and later."""
+        return self._configured
+
     async def run(self, interval_seconds: float) -> None:
         """Look now and on schedule, until cancelled."""
         while True:

@@ -334,7 +334,7 @@ class Relay:
         if request.method in _DETACHES:
             return calls.detach_finish(client, request)
         if request.method in _DELETIONS:
-            return calls.delete_finish(client, request)
+            return calls.delete_finish(client, upstream, request)
         if request.method == "sessions.close":
             return calls.close_finish(client, request)
         if request.method in replays.METHODS and request.session_id in client.attachments:

@@ -138,7 +138,8 @@ async def _tell(client: Client, held: Attachment) -> None:
         if "allowedModels" in params:
             allowed = {"sessionId": held.session_id, "allowedModels": params["allowedModels"]}
             await upstream.call("session.model.setAllowedModels", allowed)
-        client.services.audit.restricted(client, held.session_id)
+        if held.has_turn:  # any other comes back restricted, and that is recorded then
+            client.services.audit.restricted(client, held.session_id)
     except errors.RuntimeLost:
         pass  # it comes back restricted
 
