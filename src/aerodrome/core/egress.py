@@ -6,14 +6,15 @@ proxy sees them.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
 from aerodrome import errors
+from aerodrome.core import addresses
 from aerodrome.core.policy import Policy
 
 ANYTHING = "*"
+is_public = addresses.is_public
 _TARGET = re.compile(r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\]):(?P<port>[0-9]{1,5})\Z", re.ASCII)
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>[^/:\[\]]+|\[[^\]]+\])(?::(?P<port>[0-9]+))?", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
@@ -53,21 +54,6 @@ def is_named(host: str, port: int, targets: Iterable[str]) -> bool:
     """Say whether a host and port are there literally: only such may lead to an address of this machine or network."""
     wanted = (host.lower(), port)
     return any(split(target) == wanted for target in targets)
-
-
-def is_public(address: str) -> bool:
-    """Say whether an address is one of the internet's: not this machine's, nor of a private or link-local network."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    if isinstance(found, ipaddress.IPv6Address) and found in _NAT64:
-        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    return found.is_global and not found.is_multicast and (inner is None or is_public(str(inner)))
-
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def loopback_ports(targets: Iterable[str]) -> list[int]:

@@ -2,8 +2,9 @@
 
 They lie below the realm's own directory, or below a policy's `work_root`, outside the state directory, where others may have
 files too. What is below a root is named by its owner and session ids alone; agents, and whoever else may write there, can
-put a link in the place of any of them: each step is opened by its name in the one before. The registry is the list of
-what was made: a session whose directory has something in it before it began is not begun. Blocking, and quick.
+put a link in the place of any of them: each step is opened by its name in the one before. A new one belongs to whom the one
+above it does: agents in a sandbox may have a user of their own. The registry is the list of what was made: a session whose
+directory has something in it before it began is not begun. Blocking, and quick.
 """
 
 from __future__ import annotations
@@ -98,15 +99,24 @@ class Workplace:
         place = os.open(self.root, _OPEN if self.below else _OPEN | os.O_NOFOLLOW)
         try:
             for name in names:
-                if makes:
-                    with suppress(FileExistsError):
-                        os.mkdir(name, 0o700, dir_fd=place)
-                inner = os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=place)
+                is_new = makes and _make(place, name)
+                inner, above = os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=place), os.fstat(place)
                 os.close(place)
                 place = inner
+                if is_new and os.geteuid() == 0:
+                    os.fchown(inner, above.st_uid, above.st_gid)
             yield place
         finally:
             os.close(place)
+
+
+def _make(place: int, name: str) -> bool:
+    """Make a directory; say whether there was none."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=place)
+    except FileExistsError:
+        return False
+    return True
 
 
 def find(policy: Policy, owner: Owner, of_realm: Path | None) -> Workplace | None:
