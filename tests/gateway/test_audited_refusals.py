@@ -10,6 +10,7 @@ from aerodrome import errors
 from aerodrome.core.audit import Action, Entry, Outcome
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.protocol import messages
 from aerodrome.reloading import Reloader
 from aerodrome.testing.peer import RpcError
 
@@ -240,6 +241,42 @@ async def test_a_turn_that_policy_ends_and_one_that_it_restricts_are_one_record_
         ("session.restrict", ANN, "stays", "policy"),
         ("turn.abort", ANN, "goes", "policy_rejected: model"),
     ]
+
+
+async def test_a_tool_that_policy_denies_is_one_record_when_a_model_calls_it_and_the_client_is_not_asked(rig):
+    client = await rig.client("shared", "ann")
+    await client.call("session.create", {"sessionId": "a", "model": "demo", "tools": [{"name": "drop"}]})
+    await client.call("session.send", {"sessionId": "a", "prompt": "[hold]"})
+    await client.wait_for_event("a", "assistant.turn_start")
+    await put(rig, "shared", tools=("!custom:drop",))
+    (served,) = rig.gateway.clients
+    (upstream,) = served.upstreams.values()
+    data = {"requestId": "r1", "toolName": "drop", "arguments": {"x": SECRET}}
+    event = {"sessionId": "a", "event": {"type": "external_tool.requested", "data": data}}
+    for _ in range(3):
+        served.pump.__self__.take(upstream, messages.notification("session.event", messages.encode(event)))
+    await client.call("ping")
+    (entry,) = refusals(rig)
+    assert (entry.action, entry.owner, entry.session_id) == (Action.TOOL, ANN, "a")
+    assert (entry.target, entry.reason) == ("custom:drop", "policy_rejected: tools")
+    assert "external_tool.requested" not in client.events("a")
+    assert SECRET not in str(rig.audit_log.entries)
+
+
+async def test_a_model_and_a_tool_of_a_server_that_policy_denies_are_one_record_each(rig):
+    await put(rig, "shared", models=("demo",), tools=("custom:*",))
+    client = await rig.client("shared", "ann")
+    await client.call("session.create", {"sessionId": "a", "model": "demo"})
+    await refused(client.call("session.create", {"sessionId": "b", "model": "other"}))
+    await refused(client.call("session.model.switchTo", {"sessionId": "a", "modelId": "other"}))
+    named = {"sessionId": "a", "serverName": "git", "toolName": "push", "arguments": {"x": SECRET}}
+    await refused(client.call("session.mcp.apps.callTool", named))
+    assert [(entry.method, entry.session_id, entry.reason) for entry in refusals(rig)] == [
+        ("session.create", "b", "policy_rejected: model"),
+        ("session.model.switchTo", "a", "policy_rejected: modelId"),
+        ("session.mcp.apps.callTool", "a", "policy_rejected: tools"),
+    ]
+    assert SECRET not in str(rig.audit_log.entries)
 
 
 async def test_a_link_that_the_gateway_closes_is_one_record_of_why(rig):
