@@ -95,6 +95,15 @@ async def test_a_refused_call_is_one_record_of_who_what_which_session_and_why(ri
     assert SECRET not in str(rig.audit_log.entries)
 
 
+async def test_a_cap_that_is_reached_is_one_record_with_its_name(rig):
+    await put(rig, "shared", max_sessions_per_user=1)
+    client = await rig.client("shared", "ann")
+    await client.call("session.create", {"sessionId": "one", "model": "demo"})
+    await refused(client.call("session.create", {"sessionId": "two", "model": "demo"}))
+    (entry,) = refusals(rig)
+    assert (entry.session_id, entry.reason) == ("two", "policy_rejected: max_sessions_per_user")
+
+
 async def test_a_taken_id_is_recorded_where_the_runtime_is_the_callers_alone_too(rig):
     await (await rig.client("shared", "ann")).call("session.create", {"sessionId": "hers", "model": "demo"})
     client = await rig.client("alone", "ann")

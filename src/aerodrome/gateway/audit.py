@@ -105,7 +105,7 @@ class Auditor:
             return
         reason = error.code
         if isinstance(error, (errors.PolicyRejected, errors.InvalidParams)):
-            why = _plain(error.details.get("parameter"))
+            why = _plain(error.details.get("parameter") or error.details.get("limit"))
             if not why and request.row is not None and error.code == "policy_rejected":
                 why = request.row.reason
             reason = f"{reason}: {why}" if why and why != "-" else reason
