@@ -121,19 +121,25 @@ class Auditor:
 
     def foreign(self, client: Client, method: str, session_id: str, owner: Owner | None) -> None:
         """A client named a session that is not its own, or is nobody's; it was told the same in both cases."""
+        self.foreign_to(client.principal, client.link.peer, method, session_id, owner)
+
+    def foreign_to(self, principal: Principal, peer: str, method: str, session_id: str, owner: Owner | None) -> None:
+        """A caller, who need not have a link of its own, named a session that is not its own."""
         if self._log is None:
             return
-        reason = "session_missing" if owner is None or owner == client.owner else "session_foreign"
+        reason = "session_missing" if owner is None or owner == principal.owner else "session_foreign"
         entry = Entry(
             Action.CALL,
             Outcome.REFUSED,
-            **_who(client),
+            owner=principal.owner,
+            key_id=principal.key_id or None,
+            peer=peer,
             session_id=_short(session_id),
             session_owner=owner,
             method=_plain(method),
             reason=reason,
         )
-        self._note_refusal(client, entry)
+        self._note_damped(principal.owner.tenant, principal.owner.user, entry)
 
     def unheard(self, client: Client, method: str) -> None:
         """A client said as a notification what only a request can ask for; nothing was done."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.people import SqlPersonStore
@@ -26,6 +27,7 @@ class Stores:
     tokens: SqlTokenStore
     people: SqlPersonStore
     erasures: SqlErasureStore
+    conversations: SqlConversationStore
 
 
 @asynccontextmanager
@@ -45,6 +47,7 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlTokenStore(database),
             SqlPersonStore(database),
             SqlErasureStore(database),
+            SqlConversationStore(database),
         )
     finally:
         await database.aclose()

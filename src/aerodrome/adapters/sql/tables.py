@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0004"
+REVISION = "0005"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -74,4 +74,15 @@ ERASURES = sa.Table(
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("issued_until", sa.Double, nullable=False),
     sa.Column("kept_until", sa.Double, nullable=False),
+)
+
+#: `options` is JSON as http.options has it; a session of another owner under the same id has taken it over.
+HTTP_SESSIONS = sa.Table(
+    "http_sessions",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Index(None, "tenant_name", "user_name"),
 )
