@@ -24,9 +24,9 @@ from aerodrome.adapters.sandbox.bubblewrap import Network
 from aerodrome.adapters.sandbox.host import SandboxHost
 from aerodrome.adapters.sandbox.uids import UidRange
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Isolation
+from aerodrome.core.policy import HostTools, Isolation
 from aerodrome.fleet import spec
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.transport import control
 
@@ -50,10 +50,10 @@ class Measured:
 
 async def measure(found: RuntimeRelease, network: Network | None, rounds: int, state: Path) -> Measured:
     """Spawn so many runtimes, each for a realm of its own."""
-    open_realms = OpenRealms.UNSANDBOXED if network is None else OpenRealms.SANDBOXED
+    host_tools = HostTools.UNSANDBOXED if network is None else HostTools.SANDBOXED
     native = found.kind == "native"
     settings = FleetSettings(
-        found.entry, native, found.version, state, open_realms, environment={"COPILOT_OFFLINE": "true"}
+        found.entry, native, found.version, state, host_tools, environment={"COPILOT_OFFLINE": "true"}
     )
     host: RuntimeHost = ProcessHost()
     if network is not None:
@@ -68,7 +68,7 @@ async def measure(found: RuntimeRelease, network: Network | None, rounds: int, s
 
 async def measure_one(host: RuntimeHost, settings: FleetSettings, user: str, measured: Measured) -> None:
     """Spawn one, ping it, stop it."""
-    realm = Realm(f"user:bench/{user}", Isolation.USER, is_open=True)
+    realm = Realm(f"user:bench/{user}", Isolation.USER, has_host_tools=True)
     directories = spec.directories_of(realm, settings.state_directory)
     confinement = spec.confinement_of(realm, f"rt-{user}", settings)
     directories.create(is_confined=confinement is not None)

@@ -52,10 +52,11 @@ from aerodrome.core.audit import Action, Entry
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Tenant
 from aerodrome.core.jwt import Terms
+from aerodrome.core.policy import HostTools
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, HealthSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
@@ -89,8 +90,6 @@ _log = structlog.get_logger()
 
 #: Model calls under way; runtimes try a refused one again.
 FORWARDED_AT_ONCE = 4096
-#: Whether runtimes whose tools reach the host are held by a sandbox; without one, `host_tools` of a policy is not given.
-HAS_SANDBOX = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +311,7 @@ async def _for_tenants(
     configured = settings.configured_tenants()
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
-        fleet.let_reach(supplier.forwarder_url.removeprefix("http://"))
+        fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
     services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
@@ -465,31 +464,33 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
 
 async def _open_pool(settings: Settings, found: release.RuntimeRelease, keeps_warm: bool = True) -> RuntimePool:
     """Begin to keep runtimes, those with host tools sandboxed as the settings have it."""
-    runtimes, open_realms = await _open_host(settings, found)
-    chosen = replace(fleet_settings(settings, found), open_realms=open_realms)
+    runtimes, host_tools = await _open_host(settings, found)
+    chosen = replace(fleet_settings(settings, found), host_tools=host_tools)
     pool = RuntimePool(runtimes, chosen if keeps_warm else replace(chosen, warm_runtimes=0))
     pool.start()
     return pool
 
 
-async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, OpenRealms]:
+async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, HostTools]:
     """Return where runtimes are started, and what becomes of those with host tools."""
-    section = settings.sandbox
     if settings.policy == "transparent":
-        return ProcessHost(), OpenRealms.UNSANDBOXED  # the operator's own program, which is to notice nothing
-    wishes = Wishes(
+        return ProcessHost(), HostTools.UNSANDBOXED  # the operator's own program, which is to notice nothing
+    wishes = sandbox_wishes(settings, (found.package_dir, found.entry))
+    return choice.open_host(ProcessHost(), await asyncio.to_thread(choice.choose, wishes), wishes)
+
+
+def sandbox_wishes(settings: Settings, release_paths: tuple[Path, ...] = ()) -> Wishes:
+    """Return what the settings ask for."""
+    section = settings.sandbox
+    return Wishes(
         mode=section.mode,
         is_waived=bool(section.unsandboxed),
         program=section.bubblewrap,
         network=Network(section.network),
-        read_only=(found.package_dir, found.entry, *section.read_only),
+        read_only=(*release_paths, *section.read_only),
         first_uid=section.first_uid,
         uids=section.uids,
     )
-    sandbox = await asyncio.to_thread(choice.choose, wishes)
-    if sandbox is not None:
-        return choice.host_of(ProcessHost(), sandbox, wishes), OpenRealms.SANDBOXED
-    return ProcessHost(), OpenRealms.UNSANDBOXED if wishes.is_waived else OpenRealms.REFUSED
 
 
 def _open_issuer(
@@ -594,7 +595,6 @@ def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) 
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
         hibernate_seconds=settings.runtime.idle_seconds,
-        has_sandbox=HAS_SANDBOX,
     )
 
 

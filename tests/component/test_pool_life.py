@@ -27,7 +27,7 @@ from aerodrome.testing.scripted_host import ScriptedHost, ScriptedProcess
 from aerodrome.testing.scripted_runtime import Faults
 
 ANN, BEN = Realm("user:acme/ann", Isolation.USER), Realm("user:acme/ben", Isolation.USER)
-OPEN = Realm("user:free/zoe", Isolation.USER, is_open=True)
+OPEN = Realm("user:free/zoe", Isolation.USER, is_open=True, has_host_tools=True)
 SHARED = Realm("shared", Isolation.SHARED)
 BRISK = HealthSettings(interval_seconds=0.01, deadline_seconds=0.1)
 

@@ -101,7 +101,7 @@ def test_host_tools_are_refused_where_strangers_share_runtimes():
     said = {"isolation": "shared", "host_tools": True}
     with pytest.raises(errors.ConfigError, match=r"t\.host_tools: .* set isolation to user or tenant"):
         policy_document.policy_of("t", said)
-    assert policy_document.policy_of("t", {**said, "isolation": "tenant"}).needs_sandbox
+    assert policy_document.policy_of("t", {**said, "isolation": "tenant"}).gives_host_tools
 
 
 @pytest.mark.parametrize("said", [{"models": ["m"]}, {"tools": []}, {"work_root": "/srv"}])
