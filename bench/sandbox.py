@@ -1,5 +1,7 @@
 """What a sandbox costs: the time from a spawn to the first ping, memory, and the round trip, for each network and without one.
 
+Runtimes in a sandbox start cold, so the ratio to a spawn without one is what a user of host tools waits longer.
+
     python bench/sandbox.py [--rounds N]
 
 The real runtime, one at a time, by the product's own host; no gateway between.
@@ -42,10 +44,12 @@ class Measured:
     memory: list[float] = field(default_factory=list)
     ping: list[float] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    def describe(self, plain: Measured) -> str:
+        """Return the figures, with the ratio to a spawn without a sandbox."""
         p95 = sorted(self.ready)[int(len(self.ready) * 0.95)]
         ready, memory, ping = map(statistics.median, (self.ready, self.memory, self.ping))
-        return f"ready p50 {ready:.1f} ms, p95 {p95:.1f} | {memory:.1f} MiB | ping {ping:.0f} us"
+        ratio = ready / statistics.median(plain.ready)
+        return f"ready p50 {ready:.1f} ms ({ratio:.2f}), p95 {p95:.1f} | {memory:.1f} MiB | ping {ping:.0f} us"
 
 
 async def measure(found: RuntimeRelease, network: Network | None, rounds: int, state: Path) -> Measured:
@@ -94,10 +98,12 @@ async def measure_one(host: RuntimeHost, settings: FleetSettings, user: str, mea
 async def main(rounds: int) -> None:
     """Print a line for each way to start a runtime."""
     found = await asyncio.to_thread(install.install)
+    plain = None
     for network in (None, *Network):
         with tempfile.TemporaryDirectory(prefix="aerodrome-bench-") as directory:
             measured = await measure(found, network, rounds, Path(directory))
-        print(f"{network.value if network else 'no sandbox':>10} | {measured}", flush=True)
+        plain = plain or measured
+        print(f"{network.value if network else 'no sandbox':>10} | {measured.describe(plain)}", flush=True)
 
 
 if __name__ == "__main__":
