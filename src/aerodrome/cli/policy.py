@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from aerodrome import app as application
-from aerodrome import errors
+from aerodrome import errors, tailoring
 from aerodrome.adapters.sandbox import choice
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
@@ -89,7 +89,7 @@ def _explainer(whose: str, config: Any, state_directory: Any) -> Explainer:
         raise errors.TenantMissing(f"no tenant {name}; aerodrome tenant list shows which there are")
 
     tenant, settings = common.with_stores(config, state_directory, work)
-    return Explainer(tenant, user or None, lambda: choice.foresee(application.sandbox_wishes(settings)))
+    return Explainer(tenant, user or None, lambda: choice.foresee(tailoring.sandbox_wishes(settings)))
 
 
 def _words(field: str, value: Any) -> str:
