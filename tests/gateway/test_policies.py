@@ -170,6 +170,7 @@ async def test_a_change_that_concerns_no_tool_or_model_leaves_open_sessions_wher
         ("guarded", {"trust": Trust.FULL}),
         ("guarded", {"isolation": Isolation.TENANT}),
         ("team", {"isolation": Isolation.SHARED}),
+        ("team", {"host_tools": True}),
         ("patient", {"trust": Trust.LIMITED}),
     ],
 )

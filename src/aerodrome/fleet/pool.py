@@ -110,7 +110,8 @@ class RuntimePool:
                 return self._count_link(placed, realm)
             self._check_room(realm, runtimes)
             if runtimes.spawning is None:
-                self._warm.note_demand()
+                if not spec.is_spawned_for(realm, self._settings):
+                    self._warm.note_demand()
                 if placed := self._place_warm(realm, runtimes):
                     return self._count_link(placed, realm)
                 self._make_room(realm)
