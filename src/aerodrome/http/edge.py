@@ -9,7 +9,7 @@ from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application, figures
-from aerodrome.http.browsers import BrowserSessions
+from aerodrome.http.browsers import BegunSignIns, BrowserSessions
 from aerodrome.http.site import HttpSettings, Office, Site
 from aerodrome.http.users import HttpUsers
 from aerodrome.ports.conversations import ConversationStore
@@ -30,7 +30,7 @@ class HttpEdge:
     ) -> None:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
         browsers = BrowserSessions(clock, settings.browsers)
-        self.site = Site(gateway, self.users, settings, clock, office, browsers)
+        self.site = Site(gateway, self.users, settings, clock, office, browsers, BegunSignIns(clock))
         self._looking: asyncio.Task[None] | None = None
         self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
 

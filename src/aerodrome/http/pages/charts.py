@@ -1,6 +1,6 @@
-"""Charts of the last hour, drawn here as SVG without any style of their own: lines, an area, bars. Pure: points in, a chart out.
+"""Charts of the last hour, drawn here as SVG without any style of their own: lines, an area, bars. Pure.
 
-The drawing is stretched to whatever room there is, so it has no text: labels stand beside it, and a line below says what it shows.
+The drawing is stretched to whatever room there is, so it has no text: labels stand beside it, a line below says what it shows.
 """
 
 from __future__ import annotations
