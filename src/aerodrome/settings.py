@@ -26,12 +26,12 @@ from aerodrome.core import issuer as issuer_module
 from aerodrome.core import policy as policies
 from aerodrome.core.envelope import Envelopes
 from aerodrome.core.github import Endpoints
-from aerodrome.core.identity import Tenant
+from aerodrome.core.identity import Role, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 from aerodrome.core.provider import NamedProvider
-from aerodrome.core.sign_in import Role, Rules
+from aerodrome.core.sign_in import Rules
 
 _PREFIX = "AERODROME_"
 _SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys", "audit_key")
@@ -247,6 +247,8 @@ class TokensSection(_Section):
 
     max_seconds: float = Field(default=3600.0, ge=1)
     skew_seconds: float = Field(default=30.0, ge=0, le=600)
+    #: So long tokens made before their user's erasure are known to be; never less than connection tokens live.
+    erased_seconds: float = Field(default=7 * 86400.0, ge=0)
 
 
 class IssuerSection(_Section):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import msgspec
@@ -17,20 +16,12 @@ import msgspec
 from aerodrome import errors
 from aerodrome.core import connection_token
 from aerodrome.core.envelope import Envelopes
-from aerodrome.core.identity import Owner
+from aerodrome.core.identity import Owner, Role
 from aerodrome.core.secret import Secret
 
 #: So long may a person take at the provider.
 SECONDS = 600.0
 _CONTEXT = "sign-in"
-
-
-class Role(Enum):
-    """What a signed-in person may do; each may do what those before it may."""
-
-    USER = "user"
-    TENANT_ADMIN = "tenant-admin"
-    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,17 @@ from aerodrome.ports.registry import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a token proves; the key it stands on, empty for an issuer's; the Unix time from which it proves nothing; what for."""
+    """Whom a token proves; the key it stands on, empty for an issuer's; the Unix time from which it proves nothing; what for.
+
+    `is_stored`: the registry has the key of this user, so that it goes when they are erased. Other tokens outlive an erasure;
+    `issued_at` is when one was made, None where it does not say.
+    """
 
     owner: Owner
     key_id: str = ""
     expires_at: float | None = None
+    is_stored: bool = False
+    issued_at: float | None = None
     scopes: frozenset[Scope] = identity.DEFAULT_SCOPES
 
 
@@ -59,7 +65,7 @@ class KeyVerifier:
         _check_key(key, is_proved, now)
         if Scope.SIGN in key.scopes:
             raise errors.AuthenticationFailed(f"key {key.key_id} signs tokens, and has not the scope connect")
-        return Proof(key.owner, key.key_id, key.expires_at, key.scopes)
+        return Proof(key.owner, key.key_id, key.expires_at, is_stored=True, scopes=key.scopes)
 
 
 class ConnectionTokenVerifier:
@@ -87,7 +93,8 @@ class ConnectionTokenVerifier:
         if Scope.SIGN not in key.scopes:
             raise errors.AuthenticationFailed(f"key {key.key_id} has not the scope sign")
         expires_at = jwt.check_claims(claims, self._terms, now)
-        return Proof(Owner(key.owner.tenant, connection_token.read_user(claims)), key.key_id, expires_at)
+        owner = Owner(key.owner.tenant, connection_token.read_user(claims))
+        return Proof(owner, key.key_id, expires_at, issued_at=jwt.issued_at(claims))
 
 
 class IssuerVerifier:
@@ -117,7 +124,7 @@ def _read(token: str, issuer: Issuer, key: PublicKey | None, now: float) -> Proo
         raise errors.AuthenticationFailed("the issuer has no such key")
     claims = jwt.verify(token, key, jwt.peek(token).algorithm)
     expires_at = jwt.check_claims(claims, issuer.terms, now)
-    return Proof(issuer.read_owner(claims), expires_at=expires_at)
+    return Proof(issuer.read_owner(claims), expires_at=expires_at, issued_at=jwt.issued_at(claims))
 
 
 def _check_key(key: Key, is_proved: bool, now: float) -> None:

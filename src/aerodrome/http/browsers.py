@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from aerodrome.clock import Clock
 from aerodrome.core.identity import Principal
+from aerodrome.core.sign_in import Kept
 
 MOST_SESSIONS = 10_000
 MOST_NOTICES = 5
@@ -98,6 +99,37 @@ class BrowserSessions:
     def _is_over(self, session: BrowserSession, now: float) -> bool:
         limits = self._settings
         return now >= session.began_at + limits.longest_seconds or now >= session.used_at + limits.idle_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BegunSignIn:
+    """A sign-in at a provider that this browser has begun, and where it goes on to."""
+
+    kept: Kept
+    following: str
+
+
+class BegunSignIns:
+    """Sign-ins that browsers have begun at a provider: each good once, for its cookie's browser, for ten minutes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun: OrderedDict[str, BegunSignIn] = OrderedDict()
+
+    def begin(self, kept: Kept, following: str) -> str:
+        """Remember a sign-in; return what the browser's cookie is to be."""
+        now = self._clock.now()
+        for name in [name for name, begun in self._begun.items() if now >= begun.kept.expires_at]:
+            del self._begun[name]
+        while len(self._begun) >= MOST_SESSIONS:
+            self._begun.popitem(last=False)
+        cookie = secrets.token_urlsafe(32)
+        self._begun[_digest(cookie)] = BegunSignIn(kept, following)
+        return cookie
+
+    def take(self, cookie: str) -> BegunSignIn | None:
+        """Return what a browser has begun, once."""
+        return self._begun.pop(_digest(cookie), None)
 
 
 def _digest(cookie: str) -> str:

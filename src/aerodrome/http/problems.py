@@ -60,6 +60,12 @@ def detail_of(error: errors.AerodromeError) -> str:
     return _DETAILS.get(error.code, error.message)
 
 
+def sentence(error: errors.AerodromeError) -> str:
+    """Return what an error says, as a sentence of a page."""
+    text = detail_of(error)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def title_of(error: errors.AerodromeError) -> str:
     """Return an error's kind, in words."""
     return _TITLES.get(error.code, error.code.replace("_", " ").capitalize())

@@ -9,13 +9,15 @@ from typing import Any
 from aerodrome.admin.operations import Operations
 from aerodrome.clock import Clock
 from aerodrome.core.identity import Tenant
+from aerodrome.core.sign_in import Rules
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http.browsers import BrowserSessions, BrowserSettings
+from aerodrome.http.browsers import BegunSignIns, BrowserSessions, BrowserSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.http.users import HttpUsers
-from aerodrome.ports.people import PersonStore
+from aerodrome.ports.people import ErasureStore, PersonStore
 from aerodrome.ports.registry import KeyStore
+from aerodrome.ports.sign_in import SignIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ ReadAudit = Callable[[int, str | None], Awaitable[Sequence[dict[str, Any]]]]
 
 
 @dataclass(frozen=True, slots=True)
+class SignInDoor:
+    """An identity provider by which browsers sign in: what it is called, who speaks to it, and who its users are here."""
+
+    label: str
+    provider: SignIn
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True)
 class Office:
     """What roles are for: who is known here, and the operator's verbs.
 
@@ -48,10 +59,12 @@ class Office:
 
     keys: KeyStore
     people: PersonStore
+    erasures: ErasureStore
     find_tenant: Callable[[str], Awaitable[Tenant | None]]
     list_tenants: Callable[[], Awaitable[list[Tenant]]]
     operations: Operations | None = None
     read_audit: ReadAudit | None = None
+    sign_in: SignInDoor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ class Site:
     clock: Clock
     office: Office
     browsers: BrowserSessions
+    begun: BegunSignIns
 
     @property
     def services(self) -> Services:

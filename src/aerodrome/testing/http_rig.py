@@ -100,6 +100,7 @@ def office(rig: Rig) -> Office:
     return Office(
         keys=rig.keys,
         people=_People(rig),
+        erasures=rig.erasures,
         find_tenant=rig.policies.find_tenant,
         list_tenants=rig.policies.list_tenants,
         operations=Operations(rig.pool, FACTS, rig.gateway, rig.drains.set, rig.minter),

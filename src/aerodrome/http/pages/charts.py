@@ -1,6 +1,6 @@
-"""Charts of the last hour, drawn here as SVG without any style of their own: lines, an area, bars. Pure: points in, a chart out.
+"""Charts of the last hour, drawn here as SVG without any style of their own: lines, an area, bars. Pure.
 
-The drawing is stretched to whatever room there is, so it has no text: labels stand beside it, and a line below says what it shows.
+The drawing is stretched to whatever room there is, so it has no text: labels stand beside it, a line below says what it shows.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _path(values: Sequence[float | None], top: float, bridges: bool = False) -> 
         parts.append(f"{'L' if is_open else 'M'}{x:.1f} {y:.1f}")
         is_next_known = at + 1 < len(values) and values[at + 1] is not None
         if not is_open and not is_next_known and not bridges:
-            parts.append("h0.01")
+            parts[-1] = f"M{x - 2:.1f} {y:.1f} h4"
         is_open = True
     return " ".join(parts)
 
@@ -157,8 +157,8 @@ def _last(values: Sequence[float | None]) -> float | None:
 
 
 def _nice(value: float) -> float:
-    """Return the next of 1, 2, 5, 10, 20 ... that is no less."""
+    """Return the next of 1, 2, 4, 10, 20 ... that is no less."""
     if value <= 0:
         return 0.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(power * step for step in (1, 2, 5, 10) if power * step >= value * 0.9999)
+    return next(power * step for step in (1, 2, 4, 10) if power * step >= value * 0.9999)

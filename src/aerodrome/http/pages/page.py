@@ -7,7 +7,7 @@ from elsewhere: the policy that goes with each page (CSP) allows no other origin
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -137,7 +137,7 @@ def render(
 
 
 def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
-    served = _served(request)
+    served = set(_paths(request.app.routes))
     here = request.url.path
     shown = []
     for item in NAVIGATION:
@@ -148,10 +148,12 @@ def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
     return shown
 
 
-def _served(request: Request) -> set[str]:
-    """Return the paths that this application has routes for: its routers stand among its routes as what they are."""
-    routers = [getattr(route, "original_router", None) for route in request.app.routes]
-    return {getattr(route, "path", "") for router in routers if router is not None for route in router.routes}
+def _paths(routes: Iterable[object]) -> Iterator[str]:
+    for route in routes:
+        yield str(getattr(route, "path", ""))
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            yield from _paths(included.routes)
 
 
 def redirect(address: str) -> Response:

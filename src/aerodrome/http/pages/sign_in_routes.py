@@ -6,14 +6,18 @@ Neighbours: http.browsers keeps who is signed in, http.callers asks at every req
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
 from aerodrome import errors
+from aerodrome.core import sign_in as sign_in_rules
 from aerodrome.core.identity import Principal, Role
-from aerodrome.http import callers, origins
+from aerodrome.core.policy import Policy
+from aerodrome.http import callers, origins, problems
 from aerodrome.http.pages import page
 from aerodrome.http.pages.page import PageRoute, Posted, Visiting
+from aerodrome.http.site import SignInDoor, Site
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 _MAX_TOKEN = 8192
@@ -44,6 +48,58 @@ async def sign_in(request: Request) -> Response:
             request, following, "This key is for a program: it neither uses sessions nor manages anything.", 403
         )
     return open_browser(request, principal, following)
+
+
+@router.get("/sign-in/provider")
+async def begin(request: Request, following: Annotated[str | None, Query(alias="next")] = None) -> Response:
+    """Lead a browser to the identity provider."""
+    site = callers.site_of(request)
+    door = _door(site)
+    public_url = site.settings.public_url
+    try:
+        begun = await door.provider.begin(f"{origins.origin_of(request, public_url)}/sign-in/callback")
+    except (errors.SignInUnavailable, errors.SignInFailed) as error:
+        return _ask(request, page.local_path(following), problems.sentence(error), errors.wire(error).http)
+    answer = page.redirect(begun.url)
+    answer.set_cookie(
+        origins.begun_cookie_name(request, public_url),
+        site.begun.begin(begun.kept, page.local_path(following)),
+        max_age=int(sign_in_rules.SECONDS),
+        path="/",
+        secure=origins.is_secure(request, public_url),
+        httponly=True,
+        samesite="lax",
+    )
+    return answer
+
+
+@router.get("/sign-in/callback")
+async def finish(request: Request) -> Response:
+    """Take a browser back from the identity provider."""
+    site = callers.site_of(request)
+    door, public_url = _door(site), site.settings.public_url
+    name = origins.begun_cookie_name(request, public_url)
+    begun = site.begun.take(request.cookies.get(name, ""))
+    try:
+        if begun is None:
+            raise errors.SignInFailed("no sign-in was begun by this browser; begin again", "there is no cookie of one")
+        site.services.audit.check()
+        signed_in = door.rules.read(await door.provider.finish(dict(request.query_params), begun.kept))
+        standing = Principal(signed_in.owner, Policy(), "", role=signed_in.role)
+        principal = await callers.renew(site, standing, site.clock.now())
+    except (errors.SignInUnavailable, errors.SignInFailed) as error:
+        return _ask(request, "/", problems.sentence(error), errors.wire(error).http)
+    except errors.AuthenticationFailed:
+        return _ask(request, "/", "You are signed in, but your tenant is not here any more.", 401)
+    answer = open_browser(request, principal, begun.following)
+    answer.delete_cookie(name, path="/", secure=origins.is_secure(request, public_url), httponly=True, samesite="lax")
+    return answer
+
+
+def _door(site: Site) -> SignInDoor:
+    if site.office.sign_in is None:
+        raise errors.MethodUnknown("no identity provider is configured ([sign_in])")
+    return site.office.sign_in
 
 
 @router.post("/sign-out")
@@ -77,5 +133,7 @@ def open_browser(request: Request, principal: Principal, following: str) -> Resp
 
 
 def _ask(request: Request, following: str, problem: str | None = None, status: int = 200) -> Response:
-    ways: list[dict[str, str]] = []
+    door = callers.site_of(request).office.sign_in
+    address = "/sign-in/provider" + (f"?{urlencode({'next': following})}" if following != "/" else "")
+    ways = [{"href": address, "label": f"Sign in with {door.label}"}] if door is not None else []
     return page.render(request, "sign_in.html", status=status, next=following, problem=problem, ways=ways)
