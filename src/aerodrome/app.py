@@ -164,7 +164,8 @@ async def open_application(
         http, edge = None, None
         if gateway is not None and stores is not None and policies is not None:
             office = replace(_office(settings, stores, policies, operations), sign_in=_open_sign_in(settings, stack))
-            http = await _open_http(_make_edge(settings, gateway, stores, office, certificate), stack)
+            edge = _make_edge(settings, gateway, stores, office, certificate)
+            http = await _open_http(edge, stack)
         if operations is not None:
             await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
