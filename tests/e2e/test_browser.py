@@ -334,10 +334,16 @@ def test_the_dashboard_changes_as_a_runtime_is_killed_and_replaced(sign_in, visi
 
 
 def test_the_dashboard_is_read_on_a_desk_and_on_a_phone(sign_in, demo):
+    chat = sign_in("bob")
+    for prompt in ("hello", "[stream 5 0.5]"):
+        say(chat, prompt)
+        expect(chat.get_by_test_id("turn-foot").get_by_text(" in · ")).to_have_count(1 if prompt == "hello" else 2)
+    session = chat.url.partition("#s=")[2]
+
     operator = sign_in("operator")
     home = demo.described["http"]
-    for name in ("", "fleet", "sessions", "tenants", "tenants/acme", "keys", "audit"):
-        title = name.replace("/", "-") or "overview"
+    for name in ("", "fleet", "sessions", f"sessions/{session}", "tenants", "tenants/acme", "keys", "audit"):
+        title = name.replace(session, "one").replace("/", "-") or "overview"
         for width, scheme, size in (("desk", "light", DESKTOP), ("phone", "dark", PHONE)):
             operator.set_viewport_size(size)
             operator.emulate_media(color_scheme=scheme)
