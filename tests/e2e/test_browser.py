@@ -264,6 +264,7 @@ def test_errors_say_what_to_do(sign_in, visits, demo):
     page = sign_in("frank")
     say(page, "[error 400 x1] [say all is well]")
     expect(last(page, "trouble")).to_contain_text("400")
+    expect(last(page, "trouble")).to_contain_text("Send it again, or put it another way")
     picture(page, "playground-error-light")
     page.get_by_role("button", name="Send again").click()
     expect(page.get_by_test_id("prompt")).to_have_count(2)

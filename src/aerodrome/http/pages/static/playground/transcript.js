@@ -6,6 +6,16 @@ import { codeBlock, render } from "./markdown.js";
 import { Card } from "./requests.js";
 
 const ENDINGS = { aborted: "Stopped", withdrawn: "Withdrawn before it was sent" };
+/** What to do about a turn that failed, by its error's code. */
+const HINTS = {
+  query: "The model's provider answered with this error. Send it again, or put it another way.",
+  rate_limit: "The model's provider asks for patience. Send it again in a while.",
+  quota: "The quota at the model's provider is used up: ask who runs this gateway.",
+  authentication: "The model's provider does not know this gateway: ask who runs it.",
+  authorization: "The model's provider refuses this gateway: ask who runs it.",
+  context_limit: "The conversation is too long for this model. Start a new chat.",
+  runtime_lost: "The runtime ended in this turn. The conversation is kept: send it again.",
+};
 /** Tools that are something else on this page: a question is a card. */
 const QUIET_TOOLS = new Set(["ask_user", "report_intent"]);
 
@@ -59,9 +69,10 @@ class TurnView {
   fail(error, retry) {
     if (this.hasError) return;
     this.hasError = true;
+    const hint = HINTS[error.code];
     this.add(el(
       "div", { class: "trouble", role: "alert", "data-testid": "trouble" }, icon("warning"),
-      el("div", {}, el("p", { text: error.message || "The turn failed." }), error.hint ? el("p", { class: "quiet", text: error.hint }) : null),
+      el("div", {}, el("p", { text: error.message || "The turn failed." }), hint ? el("p", { class: "small quiet", text: hint }) : null),
       retry && this.prompt ? el("button", { type: "button", class: "button compact", text: "Send again", on: { click: () => retry(this.prompt) } }) : null,
     ));
   }
@@ -376,7 +387,7 @@ const HEARD = {
     if (data.message) all.place().add(el("p", { class: "note", text: data.message }));
   },
   "session.error"(all, data) {
-    all.place().fail({ message: data.message }, all.host.again);
+    all.place().fail({ message: data.message, code: data.errorType }, all.host.again);
     all.keepInView();
   },
   "session.compaction_start"(all) {
