@@ -7,12 +7,11 @@ import sys
 import time
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, envelope, github, identity
 from aerodrome.core.envelope import Envelopes
 from aerodrome.core.github import GitHubToken, StoredToken
@@ -20,7 +19,7 @@ from aerodrome.core.identity import Owner
 from aerodrome.core.secret import Secret
 from aerodrome.settings import Settings
 
-app = typer.Typer(name="github-token", help="Users' stored GitHub tokens, encrypted.", no_args_is_help=True)
+app = groups.group()
 
 
 @app.command("set")
@@ -47,7 +46,7 @@ def set_token(
             raise errors.TenantMissing(f"no tenant {tenant}; add it first: aerodrome tenant add {tenant}")
         await stores.tokens.put(github.seal(_envelopes(settings), owner, token, now))
 
-    common.with_stores(config, state_directory, work)
+    registry.with_stores(config, state_directory, work)
     typer.echo(f"token of {user} in {tenant} stored")
 
 
@@ -63,12 +62,12 @@ def list_tokens(
     async def work(stores: application.Stores, settings: Settings) -> list[StoredToken]:
         return list(await stores.tokens.list_all(tenant))
 
-    tokens = [_as_dict(token) for token in common.with_stores(config, state_directory, work)]
+    tokens = [_as_dict(token) for token in registry.with_stores(config, state_directory, work)]
     if as_json:
-        typer.echo(msgspec.json.encode(tokens).decode())
+        common.print_json(tokens)
         return
     columns = ("tenant", "user", "stored", "expires", "renewed", "master key")
-    common.print_table(columns, [[str(cell) for cell in token.values()] for token in tokens])
+    tables.print_table(columns, [[str(cell) for cell in token.values()] for token in tokens])
 
 
 @app.command()
@@ -78,7 +77,7 @@ def remove(tenant: str, user: str, config: common.Config = None, state_directory
     async def work(stores: application.Stores, settings: Settings) -> bool:
         return await stores.tokens.remove(Owner(tenant, user))
 
-    if not common.with_stores(config, state_directory, work):
+    if not registry.with_stores(config, state_directory, work):
         raise errors.KeyMissing(f"no GitHub token of {user} in {tenant} is stored")
     typer.echo(f"token of {user} in {tenant} removed")
 
@@ -96,7 +95,7 @@ def rewrap(config: common.Config = None, state_directory: common.StateDirectory 
                 count += await stores.tokens.replace(dataclasses.replace(token, sealed=sealed), token)
         return count
 
-    typer.echo(f"{common.with_stores(config, state_directory, work)} tokens wrapped with the present master key")
+    typer.echo(f"{registry.with_stores(config, state_directory, work)} tokens wrapped with the present master key")
 
 
 def _envelopes(settings: Settings) -> Envelopes:
