@@ -38,6 +38,13 @@ async def spoken(program: Program, what: str, place: Place) -> CopilotSession:
     return session
 
 
+async def forgotten(place: Place, session_id: str) -> None:
+    """Wait until the registry has no record of a session, which goes after its files."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await place.application.stores.sessions.find(session_id):  # noqa: ASYNC110  it has no events
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("tenant", ["user", "shared"])
 async def test_an_expired_session_is_deleted_from_disk_and_one_at_work_only_when_it_is_idle(tmp_path, tenant):
     async with open_place(tmp_path / "state") as place:
@@ -53,7 +60,7 @@ async def test_an_expired_session_is_deleted_from_disk_and_one_at_work_only_when
 
         assert await owner.list_ids() == {busy.session_id}
         assert not turn.done()
-        assert await place.application.stores.sessions.find(alone.session_id) is None
+        await forgotten(place, alone.session_id)
         with pytest.raises(Exception, match=r"[Nn]ot found"):
             await owner.resume(beside.session_id)
         tool.may_answer.set()
@@ -70,9 +77,7 @@ async def test_an_expired_id_that_reads_like_the_beginning_of_another_does_not_t
         await other.create(session_id=abbreviation)  # without a turn it is not on disk
         await other.client.force_stop()
 
-        async with asyncio.timeout(WAIT_SECONDS):
-            while await place.application.stores.sessions.find(abbreviation):  # noqa: ASYNC110  nor has the database
-                await asyncio.sleep(0.01)
+        await forgotten(place, abbreviation)
 
         assert kept.session_id in place.on_disk()
         assert not turn.done()
