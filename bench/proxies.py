@@ -111,7 +111,9 @@ async def gateway(upstream_port: int) -> AsyncIterator[int]:
 @asynccontextmanager
 async def demo() -> AsyncIterator[dict[str, Any]]:
     """Run the demo (tenant gateway, model, users); yield what it says of itself."""
-    async with process(sys.executable, "-m", "aerodrome", "demo", "--json", "--sdk-port", "0") as started:
+    async with process(
+        sys.executable, "-m", "aerodrome", "demo", "--json", "--sdk-port", "0", "--http-port", "0"
+    ) as started:
         assert started.stdout is not None
         async with asyncio.timeout(60):
             described: dict[str, Any] = msgspec.json.decode(await started.stdout.readline())

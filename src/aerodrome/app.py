@@ -18,10 +18,10 @@ from pathlib import Path
 
 import structlog
 
-from aerodrome import errors
+from aerodrome import errors, tailoring
 from aerodrome import settings as settings_module
 from aerodrome.adapters.audit import log as audit_log
-from aerodrome.adapters.audit.log import AuditSettings, FileAuditLog
+from aerodrome.adapters.audit.log import FileAuditLog
 from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
@@ -36,6 +36,7 @@ from aerodrome.adapters.secrets.command import CommandSource
 from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
 from aerodrome.adapters.secrets.vault import VaultSource
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
@@ -45,17 +46,14 @@ from aerodrome.admin import erasure
 from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.server import AdminServer
-from aerodrome.admin.views import Facts
 from aerodrome.clock import Clock, SystemClock
 from aerodrome.core import connection_token, secret
 from aerodrome.core.audit import Action, Entry
-from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Tenant
 from aerodrome.core.jwt import Terms
-from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, HealthSettings, OpenRealms
+from aerodrome.fleet.spec import OpenRealms
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
@@ -69,7 +67,7 @@ from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.principal_watch import PrincipalWatch
-from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
+from aerodrome.gateway.reaper import SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
@@ -77,11 +75,11 @@ from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.fleet import Fleet
-from aerodrome.ports.host import ResourceLimits, RuntimeHost
+from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
 from aerodrome.ports.tokens import TokenStore
 from aerodrome.reloading import Reloader
-from aerodrome.settings import RuntimeSection, Settings
+from aerodrome.settings import Settings
 from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
@@ -89,8 +87,6 @@ _log = structlog.get_logger()
 
 #: Model calls under way; runtimes try a refused one again.
 FORWARDED_AT_ONCE = 4096
-#: Whether runtimes whose tools reach the host are held by a sandbox; without one, `host_tools` of a policy is not given.
-HAS_SANDBOX = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +98,7 @@ class Stores:
     keys: SqlKeyStore
     tokens: SqlTokenStore
     people: SqlPersonStore
+    conversations: SqlConversationStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +114,8 @@ class Application:
     services: Services | None
     policies: PolicyWatch | None = None
     reloader: Reloader | None = None
+    #: Where the HTTP API is; None where there is none.
+    http: tuple[str, int] | None = None
 
 
 @asynccontextmanager
@@ -135,6 +134,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             SqlKeyStore(database),
             SqlTokenStore(database),
             SqlPersonStore(database),
+            SqlConversationStore(database),
         )
     finally:
         await database.aclose()
@@ -160,7 +160,7 @@ async def open_application(
         stack.push_async_callback(admin.aclose)
         fleet, found = await _open_fleet(settings)
         stack.push_async_callback(fleet.aclose)
-        gateway_settings = _gateway_settings(settings, found)
+        gateway_settings = tailoring.gateway_settings(settings, found)
         stores: Stores | None = None
         gateway: TenantGateway | None = None
         minter: Minter | None = None
@@ -171,22 +171,43 @@ async def open_application(
             stores = await stack.enter_async_context(open_stores(settings))
             gateway, policies, minter = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
-        listener = Listener(serve, gateway_settings, _certificate(settings))
+        certificate = _certificate(settings)
+        listener = Listener(serve, gateway_settings, certificate)
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
+        http = await _open_http(settings, gateway, stores, certificate, stack)
         reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
         if isinstance(fleet, RuntimePool):
-            facts, eraser = _facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            facts, eraser = tailoring.facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
             await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         path = str(found.entry) if found else None
-        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader)
+        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, http)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
+
+
+async def _open_http(
+    settings: Settings,
+    gateway: TenantGateway | None,
+    stores: Stores | None,
+    certificate: ServerCertificate | None,
+    stack: AsyncExitStack,
+) -> tuple[str, int] | None:
+    """Serve HTTP, where it is asked for; return its address."""
+    if settings.http.listen is None or gateway is None or stores is None:
+        return None
+    # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
+    from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+
+    context = certificate.context() if certificate is not None else None
+    edge = HttpEdge(gateway, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
+    stack.push_async_callback(edge.aclose)
+    return await edge.start()
 
 
 def _eraser(
@@ -207,14 +228,14 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
     async with AsyncExitStack() as stack:
         stack.enter_context(orphans.sole_use(settings.state_directory))
         await _collect_orphans(settings.state_directory)
-        log = FileAuditLog(_audit_settings(settings)) if settings.audit.enabled else None
+        log = FileAuditLog(tailoring.audit_settings(settings)) if settings.audit.enabled else None
         if log is not None:
             stack.push_async_callback(log.aclose)
         found = await asyncio.to_thread(install.install, settings.runtime.path)
         pool = await _open_pool(settings, found, keeps_warm=False)
         stack.push_async_callback(pool.aclose)
         stores = await stack.enter_async_context(open_stores(settings))
-        gateway_settings = _gateway_settings(settings, found)
+        gateway_settings = tailoring.gateway_settings(settings, found)
         ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
         services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
         stack.push_async_callback(services.aclose)
@@ -323,7 +344,9 @@ async def _for_tenants(
     if settings.sessions.reap_interval_seconds:
         list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
         presence = ResidentPresence(services)
-        reaper = SessionReaper(fleet, ownership, list_tenants, presence, clock, _reaper_settings(settings, auditor))
+        reaper = SessionReaper(
+            fleet, ownership, list_tenants, presence, clock, tailoring.reaper_settings(settings, auditor)
+        )
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
@@ -396,25 +419,13 @@ async def _open_auditor(settings: Settings, stack: AsyncExitStack) -> Auditor:
     """Open the audit log, if one is to be kept."""
     if not settings.audit.enabled:
         return UNAUDITED
-    log = FileAuditLog(_audit_settings(settings))
+    log = FileAuditLog(tailoring.audit_settings(settings))
     stack.push_async_callback(log.aclose)
     await log.open()
     auditor = Auditor(log)
     stack.callback(auditor.note, Entry(Action.GATEWAY_STOP, by="gateway"))
     stack.callback(auditor.close)
     return auditor
-
-
-def _audit_settings(settings: Settings) -> AuditSettings:
-    section = settings.audit
-    return AuditSettings(
-        directory=settings.state_directory / "audit",
-        keys=settings.audit_keys(),
-        is_required=section.required,
-        has_peers=section.peers,
-        sync_seconds=section.sync_seconds,
-        segment_bytes=section.segment_bytes,
-    )
 
 
 def audit_trail(settings: Settings) -> AuditTrail:
@@ -431,25 +442,11 @@ def record(settings: Settings, entry: Entry) -> None:
     if not settings.audit.enabled:
         return
     try:
-        audit_log.append_now(_audit_settings(settings), entry)
+        audit_log.append_now(tailoring.audit_settings(settings), entry)
     except errors.StoreUnavailable as error:
         if settings.audit.required:
             raise
         _log.warning("audit.failed", reason=error.message, is_required=False)
-
-
-def _facts(settings: Settings, address: str) -> Facts:
-    section = settings.runtime
-    return Facts(
-        policy=settings.policy,
-        address=address,
-        state_directory=str(settings.state_directory.absolute()),
-        live_sessions=section.live_sessions,
-        links_per_runtime=section.links_per_runtime,
-        freeze_seconds=section.freeze_seconds,
-        idle_seconds=section.idle_seconds,
-        drain_seconds=settings.drain_seconds,
-    )
 
 
 async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease | None]:
@@ -466,7 +463,7 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
 async def _open_pool(settings: Settings, found: release.RuntimeRelease, keeps_warm: bool = True) -> RuntimePool:
     """Begin to keep runtimes, those with host tools sandboxed as the settings have it."""
     runtimes, open_realms = await _open_host(settings, found)
-    chosen = replace(fleet_settings(settings, found), open_realms=open_realms)
+    chosen = replace(tailoring.fleet_settings(settings, found), open_realms=open_realms)
     pool = RuntimePool(runtimes, chosen if keeps_warm else replace(chosen, warm_runtimes=0))
     pool.start()
     return pool
@@ -518,93 +515,6 @@ def open_secrets(settings: Settings, clock: SystemClock) -> CachedSecrets:
     if vault_settings is not None:
         sources["vault"] = VaultSource(vault_settings, dict(sources), clock)
     return CachedSecrets(sources, clock, section.cache_seconds, section.grace_seconds)
-
-
-def _near_directly(environment: dict[str, str]) -> dict[str, str]:
-    """Have a runtime that is to use a proxy reach this machine without it: the forwarder of its model calls is here."""
-    if not any(name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in environment):
-        return environment
-    near = ",".join(filter(None, (environment.get("NO_PROXY") or environment.get("no_proxy"), "127.0.0.1")))
-    return {**environment, "NO_PROXY": near, "no_proxy": near}
-
-
-def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSettings:
-    """Return how runtimes of a release are spawned."""
-    section = settings.runtime
-    environment = dict(section.environment)
-    if found.kind == "node":
-        # Without this, the single executable unpacks 235 MB into every fresh home.
-        environment.setdefault("COPILOT_CLI_DIST_DIR", str(found.package_dir))
-    return FleetSettings(
-        entry=found.entry,
-        is_native=found.kind == "native",
-        version=found.version,
-        state_directory=settings.state_directory.absolute(),
-        egress=tuple(target.lower() for target in settings.sandbox.egress),
-        environment=_near_directly(environment) if settings.providers else environment,
-        ready_seconds=section.ready_seconds,
-        stop_grace_seconds=section.stop_grace_seconds,
-        idle_seconds=section.idle_seconds,
-        links_per_runtime=section.links_per_runtime,
-        shared_runtimes=section.shared_runtimes,
-        spawns_at_once=section.spawns_at_once,
-        limits=ResourceLimits(section.max_open_files, section.memory_bytes, section.processes, section.cpu_cores),
-        spawn_queue=section.spawn_queue,
-        max_runtimes=section.max_runtimes,
-        # The transparent policy has one realm, whose clients may rely on all that a runtime is started with.
-        warm_runtimes=0 if settings.policy == "transparent" else section.warm_runtimes,
-        warm_runtimes_max=section.warm_runtimes_max,
-        backoff=Backoff(attempts=section.spawn_attempts),
-        health=HealthSettings(
-            section.health_interval_seconds, section.health_deadline_seconds, section.health_failures
-        ),
-        drift=_drift_limits(section),
-    )
-
-
-def _drift_limits(section: RuntimeSection) -> DriftLimits:
-    return DriftLimits(
-        memory_bytes=section.recycle_memory_bytes,
-        threads=section.recycle_threads,
-        processes=section.recycle_processes,
-        age_seconds=section.recycle_age_seconds,
-        sessions=section.recycle_sessions,
-        ping_factor=section.recycle_ping_factor,
-        ping_floor_seconds=section.recycle_ping_floor_seconds,
-    )
-
-
-def _gateway_settings(settings: Settings, found: release.RuntimeRelease | None) -> GatewaySettings:
-    host, port = settings_module.split_address("listen", settings.listen)
-    # The Node entry point grows slow with live sessions, however little memory they take (core.live_cap).
-    has_cheap_sessions = found is not None and found.kind == "native"
-    limits = settings.limits
-    return GatewaySettings(
-        listen_host=host,
-        listen_port=port,
-        max_links=limits.max_links,
-        handshake_frame_bytes=limits.handshake_frame_bytes,
-        handshake_seconds=limits.handshake_seconds,
-        failed_tokens=limits.failed_tokens,
-        max_frame_bytes=limits.max_frame_bytes,
-        max_requests_in_flight=limits.max_requests_in_flight,
-        stall_seconds=limits.stall_seconds,
-        client_names_tenant=settings.tls.client_names_tenant,
-        live_sessions=settings.runtime.live_sessions,
-        live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
-        freeze_seconds=settings.runtime.freeze_seconds,
-        hibernate_seconds=settings.runtime.idle_seconds,
-        has_sandbox=HAS_SANDBOX,
-    )
-
-
-def _reaper_settings(settings: Settings, auditor: Auditor) -> ReaperSettings:
-    section = settings.sessions
-    return ReaperSettings(
-        interval_seconds=section.reap_interval_seconds,
-        is_dry_run=section.reap_dry_run,
-        note_reaped=auditor.expired,
-    )
 
 
 async def _collect_orphans(directory: Path) -> None:

@@ -27,6 +27,7 @@ from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
 
 _MODEL_SECONDS = 20.0
+_PROVIDER = "demo"
 
 #: tenant -> (isolation, trust, users): the developer's own machine trusts the `user` tenants in so many words.
 _TENANTS: dict[str, tuple[Isolation, Trust, tuple[str, ...]]] = {
@@ -42,6 +43,7 @@ class Demo:
     """A demo that runs: what a script needs to drive it, as `--json` prints it."""
 
     sdk: str
+    http: str
     model: dict[str, Any]
     runtime: dict[str, Any]
     principals: list[dict[str, str]]
@@ -51,7 +53,7 @@ class Demo:
         """Return the one line for scripts."""
         described = {
             "sdk": self.sdk,
-            "http": None,
+            "http": self.http,
             "model": self.model,
             "runtime": self.runtime,
             "principals": self.principals,
@@ -59,7 +61,7 @@ class Demo:
         return msgspec.json.encode(described).decode()
 
 
-async def run(sdk_port: int, log_level: str, announce: Callable[[Demo], None]) -> None:
+async def run(sdk_port: int, http_port: int, log_level: str, announce: Callable[[Demo], None]) -> None:
     """Run the demo until SIGTERM or SIGINT; `announce` is called once it is ready.
 
     Raises:
@@ -77,6 +79,8 @@ async def run(sdk_port: int, log_level: str, announce: Callable[[Demo], None]) -
                 drain_seconds=None if "AERODROME_DRAIN_SECONDS" in os.environ else 0,
                 runtime={"environment": {"COPILOT_OFFLINE": "true", **_node_offline(model)}},
                 sandbox=_sandbox(),
+                http={"listen": f"127.0.0.1:{http_port}"},
+                providers={_PROVIDER: _provider(model, Path(directory))},
             )
 
             async def ready(application: app.Application) -> None:
@@ -124,6 +128,14 @@ async def open_model() -> AsyncIterator[dict[str, Any]]:
             await process.wait()
 
 
+def _provider(model: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Return the demo model as a provider of the gateway's, for sessions that bring none; its key is in a file."""
+    key = directory / "demo-model.key"
+    key.touch(mode=0o600)
+    key.write_text(model["api_key"])
+    return {"base_url": model["base_url"], "api_key": f"file:{key}", "models": [model["name"]]}
+
+
 def _node_offline(model: dict[str, Any]) -> dict[str, str]:
     """Return what the Node entry point wants named before it starts offline; sessions still name their own provider."""
     return {"COPILOT_PROVIDER_BASE_URL": model["base_url"], "COPILOT_MODEL": model["name"]}
@@ -134,10 +146,15 @@ async def _describe(application: app.Application, model: dict[str, Any], state_d
     assert application.stores is not None
     principals = []
     for name, (isolation, trust, users) in _TENANTS.items():
-        await application.stores.tenants.add(Tenant(name, Policy(isolation, trust, (model["base_url"],))))
+        policy = Policy(isolation, trust, (model["base_url"],), provider=_PROVIDER)
+        await application.stores.tenants.add(Tenant(name, policy))
         for user in users:
             key, token = identity.create_key(Owner(name, user), time.time())
             await application.stores.keys.add(key)
             principals.append({"tenant": name, "user": user, "token": token, "isolation": isolation.value})
     runtime = {"path": application.runtime_path, "version": application.fleet.version}
-    return Demo(f"{application.host}:{application.port}", model, runtime, principals, state_directory)
+    assert application.http is not None
+    host, port = application.http
+    return Demo(
+        f"{application.host}:{application.port}", f"http://{host}:{port}", model, runtime, principals, state_directory
+    )

@@ -17,6 +17,7 @@
     ├── RuntimeUnavailable         no runtime could serve the call now
     │   ├── RuntimeLost            the runtime died while the call was in flight
     │   └── SpawnFailed            a runtime did not become ready
+    ├── RuntimeRefused             the runtime answered a call with an error of its own
     ├── RuntimeMissing             no usable Copilot CLI on this machine
     ├── SecretUnavailable          a secret could not be read; names its reference, never the value
     ├── AuditBroken                the audit log's chain does not hold
@@ -162,6 +163,12 @@ class SpawnFailed(RuntimeUnavailable):
     code = "spawn_failed"
 
 
+class RuntimeRefused(AerodromeError):
+    """The runtime answered a call with an error of its own; the message is what it says."""
+
+    code = "runtime_refused"
+
+
 class RuntimeMissing(AerodromeError):
     """No usable Copilot CLI release was found on this machine."""
 
@@ -222,6 +229,7 @@ WIRE: dict[str, Wire] = {
     "runtime_unavailable": Wire(-32013, 503, "runtime"),
     "runtime_lost": Wire(-32014, 503, "runtime"),
     "spawn_failed": Wire(-32013, 503, "runtime"),
+    "runtime_refused": Wire(-32603, 422, "runtime"),
     "runtime_missing": Wire(-32013, 503, "runtime"),
     "secret_unavailable": Wire(-32015, 503, "secret"),
     "audit_broken": Wire(-32603, 500, "audit"),

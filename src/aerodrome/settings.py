@@ -93,6 +93,18 @@ class TlsSection(_Section):
     client_names_tenant: bool = False
 
 
+class HttpSection(_Section):
+    """`[http]`: the HTTP API. Without `listen` there is none."""
+
+    listen: str | None = None
+    max_connections: int = Field(default=4096, ge=1)
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    cors_origins: tuple[str, ...] = ()
+    idle_seconds: float = Field(default=120.0, gt=0)
+    keep_alive_seconds: float = Field(default=15.0, gt=0)
+    stall_seconds: float = Field(default=30.0, gt=0)
+
+
 class SessionsSection(_Section):
     """`[sessions]`: how expired sessions are deleted. When they expire is a tenant's policy."""
 
@@ -246,6 +258,7 @@ class Settings(BaseSettings):
     sessions: SessionsSection = SessionsSection()
     sandbox: SandboxSection = SandboxSection()
     tls: TlsSection = TlsSection()
+    http: HttpSection = HttpSection()
     audit: AuditSection = AuditSection()
     tokens: TokensSection = TokensSection()
     issuers: tuple[IssuerSection, ...] = ()
@@ -477,8 +490,17 @@ def _check_tls(settings: Settings) -> None:
         raise errors.ConfigError("tls.client_names_tenant: needs tls.client_ca and the policy 'tenants'")
 
 
+def _check_http(settings: Settings) -> None:
+    if settings.http.listen is None:
+        return
+    split_address("http.listen", settings.http.listen)
+    if settings.policy == "transparent":
+        raise errors.ConfigError("http.listen: the transparent policy has no HTTP API; leave it out, or use 'tenants'")
+
+
 def _check(settings: Settings) -> None:
     _check_tls(settings)
+    _check_http(settings)
     host, _ = split_address("listen", settings.listen)
     settings.configured_providers()
     settings.vault_settings()

@@ -153,7 +153,7 @@ def test_a_port_that_is_taken_is_said_so_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", "aerodrome", "demo", "--json", "--sdk-port", str(port)],
+            [sys.executable, "-m", "aerodrome", "demo", "--json", "--sdk-port", str(port), "--http-port", "0"],
             capture_output=True,
             check=False,
             text=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aerodrome import app, settings
+from aerodrome import settings, tailoring
 from aerodrome.adapters.distribution.release import RuntimeRelease
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.fleet.spec import FleetSettings, HealthSettings
@@ -37,14 +37,14 @@ def test_every_key_of_health_recycling_and_storms_reaches_the_fleet(release):
         "recycle_ping_floor_seconds": 14.5,
         "max_open_files": 1000,
     }
-    fleet = app.fleet_settings(settings.load(runtime=section), release)
+    fleet = tailoring.fleet_settings(settings.load(runtime=section), release)
     assert (fleet.spawn_queue, fleet.max_runtimes, fleet.warm_runtimes, fleet.warm_runtimes_max) == (1, 2, 3, 4)
     assert fleet.health == HealthSettings(5.5, 6.5, 7)
     assert fleet.drift_limits == DriftLimits(8, 9, 800, 10, 11.5, 12, 13.5, 14.5)
 
 
 def test_the_defaults_of_settings_and_fleet_agree_but_for_warm_runtimes(release):
-    fleet = app.fleet_settings(settings.load(), release)
+    fleet = tailoring.fleet_settings(settings.load(), release)
     bare = FleetSettings(Path(), True, "", Path())
     assert (fleet.health, fleet.drift) == (bare.health, bare.drift)
     assert (fleet.spawn_queue, fleet.max_runtimes, fleet.warm_runtimes_max) == (
@@ -56,4 +56,4 @@ def test_the_defaults_of_settings_and_fleet_agree_but_for_warm_runtimes(release)
 
 
 def test_the_transparent_policy_keeps_nothing_warm(release):
-    assert app.fleet_settings(settings.load(policy="transparent"), release).warm_runtimes == 0
+    assert tailoring.fleet_settings(settings.load(policy="transparent"), release).warm_runtimes == 0

@@ -13,6 +13,7 @@ from aerodrome.cli import examples
 
 def demo(
     sdk_port: Annotated[int, typer.Option(help="The port SDK programs connect to; 0 takes a free one.")] = 4321,
+    http_port: Annotated[int, typer.Option(help="The port of the HTTP API; 0 takes a free one.")] = 4322,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready, and nothing else.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
 ) -> None:
@@ -22,4 +23,4 @@ def demo(
     def announce(running: demo_module.Demo) -> None:
         print(running.as_json() if as_json else examples.describe(running), flush=True)
 
-    app.run_loop(demo_module.run(sdk_port, log_level, announce))
+    app.run_loop(demo_module.run(sdk_port, http_port, log_level, announce))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from aerodrome import app as application
-from aerodrome import errors
+from aerodrome import errors, tailoring
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
@@ -82,7 +82,7 @@ def _explainer(whose: str, config: Any, state_directory: Any) -> Explainer:
         raise errors.TenantMissing(f"no tenant {name}; aerodrome tenant list shows which there are")
 
     tenant = registry.with_stores(config, state_directory, work)
-    return Explainer(tenant, user or None, has_sandbox=application.HAS_SANDBOX)
+    return Explainer(tenant, user or None, has_sandbox=tailoring.HAS_SANDBOX)
 
 
 def _words(field: str, value: Any) -> str:

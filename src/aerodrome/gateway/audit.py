@@ -113,6 +113,22 @@ class Auditor:
         )
         self._note_damped(client.number, entry)
 
+    def foreign_to(self, principal: Principal, peer: str, method: str, session_id: str, owner: Owner | None) -> None:
+        """A caller without a link of its own named a session that is not its own; told like the others."""
+        reason = "session_missing" if owner is None else "session_foreign"
+        entry = Entry(
+            Action.CALL,
+            Outcome.REFUSED,
+            owner=principal.owner,
+            key_id=principal.key_id or None,
+            peer=peer,
+            session_id=session_id,
+            session_owner=owner,
+            method=method,
+            reason=reason,
+        )
+        self._note_damped((principal.owner, peer.rpartition(":")[0]), entry)
+
     def expired(self, record: SessionRecord, limit: str) -> None:
         """The gateway has deleted a session that had passed a limit."""
         entry = Entry(

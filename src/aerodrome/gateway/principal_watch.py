@@ -55,7 +55,9 @@ class PrincipalWatch:
         """
         now = self._clock.now()
         self._dismiss("expired", lambda principal: principal.expires_at is not None and now >= principal.expires_at)
-        principals = [client.principal for client in self._clients]
+        principals = [client.principal for client in self._clients] + [
+            guest.principal for guest in self._gateway.guests
+        ]
         dead = await self._find_dead({principal.key_id for principal in principals}, now)
         self._dismiss("its key is revoked or expired", lambda principal: principal.key_id in dead)
         # A tenant's removal revokes its keys; only those whom an issuer vouches for have none.
@@ -75,3 +77,6 @@ class PrincipalWatch:
         for client in self._clients:
             if has_ended(client.principal):
                 self._gateway.dismiss(client, reason)
+        for guest in list(self._gateway.guests):
+            if has_ended(guest.principal):
+                guest.dismiss()

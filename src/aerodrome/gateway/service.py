@@ -7,16 +7,19 @@ when its turns have ended (`finish`).
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from msgspec import UNSET
 
 from aerodrome import errors
+from aerodrome.core.identity import Principal
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access
 from aerodrome.gateway import handshake, reattach
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
+from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.relay import Relay
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import PeekParams
@@ -27,19 +30,38 @@ from aerodrome.transport.link import Link
 _GUARDED_CONNECT = ("entra", "enableGitHubTelemetryForwarding")
 
 
+class Guest(Protocol):
+    """Whoever is served on a principal's word without a link of its own: a stream of an HTTP edge."""
+
+    @property
+    def principal(self) -> Principal:
+        """Return who it is."""
+        ...
+
+    def dismiss(self) -> None:
+        """End what is served, because the principal has ended. Idempotent."""
+        ...
+
+
 class TenantGateway:
-    """Serves the client links of many tenants."""
+    """Serves the client links of many tenants. `guests` come and go by themselves; gateway.principal_watch looks at them too."""
 
     def __init__(self, services: Services, admission: Admission) -> None:
         self._services = services
         self._admission = admission
         self._clients: dict[str, set[Client]] = {}
+        self.guests: set[Guest] = set()
         services.fleet.subscribe(self._broadcast)
 
     @property
     def services(self) -> Services:
         """Return what all its links share."""
         return self._services
+
+    @property
+    def admission(self) -> Admission:
+        """Return what turns tokens into principals, for the other edges."""
+        return self._admission
 
     @property
     def clients(self) -> list[Client]:
@@ -55,6 +77,14 @@ class TenantGateway:
         if self._services.settings.client_names_tenant and tenant not in tls.names_in(link.certificate):
             link.send(handshake.answer_error(greeting.request_id, errors.AuthenticationFailed()))
             return
+        await self._serve(link, greeting)
+
+    async def serve_principal(self, link: Link, principal: Principal) -> None:
+        """Serve a link of this process whose principal an edge has authenticated (http.program), until it ends."""
+        link.limit_frames(self._services.settings.max_frame_bytes)
+        await self._serve(link, Greeting(principal, None, {}, b""))
+
+    async def _serve(self, link: Link, greeting: Greeting) -> None:
         introduction = dict(greeting.params)
         if greeting.principal.policy.access is Access.GUARDED:
             for member in _GUARDED_CONNECT:

@@ -205,7 +205,7 @@ def spawn(arguments: Sequence[str] = ("--json",), environment: Mapping[str, str]
     """Spawn a demo on a free port, in a temporary directory of its own, with settings by environment; it is not ready yet."""
     directory = Path(tempfile.mkdtemp(prefix="demo-process-"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "aerodrome", "demo", "--sdk-port", "0", *arguments],
+        [sys.executable, "-m", "aerodrome", "demo", "--sdk-port", "0", "--http-port", "0", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         bufsize=0,

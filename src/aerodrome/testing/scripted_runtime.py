@@ -5,7 +5,8 @@ port N` like the real one. Only what the gateway relies on is imitated (protocol
 are unloaded with their last connection and are on disk only after a turn, events for the attached, lifecycle for everyone.
 
 Prompts say what a turn does: `[hold]` goes on until aborted, `[size N]` answers N bytes, `[flood COUNT SIZE]` sends events first,
-`[ask METHOD]` asks the client something and answers with what it said, `[die]` ends the process. Anything else is echoed.
+`[ask METHOD]` asks the client something and answers with what it said, `[permit]` asks for a permission and says which decision
+came, `[delta N]` streams N pieces first, `[fail]` ends with an error, `[die]` ends the process. Anything else is echoed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from typing import Any
 from aerodrome.protocol import framing, messages
 from aerodrome.testing.peer import Heard, Peer, RpcError
 
-_STEP = re.compile(r"\[(hold|size|flood|ask|die)((?: [^\] ]+)*)\]")
+_STEP = re.compile(r"\[(hold|size|flood|ask|permit|delta|fail|die)((?: [^\] ]+)*)\]")
+
+
+#: Events that a runtime keeps in no file.
+_PASSING = frozenset({"session.idle", "assistant.message_delta", "assistant.usage", "flood"})
+#: What runtimes of this process have kept, by session: it outlives them as their files would.
+_JOURNALS: dict[str, list[dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class Session:
     turn: asyncio.Task[None] | None = None
     #: Whether it says that it works though no turn runs: a shell in the background, for example.
     works: bool = False
+    #: Permissions that wait for a decision.
+    permissions: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +160,14 @@ class ScriptedRuntime:
 
     def emit(self, session: Session, kind: str, data: dict[str, Any] | None = None) -> None:
         """Send a session's event to the connections attached to it."""
-        event = {"type": kind, "data": data or {}, "id": str(uuid.uuid4()), "parentId": None}
+        journal = _JOURNALS.setdefault(session.session_id, [])
+        parent = journal[-1]["id"] if journal else None
+        event: dict[str, Any] = {"type": kind, "data": data or {}, "id": str(uuid.uuid4()), "parentId": parent}
+        event["timestamp"] = "2026-01-01T00:00:00.000Z"
+        if kind in _PASSING:
+            event["ephemeral"] = True
+        else:
+            journal.append(event)
         for peer in session.attached:
             peer.notify("session.event", {"sessionId": session.session_id, "event": event})
 
@@ -246,6 +262,8 @@ class ScriptedRuntime:
             self.sessions.pop(session.session_id, None)
 
     def _create(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        if params.get("sessionId") not in self.sessions:
+            _JOURNALS.pop(params.get("sessionId", ""), None)
         result = self._open(peer, params.get("sessionId") or str(uuid.uuid4()), params)
         self.broadcast("created", result["sessionId"])
         return result
@@ -294,9 +312,33 @@ class ScriptedRuntime:
             case "ask":
                 answer = await next(iter(session.attached)).ask(words[0], {"sessionId": session.session_id})
                 return str(answer)
+            case "permit":
+                answer = await self._permit(session)
+                return str(answer.get("kind"))
+            case "delta":
+                for number in range(int(words[0])):
+                    self.emit(session, "assistant.message_delta", {"deltaContent": f"{number} "})
+            case "fail":
+                self.emit(session, "session.error", {"errorType": "query", "message": "the model failed"})
             case "die":
                 self.die()
         return text
+
+    async def _permit(self, session: Session) -> Any:
+        request_id = str(uuid.uuid4())
+        decided = session.permissions[request_id] = asyncio.get_running_loop().create_future()
+        asked = {"kind": "custom-tool", "toolName": "lookup"}
+        self.emit(session, "permission.requested", {"requestId": request_id, "permissionRequest": asked})
+        answer = await decided
+        self.emit(session, "permission.completed", {"requestId": request_id, "result": answer})
+        return answer
+
+    def _decide(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        decided = self._session(params).permissions.pop(params["requestId"], None)
+        if decided is None or decided.done():
+            return {"success": False}
+        decided.set_result(params["result"])
+        return {"success": True}
 
     def _abort(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         turn = self._session(params).turn
@@ -335,7 +377,18 @@ class ScriptedRuntime:
         return {"success": True}
 
     def _messages(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
-        return {"events": [{"type": "session.start", "data": {"sessionId": self._session(params).session_id}}]}
+        session_id = self._session(params).session_id
+        return {
+            "events": [{"type": "session.start", "data": {"sessionId": session_id}}, *_JOURNALS.get(session_id, [])]
+        }
+
+    def _journal(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session_id = params["sessionId"]
+        if session_id not in self.disk:
+            raise RpcError(-32603, f"Request failed with message: cannot read the journal of {session_id}")
+        kept, at, size = _JOURNALS.get(session_id, []), int(params.get("cursor") or 0), params.get("max", 200)
+        page = kept[at : at + size]
+        return {"events": page, "cursor": str(at + size), "hasMore": at + size < len(kept), "cursorStatus": "ok"}
 
     def _ping(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         return {"message": f"pong: {params.get('message', '')}", "protocolVersion": 3}
@@ -360,10 +413,13 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.getMessages": ScriptedRuntime._messages,
     "session.options.update": ScriptedRuntime._update,
     "session.metadata.activity": ScriptedRuntime._activity,
+    "session.mode.set": ScriptedRuntime._setting,
     "session.model.switchTo": ScriptedRuntime._setting,
+    "session.permissions.handlePendingPermissionRequest": ScriptedRuntime._decide,
     "session.permissions.setApproveAll": ScriptedRuntime._setting,
     "session.provider.add": ScriptedRuntime._setting,
     "session.skills.disable": ScriptedRuntime._setting,
+    "sessions.readPersistedEvents": ScriptedRuntime._journal,
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 _STOP_SECONDS = 5.0
+#: It complains of answers that were cut off; whoever cut them off has said so already.
+_QUIET = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn.error": {"level": "CRITICAL"}}}
 
 
 class _Server(uvicorn.Server):
@@ -26,19 +29,23 @@ class _Server(uvicorn.Server):
 class AsgiServer:
     """Serves an application until it is closed."""
 
-    def __init__(self, application: ASGIApp, max_connections: int) -> None:
+    def __init__(
+        self, application: ASGIApp, max_connections: int, context: ssl.SSLContext | None = None, stop_seconds: int = 1
+    ) -> None:
         # A request over the limit is answered 503 by uvicorn itself.
         config = uvicorn.Config(
             application,
-            http="h11",
+            http="httptools",
             ws="none",
             lifespan="off",
-            log_config=None,
+            log_config=_QUIET,
             access_log=False,
             server_header=False,
             limit_concurrency=max_connections,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=stop_seconds,
         )
+        config.load()
+        config.ssl = context
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0003"
+REVISION = "0004"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -65,4 +65,15 @@ GITHUB_TOKENS = sa.Table(
     sa.Column("expires_at", sa.Double),
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("can_refresh", sa.Integer, nullable=False),
+)
+
+#: `options` is JSON as http.options has it; a session of another owner under the same id has taken it over.
+HTTP_SESSIONS = sa.Table(
+    "http_sessions",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Index(None, "tenant_name", "user_name"),
 )

@@ -1,0 +1,95 @@
+"""Who calls over HTTP: a bearer token becomes a principal by the same admission as on any link, and is asked for at every call.
+
+What a caller may use is theirs alone: sessions are looked up as their owner's, and one of another owner is as good as missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from aerodrome import errors
+from aerodrome.core import session as sessions
+from aerodrome.core.identity import Owner, Principal
+from aerodrome.http.conversation import Conversation
+from aerodrome.http.site import Site
+from aerodrome.http.users import HttpUser
+
+_BEARER = HTTPBearer(auto_error=False, description="a key, a connection token, or a JWT of a trusted issuer")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller."""
+
+    site: Site
+    principal: Principal
+    peer: str
+
+    @property
+    def owner(self) -> Owner:
+        """Return who calls."""
+        return self.principal.owner
+
+    async def user(self) -> HttpUser:
+        """Return the caller's program."""
+        return await self.site.users.of(self.principal)
+
+    async def check_session(self, session_id: str, method: str) -> None:
+        """Check that a session is the caller's. Raises errors.SessionMissing, also for one of another owner."""
+        services = self.site.services
+        if not sessions.is_valid_id(session_id):
+            raise errors.SessionMissing("no such session")
+        owner = await services.ownership.find_owner(session_id)
+        if owner != self.owner:
+            services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
+            raise errors.SessionMissing("no such session")
+
+    async def conversation(self, session_id: str, method: str) -> Conversation:
+        """Return a session of the caller's. Raises errors.SessionMissing."""
+        await self.check_session(session_id, method)
+        return await (await self.user()).find(session_id)
+
+
+class StreamGuest:
+    """A stream that is served on a principal's word, until that ends."""
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def dismiss(self) -> None:
+        """End the stream."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+def site_of(request: Request) -> Site:
+    """Return what the application serves."""
+    site = request.app.state.site
+    assert isinstance(site, Site)
+    return site
+
+
+async def _authenticate(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+) -> Caller:
+    site = site_of(request)
+    peer = f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
+    if given is None:
+        raise errors.AuthenticationRequired
+    audit = site.services.audit
+    try:
+        principal = await site.gateway.admission.authenticate(given.credentials)
+    except errors.AuthenticationFailed as error:
+        audit.not_authenticated(peer, given.credentials, error)
+        raise
+    policy = principal.policy if site.services.settings.has_sandbox else principal.policy.without_host_tools()
+    return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
+
+
+Authenticated = Annotated[Caller, Depends(_authenticate)]

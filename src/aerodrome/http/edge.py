@@ -1,0 +1,54 @@
+"""The HTTP edge of a gateway: its users, its application and its listener, started and ended as one."""
+
+from __future__ import annotations
+
+import ssl
+
+from aerodrome import errors
+from aerodrome.clock import Clock
+from aerodrome.gateway.service import TenantGateway
+from aerodrome.http import application
+from aerodrome.http.site import HttpSettings, Site
+from aerodrome.http.users import HttpUsers
+from aerodrome.ports.conversations import ConversationStore
+from aerodrome.transport.asgi import AsgiServer
+
+
+class HttpEdge:
+    """Serves HTTP for a gateway until it is closed."""
+
+    def __init__(
+        self,
+        gateway: TenantGateway,
+        store: ConversationStore,
+        clock: Clock,
+        settings: HttpSettings,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
+        self.site = Site(gateway, self.users, settings, clock)
+        self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
+
+    async def start(self) -> tuple[str, int]:
+        """Listen; return the host and port.
+
+        Raises:
+            errors.ConfigError: the address cannot be listened on.
+        """
+        settings = self.site.settings
+        try:
+            port = await self._server.start(settings.host, settings.port)
+        except OSError as error:
+            raise errors.ConfigError(
+                f"cannot listen on {settings.host}:{settings.port} for HTTP: {error.strerror or error}; "
+                "choose another address with http.listen"
+            ) from None
+        self.users.start()
+        return settings.host, port
+
+    async def aclose(self) -> None:
+        """End streams and requests, then the links that served them. Idempotent."""
+        for guest in list(self.site.gateway.guests):
+            guest.dismiss()
+        await self._server.aclose()
+        await self.users.aclose()

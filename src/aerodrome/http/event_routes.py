@@ -1,0 +1,73 @@
+"""`/v1/sessions/{id}/events` and `/history`: what was said, as it comes or page by page, without gap or duplicate."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Header, Query
+
+from aerodrome.http import problems, sse
+from aerodrome.http.callers import Authenticated
+from aerodrome.http.conversation import Conversation
+from aerodrome.http.session_routes import SessionId
+from aerodrome.http.shapes import History, HistoryEvent
+from aerodrome.http.turn_routes import stream
+
+router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"])
+_EVENTS: dict[str, Any] = {
+    "description": "server-sent events: `id` is a cursor, `event` the type, `data` the event as JSON",
+    "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
+}
+Cursor = Annotated[str | None, Query(max_length=200, description="a cursor: what comes behind it")]
+
+
+@router.get(
+    "/events",
+    responses={**problems.documented(404, 422), 200: _EVENTS},
+    response_class=sse.EventStream,
+    operation_id="streamEvents",
+)
+async def follow(
+    session_id: SessionId,
+    caller: Authenticated,
+    last_event_id: Annotated[str | None, Header(max_length=200)] = None,
+    after: Cursor = None,
+    start: Annotated[Literal["now", "beginning"], Query(description="where to begin without a cursor")] = "now",
+) -> sse.EventStream:
+    """Stream the events of a session, for as long as the reader stays; with a cursor all that came behind it first."""
+    held = await caller.conversation(session_id, "http.events.follow")
+    await held.open()
+    cursor = last_event_id or after
+    position = held.log.end if not cursor and start == "now" else None
+    return stream(caller, _encoded(held, cursor or "", position))
+
+
+async def _encoded(held: Conversation, cursor: str, position: int | None) -> AsyncGenerator[list[bytes], None]:
+    reading = held.read_from(cursor, position)
+    try:
+        async for batch in reading:
+            yield [one.sse for one in batch]
+    finally:
+        await reading.aclose()
+
+
+@router.get("/history", responses=problems.documented(404, 422), operation_id="getHistory")
+async def history(
+    session_id: SessionId,
+    caller: Authenticated,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    after: Cursor = None,
+) -> History:
+    """Return the kept events of a session, oldest first."""
+    held = await caller.conversation(session_id, "http.history.get")
+    events = await held.history()
+    at = next((number + 1 for number, one in enumerate(events) if one.cursor == after), 0)
+    page = events[at : at + limit]
+    has_more = at + limit < len(events)
+    return History(
+        events=[HistoryEvent.model_validate(msgspec.json.decode(one.body)) for one in page],
+        cursor=page[-1].cursor if page else after,
+        next=page[-1].cursor if has_more else None,
+    )

@@ -1,0 +1,97 @@
+"""What an HTTP session is opened with: chosen once by its creator, kept in the registry, sent again at every resume.
+
+A runtime keeps none of it (protocol facts 1.4). Secrets are not among it: providers are named, tools and MCP servers hold
+references. What policy makes of it is decided where every client's parameters are (protocol.hardening).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from aerodrome.protocol import named_providers
+
+Permissions = Literal["ask", "approve", "reject"]
+Mode = Literal["interactive", "plan", "autopilot"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ClientTool(_Body):
+    """A tool that callers of this API answer for: its calls are pending requests (kind `tool`)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["lookup_order"])
+    description: str = Field(default="", max_length=4000)
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="JSON Schema of its arguments")
+
+
+class InfiniteSession(_Body):
+    """Compaction in the background, so that a conversation never runs out of context. Thresholds are parts of the context."""
+
+    enabled: bool = True
+    background_compaction_threshold: float | None = Field(default=None, ge=0, le=1)
+    buffer_exhaustion_threshold: float | None = Field(default=None, ge=0, le=1)
+
+
+class SessionOptions(_Body):
+    """What a session is opened with."""
+
+    title: str | None = Field(default=None, max_length=200)
+    model: str | None = Field(default=None, max_length=200, description="default: the provider's")
+    provider: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="a provider of the gateway; default: the tenant's"
+    )
+    instructions: str | None = Field(default=None, max_length=100_000, description="added to the system message")
+    permissions: Permissions = Field(
+        default="ask", description="what becomes of permission requests: pending until answered, or answered at once"
+    )
+    ask_user: bool = Field(
+        default=True, description="whether the agent may ask questions (pending requests of kind `question`)"
+    )
+    tools: list[ClientTool] = Field(default_factory=list, max_length=100)
+    infinite: InfiniteSession | None = None
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="yours; given back as it is")
+
+
+def opening(options: SessionOptions) -> dict[str, Any]:
+    """Return the parameters of `session.create` and `session.resume`."""
+    params: dict[str, Any] = {
+        "streaming": True,
+        "includeSubAgentStreamingEvents": False,
+        "requestPermission": True,
+        "requestUserInput": options.ask_user,
+        "requestElicitation": options.ask_user,
+        "requestExitPlanMode": options.ask_user,
+        "tools": [_tool(tool) for tool in options.tools],
+    }
+    if options.model is not None:
+        params["model"] = options.model
+    if options.provider is not None:
+        params["provider"] = {"baseUrl": f"{named_providers.PREFIX}{options.provider}"}
+    if options.instructions:
+        params["systemMessage"] = {"mode": "append", "content": options.instructions}
+    if options.infinite is not None:
+        params["infiniteSessions"] = _infinite(options.infinite)
+    return params
+
+
+def _tool(tool: ClientTool) -> dict[str, Any]:
+    # Whoever registers a tool answers its calls: a question before each would only be asked of the same caller.
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters or {"type": "object", "properties": {}},
+        "skipPermission": True,
+    }
+
+
+def _infinite(wanted: InfiniteSession) -> dict[str, Any]:
+    params: dict[str, Any] = {"enabled": wanted.enabled}
+    if wanted.background_compaction_threshold is not None:
+        params["backgroundCompactionThreshold"] = wanted.background_compaction_threshold
+    if wanted.buffer_exhaustion_threshold is not None:
+        params["bufferExhaustionThreshold"] = wanted.buffer_exhaustion_threshold
+    return params

@@ -1,0 +1,143 @@
+"""Domain errors as HTTP answers: problem details (RFC 9457) with the error tree's code; the one place where they become so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from aerodrome import errors
+
+_log = structlog.get_logger()
+MEDIA_TYPE = "application/problem+json"
+_RETRY_SECONDS = 1
+_TITLES = {
+    "already_exists": "Already exists",
+    "authentication_failed": "Authentication failed",
+    "authentication_required": "Authentication required",
+    "draining": "This gateway is stopping",
+    "method_unknown": "No such resource or method",
+    "over_capacity": "Too many requests",
+    "params_invalid": "Invalid parameters",
+    "policy_rejected": "Refused by policy",
+    "runtime_refused": "The runtime refused",
+    "session_missing": "No such session",
+}
+
+
+class Problem(BaseModel):
+    """Why a request was not answered as asked."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:aerodrome:error:session_missing"])
+    title: str
+    status: int
+    detail: str = Field(description="what was expected, what was found, what to do")
+    code: str = Field(description="stable, for programs", examples=["session_missing"])
+    retryable: bool = Field(description="whether trying again can help")
+
+
+def answer(error: errors.AerodromeError, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return the HTTP form of a domain error."""
+    status = errors.wire(error).http
+    sent = dict(headers or {})
+    if error.retryable and status in (429, 503):
+        sent.setdefault("Retry-After", str(_RETRY_SECONDS))
+    if status == 401:
+        sent.setdefault("WWW-Authenticate", "Bearer")
+    detail = _DETAILS.get(error.code, error.message)
+    return _respond(status, error.code, detail, error.retryable, error.details, sent)
+
+
+#: Where the wire's own words (those of the runtime's protocol) say too little to a person.
+_DETAILS = {
+    "authentication_failed": "the token is wrong, expired or revoked; expected Authorization: Bearer TOKEN",
+    "authentication_required": "expected Authorization: Bearer TOKEN",
+}
+
+
+def _respond(
+    status: int, code: str, detail: str, retryable: bool, details: dict[str, Any], headers: dict[str, str] | None = None
+) -> JSONResponse:
+    known = {"type", "title", "status", "detail", "code", "retryable"}
+    body = {
+        "type": f"urn:aerodrome:error:{code}",
+        "title": _TITLES.get(code, code.replace("_", " ").capitalize()),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "retryable": retryable,
+        **{name: value for name, value in details.items() if name not in known},
+    }
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def install(application: FastAPI) -> None:
+    """Have every failure of an application answered as a problem."""
+
+    async def of_ours(_: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.AerodromeError)
+        return answer(error)
+
+    async def of_form(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [{"where": _where(one["loc"]), "what": one["msg"]} for one in error.errors()]
+        first = found[0] if found else {"where": "body", "what": "invalid"}
+        return _respond(400, "params_invalid", f"{first['where']}: {first['what']}", False, {"errors": found})
+
+    async def of_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "method_unknown", 405: "method_unknown", 413: "frame_too_large"}.get(
+            error.status_code, "request_invalid"
+        )
+        headers = dict(error.headers) if error.headers else None
+        return _respond(error.status_code, code, str(error.detail).lower(), False, {}, headers)
+
+    async def of_any(request: Request, error: Exception) -> Response:
+        _log.error("http.request_failed", method=request.method, route=route_of(request), exc_info=error)
+        return answer(errors.AerodromeError("the gateway failed at this request; its log says why"))
+
+    application.add_exception_handler(errors.AerodromeError, of_ours)
+    application.add_exception_handler(RequestValidationError, of_form)
+    application.add_exception_handler(HTTPException, of_http)
+    application.add_exception_handler(Exception, of_any)
+
+
+def route_of(request: Request) -> str:
+    """Return the template of a request's path, never the path itself: ids are none of the log's business."""
+    route = request.scope.get("route")
+    return str(getattr(route, "path", "?"))
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location if part != "body") or "body"
+
+
+def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of problem answers for OpenAPI: these statuses besides those that every call may have."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": _MEANINGS[status], "content": {MEDIA_TYPE: schema}}
+        for status in sorted({400, 401, 403, 413, 429, 503, *codes})
+    }
+
+
+_MEANINGS = {
+    400: "The request has the wrong form",
+    401: "The token is missing, wrong, expired or revoked",
+    403: "Refused by the tenant's policy, or by the role of the caller",
+    404: "There is no such thing, or it is not the caller's",
+    409: "It is there already, or was answered or ended meanwhile",
+    413: "The request is larger than this gateway takes",
+    415: "The body is not of the expected type",
+    422: "The runtime refused; says why",
+    429: "Too many requests, turns or sessions; Retry-After says when to try again",
+    503: "No runtime could serve it now, or this gateway is stopping; try again",
+}

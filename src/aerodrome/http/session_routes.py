@@ -1,0 +1,112 @@
+"""`/v1/sessions`: sessions are made, listed, changed and deleted."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Response
+
+from aerodrome import errors
+from aerodrome.core.session import SessionRecord
+from aerodrome.http import problems, shapes
+from aerodrome.http.callers import Authenticated, Caller
+from aerodrome.http.options import SessionOptions
+from aerodrome.http.shapes import NewSession, Session, SessionChange, SessionPage
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+SessionId = Annotated[str, Path(pattern=shapes.SESSION_ID, max_length=250)]
+_PAGE = 50
+
+
+@router.post("", status_code=201, responses=problems.documented(409, 422), operation_id="createSession")
+async def create(wanted: NewSession, caller: Authenticated, response: Response) -> Session:
+    """Make a session. It is in a runtime when this answers; its conversation begins with the first message."""
+    session_id = wanted.session_id or str(uuid.uuid4())
+    chosen = SessionOptions(**wanted.model_dump(exclude={"session_id"}))
+    await (await caller.user()).create(session_id, chosen)
+    response.headers["Location"] = f"/v1/sessions/{session_id}"
+    return await describe(caller, session_id, chosen)
+
+
+@router.get("", responses=problems.documented(), operation_id="listSessions")
+async def list_all(
+    caller: Authenticated,
+    limit: Annotated[int, Query(ge=1, le=200)] = _PAGE,
+    after: Annotated[str | None, Query(pattern=shapes.SESSION_ID, description="`next` of the page before")] = None,
+) -> SessionPage:
+    """List the caller's sessions, the most recently used first; also those made over SDK links."""
+    site = caller.site
+    records = list(await site.services.ownership.registry.list_owned(caller.owner))
+    at = next((number + 1 for number, one in enumerate(records) if one.session_id == after), 0)
+    page = records[at : at + limit]
+    kept = await site.users.store.find_all([one.session_id for one in page], caller.owner)
+    sessions = []
+    for record in page:
+        stored = kept.get(record.session_id)
+        chosen = SessionOptions.model_validate_json(stored) if stored else SessionOptions()
+        sessions.append(_view(caller, record, chosen))
+    following = page[-1].session_id if page and at + limit < len(records) else None
+    return SessionPage(sessions=sessions, next=following)
+
+
+@router.get("/{session_id}", responses=problems.documented(404), operation_id="getSession")
+async def get(session_id: SessionId, caller: Authenticated) -> Session:
+    """Return a session of the caller's."""
+    await caller.check_session(session_id, "http.session.get")
+    stored = await caller.site.users.store.find(session_id, caller.owner)
+    return await describe(
+        caller, session_id, SessionOptions.model_validate_json(stored) if stored else SessionOptions()
+    )
+
+
+@router.patch("/{session_id}", responses=problems.documented(404, 422), operation_id="changeSession")
+async def change(session_id: SessionId, wanted: SessionChange, caller: Authenticated) -> Session:
+    """Change a session: its model and mode at once, the rest from the next opening on too."""
+    held = await caller.conversation(session_id, "http.session.change")
+    said = wanted.model_dump(exclude_unset=True, exclude_none=True)
+    mode = said.pop("mode", None)
+    chosen = SessionOptions.model_validate({**held.options.model_dump(), **said})
+    if "model" in said:
+        await held.call("session.model.switchTo", {"modelId": said["model"]})
+    if mode is not None:
+        await held.call("session.mode.set", {"mode": mode})
+    await (await caller.user()).change(session_id, chosen)
+    return await describe(caller, session_id, chosen)
+
+
+@router.delete("/{session_id}", status_code=204, responses=problems.documented(404, 422), operation_id="deleteSession")
+async def delete(session_id: SessionId, caller: Authenticated) -> None:
+    """Delete a session, its history and its files; a turn that runs in it ends."""
+    await caller.check_session(session_id, "http.session.delete")
+    await (await caller.user()).delete(session_id)
+
+
+async def describe(caller: Caller, session_id: str, chosen: SessionOptions) -> Session:
+    """Return a session as its owner sees it. Raises errors.SessionMissing: it is gone."""
+    record = await caller.site.services.ownership.find_record(session_id)
+    if record is None or record.owner != caller.owner:
+        raise errors.SessionMissing("no such session")
+    return _view(caller, record, chosen)
+
+
+def _view(caller: Caller, record: SessionRecord, chosen: SessionOptions) -> Session:
+    user = caller.site.users.peek(caller.owner)
+    held = user.conversations.get(record.session_id) if user is not None else None
+    waits = len(held.pending) if held is not None else 0
+    resident = caller.site.services.residents.find(record.realm, record.session_id)
+    state: Literal["idle", "busy", "waiting", "unloaded"]
+    if waits:
+        state = "waiting"
+    elif resident is not None and resident.live:
+        state = "busy" if resident.is_at_work else "idle"
+    else:
+        state = "unloaded"
+    return Session(
+        session_id=record.session_id,
+        state=state,
+        created_at=record.created_at,
+        used_at=record.used_at,
+        pending=waits,
+        options=chosen,
+    )

@@ -1,0 +1,222 @@
+"""The bodies of the API: what callers send and get, as the OpenAPI document has them. Times are seconds since the Unix epoch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from aerodrome.http import pending as pendings
+from aerodrome.http.options import Mode, Permissions, SessionOptions
+from aerodrome.http.pending import Pending
+from aerodrome.http.turns import Turn
+
+SESSION_ID = r"^[A-Za-z0-9_-]{1,250}$"
+
+
+class Body(BaseModel):
+    """What a caller sends: unknown members are mistakes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewSession(SessionOptions):
+    """A session to be made."""
+
+    session_id: str | None = Field(default=None, pattern=SESSION_ID, description="yours; default: a new one")
+
+
+class SessionChange(Body):
+    """What of a session is to be other from now on; what is left out stays."""
+
+    title: str | None = Field(default=None, max_length=200)
+    model: str | None = Field(default=None, max_length=200)
+    mode: Mode | None = None
+    permissions: Permissions | None = None
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+
+
+class Session(BaseModel):
+    """A session of the caller's."""
+
+    session_id: str
+    state: Literal["idle", "busy", "waiting", "unloaded"] = Field(
+        description="waiting: a turn needs an answer; unloaded: in no runtime now, the next message brings it back"
+    )
+    created_at: float
+    used_at: float
+    pending: int = Field(description="requests that wait for an answer")
+    options: SessionOptions
+
+
+class SessionPage(BaseModel):
+    """Sessions of the caller's, the most recently used first."""
+
+    sessions: list[Session]
+    next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
+
+
+class NewMessage(Body):
+    """A prompt."""
+
+    prompt: str = Field(min_length=1, max_length=1_000_000)
+    wait_seconds: float | None = Field(
+        default=None, ge=0, le=3600, description="answer after so long at the latest, with the turn as it is then"
+    )
+
+
+class UsageFigures(BaseModel):
+    """What model calls took."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost: float = 0.0
+    model_calls: int = 0
+
+
+class PendingRequest(BaseModel):
+    """What the agent waits for."""
+
+    request_id: str
+    kind: Literal["permission", "question", "tool", "form", "plan"]
+    data: dict[str, Any]
+    opened_at: float
+
+
+class TurnView(BaseModel):
+    """A prompt and what came of it."""
+
+    turn_id: str
+    session_id: str
+    status: Literal["queued", "running", "waiting", "completed", "failed", "aborted", "withdrawn"]
+    prompt: str
+    sender: str
+    content: str | None = Field(description="the answer; null while there is none")
+    model: str | None
+    error: dict[str, Any] | None
+    usage: UsageFigures
+    pending: list[PendingRequest] = Field(description="what this turn waits for")
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+class TurnList(BaseModel):
+    """The last turns of a session that this gateway knows of, oldest first."""
+
+    turns: list[TurnView]
+
+
+class PendingList(BaseModel):
+    """What a session's agent waits for, oldest first."""
+
+    requests: list[PendingRequest]
+
+
+class HistoryEvent(BaseModel):
+    """A kept event, as the runtime said it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: str
+    timestamp: str
+    data: dict[str, Any]
+
+
+class History(BaseModel):
+    """The kept events of a session, oldest first. `cursor` is where a stream goes on behind them."""
+
+    events: list[HistoryEvent]
+    cursor: str | None = Field(description="for Last-Event-ID or `after` of the event stream")
+    next: str | None = Field(description="give it as `after` for the next page; null: these were the last")
+
+
+class PermissionAnswer(Body):
+    """A decision on a permission request."""
+
+    kind: Literal["permission"]
+    decision: Literal["approve", "approve_for_session", "reject"]
+    feedback: str | None = Field(default=None, max_length=10_000, description="told to the agent with a rejection")
+
+
+class QuestionAnswer(Body):
+    """An answer to the agent's question."""
+
+    kind: Literal["question"]
+    answer: str = Field(max_length=100_000)
+
+
+class ToolAnswer(Body):
+    """The result of a tool call: one of the two."""
+
+    kind: Literal["tool"]
+    result: JsonValue = None
+    error: str | None = Field(default=None, max_length=100_000)
+
+
+class FormAnswer(Body):
+    """A form, filled in or not."""
+
+    kind: Literal["form"]
+    action: Literal["accept", "decline", "cancel"]
+    content: dict[str, JsonValue] | None = None
+
+
+class PlanAnswer(Body):
+    """A decision on a plan."""
+
+    kind: Literal["plan"]
+    approved: bool
+    feedback: str | None = Field(default=None, max_length=10_000)
+
+
+class Aborted(BaseModel):
+    """Whether there was a turn to abort."""
+
+    aborted: bool
+
+
+def view_pending(one: Pending) -> PendingRequest:
+    """Return a request as callers see it."""
+    return PendingRequest(
+        request_id=one.request_id,
+        kind=one.kind.value,
+        data=pendings.describe(one.kind, one.data),
+        opened_at=one.opened_at,
+    )
+
+
+def view_turn(session_id: str, turn: Turn, open_requests: list[Pending]) -> TurnView:
+    """Return a turn as callers see it; `open_requests` are those of its session."""
+    waits_for = [view_pending(one) for one in open_requests] if turn.started_at and not turn.is_over else []
+    return TurnView(
+        turn_id=turn.turn_id,
+        session_id=session_id,
+        status="waiting" if waits_for else turn.state.value,
+        prompt=turn.prompt,
+        sender=turn.sender,
+        content=turn.content,
+        model=turn.model,
+        error=turn.error,
+        usage=UsageFigures(
+            input_tokens=turn.usage.input_tokens,
+            output_tokens=turn.usage.output_tokens,
+            cache_read_tokens=turn.usage.cache_read_tokens,
+            cache_write_tokens=turn.usage.cache_write_tokens,
+            cost=turn.usage.cost,
+            model_calls=turn.usage.model_calls,
+        ),
+        pending=waits_for,
+        created_at=turn.created_at,
+        started_at=turn.started_at,
+        ended_at=turn.ended_at,
+    )
+
+
+def as_json(value: JsonValue) -> str:
+    """Return a value as compact JSON text."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,113 @@
+"""A server-sent event stream as an ASGI answer: batches of events out, a reader that vanishes or stalls noticed.
+
+A stream never holds more than the batch it is sending: a reader that does not read within the time loses the connection, and
+comes back with Last-Event-ID. Comments keep proxies from closing a silent one. Events: WHATWG HTML, section 9.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+MEDIA_TYPE = "text/event-stream"
+_KEEP_ALIVE = b": keep-alive\n\n"
+#: Told to readers: how long to wait before they come back, in milliseconds.
+_FIRST = b"retry: 1000\n\n"
+#: Parts of a batch: so much is written at once at most, before the reader must have read most of it.
+_PART_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Times in seconds."""
+
+    keep_alive_seconds: float = 15.0
+    stall_seconds: float = 30.0
+
+
+class EventStream(Response):
+    """Streams batches of events; ends early when `over` is done, where it is given."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(
+        self,
+        batches: AsyncGenerator[list[bytes], None],
+        settings: StreamSettings,
+        over: asyncio.Future[None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
+        del self.headers["content-length"]
+        self._batches = batches
+        self._settings = settings
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until there are no more, or nobody reads them."""
+        writing = asyncio.create_task(self._write(send), name="event stream")
+        leaving = asyncio.create_task(_left(receive), name="event stream reader")
+        ends: list[asyncio.Future[Any]] = [writing, leaving, *([self._over] if self._over is not None else [])]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writing, leaving):
+                task.cancel()
+            await asyncio.wait((writing, leaving))
+        if self._over is not None and self._over.done() and writing.cancelled():
+            await send({"type": "http.response.body", "body": b""})
+        failure = None if writing.cancelled() else writing.exception()
+        if failure is not None and not isinstance(failure, TimeoutError):
+            raise failure
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self._send(send, _FIRST)
+        async with aclosing(self._batches) as batches:
+            waiting: asyncio.Future[list[bytes]] = asyncio.ensure_future(anext(batches))
+            try:
+                while True:
+                    await asyncio.wait((waiting,), timeout=self._settings.keep_alive_seconds)
+                    if not waiting.done():
+                        await self._send(send, _KEEP_ALIVE)
+                        continue
+                    for part in _parts(waiting.result()):
+                        await self._send(send, part)
+                    waiting = asyncio.ensure_future(anext(batches))
+            except StopAsyncIteration:
+                pass
+            finally:
+                waiting.cancel()
+                await asyncio.wait((waiting,))
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        """Send a part; a reader that does not take it in time loses the stream."""
+        async with asyncio.timeout(self._settings.stall_seconds):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _parts(batch: list[bytes]) -> list[bytes]:
+    parts: list[bytes] = []
+    open_part: list[bytes] = []
+    size = 0
+    for one in batch:
+        open_part.append(one)
+        size += len(one)
+        if size >= _PART_BYTES:
+            parts.append(b"".join(open_part))
+            open_part, size = [], 0
+    if open_part:
+        parts.append(b"".join(open_part))
+    return parts

@@ -1,0 +1,121 @@
+"""Turns of one HTTP session: what was asked, in order, and what came of it. Pure: events in, states out.
+
+A turn is sent when the one before it is over, so that an answer belongs to one prompt. What another link of the same owner sends
+into the session goes by in the events and is nobody's turn here.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from aerodrome.http.events import Event
+
+
+class TurnState(Enum):
+    """Where a turn is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    WITHDRAWN = "withdrawn"
+
+
+OVER = frozenset({TurnState.COMPLETED, TurnState.FAILED, TurnState.ABORTED, TurnState.WITHDRAWN})
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the model calls of a turn took; tokens, and the cost as the runtime reckons it."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost: float = 0.0
+    model_calls: int = 0
+
+    def add(self, data: dict[str, Any]) -> None:
+        """Add what an `assistant.usage` event says."""
+        self.model_calls += 1
+        self.input_tokens += _count(data.get("inputTokens"))
+        self.output_tokens += _count(data.get("outputTokens"))
+        self.cache_read_tokens += _count(data.get("cacheReadTokens"))
+        self.cache_write_tokens += _count(data.get("cacheWriteTokens"))
+        cost = data.get("cost")
+        self.cost += cost if isinstance(cost, (int, float)) else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One prompt until the session is idle again. Times are seconds since the Unix epoch."""
+
+    prompt: str
+    created_at: float
+    sender: str = ""
+    turn_id: str = field(default_factory=lambda: f"turn_{secrets.token_hex(12)}")
+    state: TurnState = TurnState.QUEUED
+    #: The runtime's name for the prompt, once it has it.
+    message_id: str | None = None
+    model: str | None = None
+    content: str | None = None
+    error: dict[str, Any] | None = None
+    usage: Usage = field(default_factory=Usage)
+    started_at: float | None = None
+    ended_at: float | None = None
+    #: The position in the session's log behind which its events are.
+    position: int = 0
+    #: The position behind its last event, once it is over.
+    end_position: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether nothing more will come of it."""
+        return self.state in OVER
+
+    def hear(self, event: Event) -> None:
+        """Note what an event of its session says of it while it runs."""
+        if event.agent_id is not None:
+            if event.kind == "assistant.usage":
+                self.usage.add(event.data)
+            return
+        match event.kind:
+            case "assistant.message":
+                self._hear_message(event.data)
+            case "assistant.usage":
+                self.model = event.data.get("model") or self.model
+                self.usage.add(event.data)
+            case "abort":
+                self.state = TurnState.ABORTED
+            case "session.error":
+                self._fail(event.data)
+            case _:
+                pass
+
+    def _hear_message(self, data: dict[str, Any]) -> None:
+        origin, content = data.get("originatingMessageId"), data.get("content")
+        if origin is not None and self.message_id is not None and origin != self.message_id:
+            return
+        if isinstance(content, str) and (content or self.content is None):
+            self.content = content
+
+    def _fail(self, data: dict[str, Any]) -> None:
+        self.error = {"code": str(data.get("errorType", "unknown")), "message": str(data.get("message", ""))}
+
+    def end(self, now: float, position: int, is_aborted: bool = False) -> None:
+        """Note that the session is idle again."""
+        if is_aborted or self.state is TurnState.ABORTED:
+            self.state = TurnState.ABORTED
+        elif self.error is not None:
+            self.state = TurnState.FAILED
+        else:
+            self.state = TurnState.COMPLETED
+        self.ended_at, self.end_position = now, position
+
+
+def _count(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0

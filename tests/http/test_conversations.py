@@ -1,0 +1,190 @@
+"""Sessions over HTTP: made, spoken to, watched, answered, deleted; and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
+
+
+async def make(caller, session_id: str = "s1", **options) -> str:
+    made = await caller.post("/v1/sessions", json={"session_id": session_id, **options})
+    assert made.status_code == 201, made.text
+    return f"/v1/sessions/{session_id}"
+
+
+async def say(caller, session: str, prompt: str, **more) -> dict:
+    answer = await caller.post(f"{session}/messages", json={"prompt": prompt, **more})
+    assert answer.status_code in (200, 202), answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("tenant", ["alone", "shared"])
+async def test_a_prompt_is_answered_with_the_turn_that_came_of_it(http, tenant):
+    caller = await http.caller(tenant)
+    session = await make(caller)
+
+    turn = await say(caller, session, "hello")
+
+    assert (turn["status"], turn["content"], turn["sender"]) == ("completed", "hello", "user")
+    assert turn["created_at"] <= turn["started_at"] <= turn["ended_at"]
+
+
+async def test_a_turn_is_streamed_from_its_start_to_its_end(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    request = {"json": {"prompt": "[delta 3]"}, "headers": {"Accept": "text/event-stream"}}
+
+    async with caller.stream("POST", f"{session}/messages", **request) as answer:
+        kinds = [event.kind async for event in read_events(answer)]
+
+    assert kinds[0] == "turn.started"
+    assert kinds[-1] == "turn.ended"
+    assert kinds.count("assistant.message_delta") == 3
+
+
+async def test_a_session_of_another_user_answers_as_a_missing_one_does(http):
+    session = await make(await http.caller("shared"))
+    stranger = await http.caller("shared", "mallory")
+
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("PATCH", ""),
+        ("GET", "/events"),
+        ("GET", "/history"),
+        ("GET", "/turns"),
+        ("GET", "/requests"),
+        ("POST", "/abort"),
+        ("POST", "/messages"),
+    ):
+        body = {"json": {"prompt": "x"}} if path == "/messages" else {"json": {}} if method == "PATCH" else {}
+        theirs = await stranger.request(method, session + path, **body)
+        missing = await stranger.request(method, f"/v1/sessions/none{path}", **body)
+        assert (theirs.status_code, theirs.json()) == (404, missing.json()), path
+        assert theirs.json()["code"] == "session_missing"
+    assert (await stranger.get("/v1/sessions")).json()["sessions"] == []
+
+
+async def test_a_reader_that_comes_back_hears_what_it_missed_once(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    await say(caller, session, "one")
+    heard = []
+    async with caller.stream("GET", f"{session}/events", params={"start": "beginning"}) as answer:
+        async for event in read_events(answer):
+            heard.append(event)
+            if event.kind == "assistant.turn_start":
+                break
+
+    await say(caller, session, "two")
+    async with caller.stream("GET", f"{session}/events", headers={"Last-Event-ID": heard[-1].event_id}) as answer:
+        async for event in read_events(answer):
+            heard.append(event)
+            if event.kind == "turn.ended" and sum(one.kind == "turn.ended" for one in heard) == 2:
+                break
+
+    said = [event.data["data"].get("content") for event in heard if event.kind == "assistant.message"]
+    assert said == ["one", "two"]
+    assert len({event.event_id for event in heard}) == len(heard)
+
+
+async def test_a_cursor_holds_where_nothing_of_the_session_is_in_memory_any_more(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    await say(caller, session, "one")
+    history = (await caller.get(f"{session}/history")).json()
+    first = history["events"][0]["id"]
+    await http.edge.users.close_user(next(user.owner for user in http.edge.users.users))
+
+    heard = []
+    async with caller.stream("GET", f"{session}/events", headers={"Last-Event-ID": first}) as answer:
+        async for event in read_events(answer):
+            heard.append(event)
+            if len(heard) == len(history["events"]) - 1:
+                break
+
+    assert [event.event_id for event in heard] == [event["id"] for event in history["events"][1:]]
+
+
+async def test_a_permission_waits_for_its_answer_and_the_turn_says_so(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+
+    turn = await say(caller, session, "[permit]")
+    assert turn["status"] == "waiting"
+    (asked,) = turn["pending"]
+    assert (asked["kind"], asked["data"]["toolName"]) == ("permission", "lookup")
+    assert (await caller.get(session)).json()["state"] == "waiting"
+
+    answered = await caller.post(
+        f"{session}/requests/{asked['request_id']}", json={"kind": "permission", "decision": "approve"}
+    )
+    assert answered.status_code == 200
+    over = await caller.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": WAIT_SECONDS})
+    assert (over.json()["status"], over.json()["content"]) == ("completed", "approve-once")
+    late = await caller.post(
+        f"{session}/requests/{asked['request_id']}", json={"kind": "permission", "decision": "reject"}
+    )
+    assert late.status_code == 404
+
+
+async def test_turns_of_a_session_run_one_after_the_other_and_a_waiting_one_can_be_withdrawn(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    running = await say(caller, session, "[hold]", wait_seconds=0)
+    second = await say(caller, session, "second", wait_seconds=0)
+    third = await say(caller, session, "third", wait_seconds=0)
+
+    withdrawn = await caller.delete(f"{session}/turns/{second['turn_id']}")
+    assert withdrawn.json()["status"] == "withdrawn"
+    assert (await caller.delete(f"{session}/turns/{running['turn_id']}")).status_code == 409
+    assert (await caller.post(f"{session}/abort")).json() == {"aborted": True}
+
+    over = await caller.get(f"{session}/turns/{third['turn_id']}", params={"wait_seconds": WAIT_SECONDS})
+    assert over.json()["content"] == "third"
+    turns = (await caller.get(f"{session}/turns")).json()["turns"]
+    assert [turn["status"] for turn in turns] == ["aborted", "withdrawn", "completed"]
+
+
+async def test_a_turn_whose_caller_vanished_goes_on_and_is_there_to_be_read(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    asking = asyncio.create_task(say(caller, session, "[permit]"))
+    other = await http.caller("shared")
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (waiting := (await other.get(f"{session}/requests")).json()["requests"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    asking.cancel()
+
+    path = f"{session}/requests/{waiting[0]['request_id']}"
+    assert (await other.post(path, json={"kind": "permission", "decision": "reject"})).status_code == 200
+    (turn,) = (await other.get(f"{session}/turns")).json()["turns"]
+    over = await other.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": WAIT_SECONDS})
+    assert (over.json()["status"], over.json()["content"]) == ("completed", "reject")
+
+
+async def test_a_deleted_session_is_gone_and_its_id_free(http):
+    caller = await http.caller("shared")
+    session = await make(caller, title="first")
+    await say(caller, session, "hello")
+
+    assert (await caller.delete(session)).status_code == 204
+
+    assert (await caller.get(session)).status_code == 404
+    await make(caller)
+    assert (await caller.get(session)).json()["options"]["title"] is None
+
+
+async def test_a_token_that_ends_takes_its_streams_along(open_http):
+    http = await open_http(principals_seconds=0.05)
+    caller = await http.caller("shared")
+    session = await make(caller)
+
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("GET", f"{session}/events") as answer:
+        for key in await http.rig.keys.list_all("shared"):
+            await http.rig.keys.revoke(key.key_id, http.rig.clock.now())
+        assert [event async for event in read_events(answer)] == []
+    assert (await caller.get(session)).status_code == 401
