@@ -29,8 +29,6 @@ from aerodrome.adapters.jwks.keys import JwksKeys
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
-from aerodrome.adapters.sandbox.bubblewrap import Network
-from aerodrome.adapters.sandbox.choice import Wishes
 from aerodrome.adapters.secrets.cached import CachedSecrets
 from aerodrome.adapters.secrets.command import CommandSource
 from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
@@ -51,9 +49,9 @@ from aerodrome.core import connection_token, secret
 from aerodrome.core.audit import Action, Entry
 from aerodrome.core.identity import Tenant
 from aerodrome.core.jwt import Terms
+from aerodrome.core.policy import HostTools
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import OpenRealms
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
@@ -333,7 +331,7 @@ async def _for_tenants(
     configured = settings.configured_tenants()
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
-        fleet.let_reach(supplier.forwarder_url.removeprefix("http://"))
+        fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
     services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
@@ -462,31 +460,19 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
 
 async def _open_pool(settings: Settings, found: release.RuntimeRelease, keeps_warm: bool = True) -> RuntimePool:
     """Begin to keep runtimes, those with host tools sandboxed as the settings have it."""
-    runtimes, open_realms = await _open_host(settings, found)
-    chosen = replace(tailoring.fleet_settings(settings, found), open_realms=open_realms)
+    runtimes, host_tools = await _open_host(settings, found)
+    chosen = replace(tailoring.fleet_settings(settings, found), host_tools=host_tools)
     pool = RuntimePool(runtimes, chosen if keeps_warm else replace(chosen, warm_runtimes=0))
     pool.start()
     return pool
 
 
-async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, OpenRealms]:
+async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, HostTools]:
     """Return where runtimes are started, and what becomes of those with host tools."""
-    section = settings.sandbox
     if settings.policy == "transparent":
-        return ProcessHost(), OpenRealms.UNSANDBOXED  # the operator's own program, which is to notice nothing
-    wishes = Wishes(
-        mode=section.mode,
-        is_waived=bool(section.unsandboxed),
-        program=section.bubblewrap,
-        network=Network(section.network),
-        read_only=(found.package_dir, found.entry, *section.read_only),
-        first_uid=section.first_uid,
-        uids=section.uids,
-    )
-    sandbox = await asyncio.to_thread(choice.choose, wishes)
-    if sandbox is not None:
-        return choice.host_of(ProcessHost(), sandbox, wishes), OpenRealms.SANDBOXED
-    return ProcessHost(), OpenRealms.UNSANDBOXED if wishes.is_waived else OpenRealms.REFUSED
+        return ProcessHost(), HostTools.UNSANDBOXED  # the operator's own program, which is to notice nothing
+    wishes = tailoring.sandbox_wishes(settings, (found.package_dir, found.entry))
+    return choice.open_host(ProcessHost(), await asyncio.to_thread(choice.choose, wishes), wishes)
 
 
 def _open_issuer(

@@ -6,7 +6,7 @@ Pure values and rules. What a method or parameter may do under a policy is decid
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from aerodrome import errors
@@ -59,6 +59,14 @@ class Access(Enum):
     OPEN = "open"
 
 
+class HostTools(Enum):
+    """What holds the runtimes whose tools reach the host: a sandbox; nothing, by the operator's word; or there are none."""
+
+    SANDBOXED = "sandboxed"
+    UNSANDBOXED = "unsandboxed"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a tenant, or one user of it, may do.
@@ -97,9 +105,9 @@ class Policy:
         return Access.OPEN if alone and self.trust is Trust.FULL else Access.GUARDED
 
     @property
-    def needs_sandbox(self) -> bool:
-        """Say whether runtimes under it must be held by a sandbox: their tools reach the host, and the tenant is not trusted."""
-        return self.host_tools and self.access is Access.GUARDED
+    def gives_host_tools(self) -> bool:
+        """Say whether tools of its runtimes may reach the host, so that a sandbox must hold them; never where it is shared."""
+        return self.access is Access.OPEN or (self.host_tools and self.isolation is not Isolation.SHARED)
 
     @property
     def exact_models(self) -> tuple[str, ...]:
@@ -113,10 +121,6 @@ class Policy:
     def judge_tool(self, tool: str) -> Decision:
         """Say whether sessions may have a tool `SOURCE:NAME`, and which pattern decides."""
         return patterns.judge_tool(self.tools, tool)
-
-    def without_host_tools(self) -> Policy:
-        """Return it as it holds where runtimes have no sandbox: without the tools that need one."""
-        return replace(self, host_tools=False) if self.needs_sandbox else self
 
     def allows_provider(self, url: str) -> bool:
         """Say whether sessions may send model calls to `url`."""

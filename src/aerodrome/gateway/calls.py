@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,10 +19,9 @@ from aerodrome.core import quota
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.audit import Action
-from aerodrome.core.identity import Owner
-from aerodrome.core.policy import Access, Policy
+from aerodrome.core.policy import Access
 from aerodrome.core.session import Claim
-from aerodrome.gateway import reattach
+from aerodrome.gateway import reattach, workplaces
 from aerodrome.gateway.client import Attachment, Client, Opening, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, reopening, stored_tokens
@@ -384,19 +382,8 @@ def _forward(
 
 def _work_in_own_directory(params: dict[str, Any], client: Client, upstream: Upstream) -> None:
     """Give a guarded session a working directory of its own, below the realm's or where policy says."""
-    base = work_directory(client.principal.policy, client.owner, upstream.handle.work_directory)
-    if base is None:
-        raise errors.PolicyRejected("guarded sessions need a runtime that this gateway spawned; the upstream was given")
-    directory = base / params["sessionId"]
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    params["workingDirectory"] = str(directory)
-
-
-def work_directory(policy: Policy, owner: Owner, of_realm: Path | None) -> Path | None:
-    """Return the directory below which the sessions of an owner work; None where this gateway did not spawn the runtime."""
-    if policy.work_root is None or of_realm is None:
-        return of_realm
-    return Path(policy.work_root) / owner.tenant / owner.user
+    policy, of_realm = client.principal.policy, upstream.handle.work_directory
+    params["workingDirectory"] = str(workplaces.make(policy, client.owner, of_realm, params["sessionId"]))
 
 
 def _says_failure(answer: Envelope) -> bool:

@@ -106,7 +106,7 @@ class SessionDeletion:
     ) -> Outcome:
         """Delete one session if it is still to be and not at work; see this module's docstring for the order.
 
-        `directory` is where the owner's sessions work, each in one of its own (gateway.calls); None: nobody knows.
+        `directory` is where the owner's sessions work, each in one of its own (gateway.workplaces); None: nobody knows.
 
         Raises:
             errors.RuntimeLost: the runtime did not answer; whether it has deleted the session is not known.

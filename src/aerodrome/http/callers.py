@@ -88,8 +88,7 @@ async def _authenticate(
     except errors.AuthenticationFailed as error:
         audit.not_authenticated(peer, given.credentials, error)
         raise
-    policy = principal.policy if site.services.settings.has_sandbox else principal.policy.without_host_tools()
-    return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
+    return Caller(site, principal, peer)
 
 
 Authenticated = Annotated[Caller, Depends(_authenticate)]

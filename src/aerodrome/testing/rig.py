@@ -24,9 +24,9 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, HostTools, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway import admission, audit
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
@@ -213,7 +213,7 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
         is_native=True,
         version="scripted",
         state_directory=state_directory,
-        open_realms=OpenRealms.UNSANDBOXED,
+        host_tools=HostTools.UNSANDBOXED,
         ready_seconds=5.0,
         stop_grace_seconds=0.2,
         backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),
