@@ -12,9 +12,10 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 
@@ -33,13 +34,7 @@ from aerodrome.adapters.secrets.cached import CachedSecrets
 from aerodrome.adapters.secrets.command import CommandSource
 from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
 from aerodrome.adapters.secrets.vault import VaultSource
-from aerodrome.adapters.sql import engine, migrate
-from aerodrome.adapters.sql.conversations import SqlConversationStore
-from aerodrome.adapters.sql.keys import SqlKeyStore
-from aerodrome.adapters.sql.people import SqlPersonStore
-from aerodrome.adapters.sql.sessions import SqlSessionRegistry
-from aerodrome.adapters.sql.tenants import SqlTenantStore
-from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.adapters.sql import stores as sql_stores
 from aerodrome.admin import erasure
 from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
@@ -83,20 +78,10 @@ from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 _log = structlog.get_logger()
 
+Stores: TypeAlias = sql_stores.Stores
+
 #: Model calls under way; runtimes try a refused one again.
 FORWARDED_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """The registry's stores over one database."""
-
-    sessions: SqlSessionRegistry
-    tenants: SqlTenantStore
-    keys: SqlKeyStore
-    tokens: SqlTokenStore
-    people: SqlPersonStore
-    conversations: SqlConversationStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +101,13 @@ class Application:
     http: tuple[str, int] | None = None
 
 
-@asynccontextmanager
-async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+def open_stores(settings: Settings) -> AbstractAsyncContextManager[Stores]:
     """Open the registry's database, made or brought up to date first.
 
     Raises:
         errors.ConfigError: it is newer than this code. errors.StoreUnavailable: it cannot be opened.
     """
-    database = await engine.open_database(settings.database_url)
-    try:
-        await migrate.migrate(database)
-        yield Stores(
-            SqlSessionRegistry(database),
-            SqlTenantStore(database, SystemClock()),
-            SqlKeyStore(database),
-            SqlTokenStore(database),
-            SqlPersonStore(database),
-            SqlConversationStore(database),
-        )
-    finally:
-        await database.aclose()
+    return sql_stores.open_stores(settings.database_url, SystemClock())
 
 
 @asynccontextmanager
@@ -175,9 +147,12 @@ async def open_application(
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
         http = await _open_http(settings, gateway, stores, certificate, stack)
-        reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
+        reloader: Reloader | None = None
+        if load is not None and policies is not None and gateway is not None:
+            reloader = Reloader(settings, load, policies, gateway.services.audit)
         if isinstance(fleet, RuntimePool):
-            facts, eraser = tailoring.facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            facts = tailoring.facts(settings, f"{host}:{port}")
+            eraser = _eraser(settings, fleet, gateway, stores, policies)
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
             await admin.start(operations)
@@ -209,11 +184,25 @@ async def _open_http(
 
 
 def _eraser(
-    settings: Settings, fleet: RuntimePool, gateway: TenantGateway | None, stores: Stores | None
+    settings: Settings,
+    fleet: RuntimePool,
+    gateway: TenantGateway | None,
+    stores: Stores | None,
+    policies: PolicyWatch | None,
 ) -> Eraser | None:
-    if gateway is None or stores is None:
+    if gateway is None or stores is None or policies is None:
         return None
-    return Eraser(erasure.Site(settings.state_directory.absolute(), fleet, gateway.services, stores.people, gateway))
+    find_tenant = functools.partial(admission_module.find_tenant, policies.configured, stores.tenants)
+    state, outstanding = settings.state_directory.absolute(), _outstanding(settings, stores)
+    return Eraser(erasure.Site(state, fleet, gateway.services, stores.people, outstanding, find_tenant, gateway))
+
+
+def _outstanding(settings: Settings, stores: Stores) -> erasure.Outstanding:
+    tokens = settings.tokens
+    skew_seconds = max((tokens.skew_seconds, *(section.skew_seconds for section in settings.issuers)))
+    # A note must outlast every connection token, whatever is configured for others.
+    keep_seconds = max(tokens.erased_seconds, tokens.max_seconds + 2 * skew_seconds)
+    return erasure.Outstanding(stores.erasures, SystemClock(), skew_seconds, keep_seconds)
 
 
 @asynccontextmanager
@@ -237,7 +226,9 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
         ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
         services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
         stack.push_async_callback(services.aclose)
-        yield Eraser(erasure.Site(settings.state_directory.absolute(), pool, services, stores.people))
+        find_tenant = functools.partial(admission_module.find_tenant, settings.configured_tenants(), stores.tenants)
+        state, outstanding = settings.state_directory.absolute(), _outstanding(settings, stores)
+        yield Eraser(erasure.Site(state, pool, services, stores.people, outstanding, find_tenant))
 
 
 async def run(
@@ -349,7 +340,7 @@ async def _for_tenants(
         stack.push_async_callback(_end_task, reaping)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     verifiers = _verifiers(settings, stores, clock, stack)
-    gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock))
+    gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock, stores.erasures))
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
     watching = asyncio.create_task(watch.run(), name="principal watch")
     stack.push_async_callback(_end_task, watching)

@@ -231,7 +231,7 @@ async def test_a_working_root_of_policy_is_in_the_sandbox_and_belongs_to_its_age
         assert str(work) in await shell(program, session, "pwd; echo here > file")
         assert (work / "file").stat().st_uid == work.stat().st_uid
         (root / "team" / "mia").symlink_to(tmp_path)
-        with pytest.raises(Exception, match="not a link"):
+        with pytest.raises(Exception, match="a link or a file stands in its place"):
             await agent(place, "team", "mia")
     finally:
         await put(place, "team")

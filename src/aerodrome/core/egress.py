@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterable
 
 from aerodrome import errors
+from aerodrome.core import addresses
 from aerodrome.core.policy import Policy
 
 ANYTHING = "*"
+is_public = addresses.is_public
 _TARGET = re.compile(r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\]):(?P<port>[0-9]{1,5})\Z", re.ASCII)
 _PATTERN = re.compile(r"(?P<wild>\*\.)?(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?\Z", re.ASCII)
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>[^/:\[\]]+|\[[^\]]+\])(?::(?P<port>[0-9]+))?", re.ASCII)
@@ -94,21 +96,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_public(address: str) -> bool:
-    """Say whether an address is one of the internet's: not this machine's, nor of a private or link-local network."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    if isinstance(found, ipaddress.IPv6Address) and found in _NAT64:
-        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    return found.is_global and not found.is_multicast and (inner is None or is_public(str(inner)))
-
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def loopback_ports(targets: Iterable[str]) -> list[int]:

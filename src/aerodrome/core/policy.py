@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aerodrome import errors
-from aerodrome.core import patterns
+from aerodrome.core import addresses, patterns
 from aerodrome.core.patterns import Decision
 
 #: The URLs that every parser reads alike: a name, IPv4 or bracketed IPv6 host; no user part, query, fragment, escape or
@@ -71,7 +71,7 @@ class HostTools(Enum):
 class Policy:
     """What a tenant, or one user of it, may do.
 
-    Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix.
+    Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix; `*` is every public one.
     A session is deleted `session_idle_seconds` after its last use or `session_age_seconds` after its creation; None: never.
     `models` and `tools` are patterns (core.patterns); None: whatever the rest allows. A cap of 0 is none. `work_root` is the
     directory below which guarded sessions work; None: their realm's. `egress` and `host_tools` are for sandboxes to hold.
@@ -149,9 +149,10 @@ def check_url(name: str, url: str) -> str:
 
 
 def _covers(allowed: str, url: str) -> bool:
-    if allowed == "*":
-        return True
     want, have = _parts(allowed), _parts(url)
+    if allowed == "*":
+        # Not this machine, nor its network: who means those names them.
+        return have is not None and addresses.is_public_host(have[1])
     if want is None or have is None or want[:3] != have[:3]:
         return False
     return f"{have[3]}/".startswith(f"{want[3]}/")

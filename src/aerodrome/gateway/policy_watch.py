@@ -16,6 +16,7 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.core import placement
+from aerodrome.core.audit import Outcome
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Policy
 from aerodrome.gateway import tightening
@@ -45,6 +46,11 @@ class PolicyWatch:
         self._known: dict[str, Tenant] = dict(configured)
         self._reading = asyncio.Lock()
         self._unreadable: set[str] = set()
+
+    @property
+    def configured(self) -> Mapping[str, Tenant]:
+        """Return the tenants of the configuration as they are in force, now and later."""
+        return self._configured
 
     async def run(self, interval_seconds: float) -> None:
         """Look now and on schedule, until cancelled."""
@@ -76,7 +82,15 @@ class PolicyWatch:
         """
         async with self._reading:
             stored = await self._read()
+            self._note_changes(stored)
             return self._apply({**stored, **self._configured})
+
+    def _note_changes(self, stored: Mapping[str, Tenant]) -> None:
+        """Record which tenants of the database are not what they were."""
+        for name, tenant in self._known.items():
+            if tenant.source == "database" and name not in self._configured and tenant != stored.get(name):
+                reason = "changed in the database" if name in stored else "removed from the database"
+                self._gateway.services.audit.policy_changed(name, reason)
 
     async def _read(self) -> dict[str, Tenant]:
         try:
@@ -98,6 +112,7 @@ class PolicyWatch:
                 if name not in self._unreadable:
                     self._unreadable.add(name)
                     _log.error("policy.refused", tenant=name, reason=error.message)
+                    self._gateway.services.audit.policy_changed(name, error.code, Outcome.FAILED)
             if tenant is not None:
                 found[name] = tenant
         return found
@@ -133,6 +148,7 @@ class PolicyWatch:
     def _close(self, client: Client, policy: Policy, reason: str) -> None:
         """Close a link; a turn of it ends too, whatever client loss says, for it runs where it may not."""
         _log.info("link.closed_by_policy", link=client.number, tenant=client.owner.tenant, reason=reason)
+        self._gateway.services.audit.closed(client, reason)
         client.principal = replace(client.principal, policy=replace(policy, client_loss=ClientLoss.CLOSE))
         self._gateway.services.finishing.cut(client)
         client.link.close()

@@ -123,5 +123,6 @@ def check(method: str, params: Params, policy: Policy) -> None:
 
 def _refusal(what: str) -> errors.PolicyRejected:
     return errors.PolicyRejected(
-        f"{what[:300]} is refused by the tool patterns of this tenant's policy; ask your operator to allow it"
+        f"{what[:300]} is refused by the tool patterns of this tenant's policy; ask your operator to allow it",
+        parameter="tools",
     )

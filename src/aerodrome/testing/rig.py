@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
@@ -113,7 +114,9 @@ class Rig:
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
         services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
-        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
+        self.find_tenant = find_tenant
+        self.erasures = MemoryErasureStore()
+        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock, self.erasures))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
