@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import structlog
@@ -68,7 +68,6 @@ from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
-from aerodrome.http.edge import HttpEdge
 from aerodrome.http.site import Office, SignInDoor
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
@@ -78,6 +77,9 @@ from aerodrome.reloading import Reloader
 from aerodrome.settings import Settings
 from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
+
+if TYPE_CHECKING:
+    from aerodrome.http.edge import HttpEdge
 
 _log = structlog.get_logger()
 
@@ -182,6 +184,9 @@ def _make_edge(
     """Return what serves HTTP, where it is asked for."""
     if settings.http.listen is None:
         return None
+    # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
+    from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+
     context = certificate.context() if certificate is not None else None
     return HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
 
