@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from aerodrome.gateway.settings import GatewaySettings
-from aerodrome.http.site import HttpSettings
+from aerodrome.http.site import HttpSettings, SignInDoor
 from aerodrome.testing import http_rig
 from aerodrome.testing import rig as rigs
 from aerodrome.testing.http_rig import HttpRig
@@ -24,10 +24,12 @@ async def open_http(tmp_path) -> AsyncIterator[OpenHttp]:
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
 
-        async def opened(settings: HttpSettings | None = None, **limits: object) -> HttpRig:
+        async def opened(
+            settings: HttpSettings | None = None, sign_in: SignInDoor | None = None, **limits: object
+        ) -> HttpRig:
             gateway = GatewaySettings(**{"listen_port": 0, "handshake_seconds": 5.0, "stall_seconds": 5.0, **limits})
             rig = await stack.enter_async_context(rigs.open_rig(ScriptedHost(), rigs.fleet_settings(tmp_path), gateway))
-            return await stack.enter_async_context(http_rig.open_http(rig, settings))
+            return await stack.enter_async_context(http_rig.open_http(rig, settings, sign_in))
 
         yield opened
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

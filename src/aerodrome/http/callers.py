@@ -138,9 +138,9 @@ async def _recognize(
         return Caller(site, await recognize(site, given.credentials, peer_of(request)), peer_of(request))
     browser = browser_of(request)
     if browser is None:
-        error = errors.AuthenticationRequired()
-        site.services.audit.not_authenticated(peer_of(request), None, error)
-        raise error
+        missing = errors.AuthenticationRequired()
+        site.services.audit.not_authenticated(peer_of(request), None, missing)
+        raise missing
     origins.check_same_origin(request, site.settings.public_url)
     return await caller_of_browser(request, browser)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -19,7 +19,7 @@ from aerodrome.admin.views import Facts
 from aerodrome.core import identity
 from aerodrome.core.identity import Owner, Scope
 from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import HttpSettings, Office, ReadAudit
+from aerodrome.http.site import HttpSettings, Office, ReadAudit, SignInDoor
 from aerodrome.testing.rig import Rig
 
 WAIT_SECONDS = 10.0
@@ -153,10 +153,12 @@ def _audit_of(rig: Rig) -> ReadAudit:
 
 
 @asynccontextmanager
-async def open_http(rig: Rig, settings: HttpSettings | None = None) -> AsyncIterator[HttpRig]:
+async def open_http(
+    rig: Rig, settings: HttpSettings | None = None, sign_in: SignInDoor | None = None
+) -> AsyncIterator[HttpRig]:
     """Serve HTTP over a rig for the length of a block."""
     store = MemoryConversationStore()
-    edge = HttpEdge(rig.gateway, office(rig), store, rig.clock, settings or HttpSettings())
+    edge = HttpEdge(rig.gateway, replace(office(rig), sign_in=sign_in), store, rig.clock, settings or HttpSettings())
     host, port = await edge.start()
     http = HttpRig(rig, edge, f"http://{host}:{port}", store)
     try:

@@ -113,7 +113,7 @@ def bars(name: str, title: str, rows: Sequence[Row], empty: str) -> Chart:
         top=formats.number(top),
         middle=formats.number(top / 2),
         rows=rows,
-        summary=f"In this hour: {said}." if any(sums) else empty,
+        summary=f"In this hour: {said}; a bar is a minute." if any(sums) else empty,
         is_empty=not any(sums),
     )
 

@@ -82,10 +82,8 @@ def _charts(hour: list[Point]) -> list[Chart]:
     return [
         charts.lines("latency", "Turn latency", latency, "No turn was completed in this hour."),
         charts.area("sessions", "Active sessions", sessions, "sessions"),
-        charts.bars("turns", "Turns a minute", turns, "No turns in this hour."),
-        charts.bars(
-            "errors", "Errors and rejections a minute", failures, "Nothing failed or was rejected in this hour."
-        ),
+        charts.bars("turns", "Turns", turns, "No turns in this hour."),
+        charts.bars("errors", "Errors and rejections", failures, "Nothing failed or was rejected in this hour."),
     ]
 
 
