@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import structlog
@@ -68,7 +68,7 @@ from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
-from aerodrome.http.site import Office, SignInDoor
+from aerodrome.http.site import SignInDoor
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -102,9 +102,13 @@ class Application:
     services: Services | None
     policies: PolicyWatch | None = None
     reloader: Reloader | None = None
-    #: Where the HTTP API is; None where there is none.
-    http: tuple[str, int] | None = None
+    #: What serves HTTP; None where nothing does.
     edge: HttpEdge | None = None
+
+    @property
+    def http(self) -> tuple[str, int] | None:
+        """Return where the HTTP API is; None where there is none."""
+        return self.edge.address if self.edge is not None else None
 
 
 def open_stores(settings: Settings) -> AbstractAsyncContextManager[Stores]:
@@ -163,58 +167,36 @@ async def open_application(
             eraser = _eraser(settings, fleet, gateway, stores, policies)
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
-        http, edge = None, None
+        edge: HttpEdge | None = None
         if gateway is not None and stores is not None and policies is not None:
-            office = replace(_office(settings, stores, policies, operations), sign_in=_open_sign_in(settings, stack))
-            edge = _make_edge(settings, gateway, stores, office, certificate)
-            http = await _open_http(edge, stack)
+            edge = await _open_edge(settings, (gateway, stores, policies), operations, certificate, stack)
         if operations is not None:
             await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
         services = gateway.services if gateway is not None else None
         path = str(found.entry) if found else None
-        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, http, edge)
+        yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, edge)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
 
 
-def _make_edge(
-    settings: Settings, gateway: TenantGateway, stores: Stores, office: Office, certificate: ServerCertificate | None
+async def _open_edge(
+    settings: Settings,
+    inside: tuple[TenantGateway, Stores, PolicyWatch],
+    operations: Operations | None,
+    certificate: ServerCertificate | None,
+    stack: AsyncExitStack,
 ) -> HttpEdge | None:
-    """Return what serves HTTP, where it is asked for."""
+    """Serve HTTP, where it is asked for."""
     if settings.http.listen is None:
         return None
     # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
-    from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+    from aerodrome import http_root  # noqa: PLC0415
 
-    context = certificate.context() if certificate is not None else None
-    return HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
-
-
-async def _open_http(edge: HttpEdge | None, stack: AsyncExitStack) -> tuple[str, int] | None:
-    """Serve HTTP; return its address."""
-    if edge is None:
-        return None
-    stack.push_async_callback(edge.aclose)
-    return await edge.start()
-
-
-def _office(settings: Settings, stores: Stores, policies: PolicyWatch, operations: Operations | None) -> Office:
-    """Return what the roles of HTTP callers are for."""
-    trail = audit_trail(settings)
-
-    async def read_audit(count: int, tenant: str | None) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(trail.tail, count, tenant)
-
-    return Office(
-        keys=stores.keys,
-        people=stores.people,
-        erasures=stores.erasures,
-        find_tenant=policies.find_tenant,
-        list_tenants=policies.list_tenants,
-        operations=operations,
-        read_audit=read_audit if settings.audit.enabled else None,
-    )
+    gateway, stores, policies = inside
+    office = http_root.office(settings, stores, policies, operations, audit_trail(settings))
+    office = replace(office, sign_in=_open_sign_in(settings, stack))
+    return await http_root.open_edge(settings, gateway, stores, office, certificate, stack)
 
 
 def _open_sign_in(settings: Settings, stack: AsyncExitStack) -> SignInDoor | None:

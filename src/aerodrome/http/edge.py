@@ -34,6 +34,8 @@ class HttpEdge:
         self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
         browsers = BrowserSessions(clock, settings.browsers)
         self.site = Site(gateway, self.users, settings, clock, office, browsers, BegunSignIns(clock))
+        #: Where it listens, once it does.
+        self.address: tuple[str, int] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._application = application.build(self.site)
         self._server = AsgiServer(self._application, settings.max_connections, context)
@@ -54,7 +56,8 @@ class HttpEdge:
             ) from None
         self.users.start()
         self._looking = asyncio.create_task(figures.look_on_schedule(self.site.gateway), name="figures")
-        return settings.host, port
+        self.address = settings.host, port
+        return self.address
 
     def open_demo(self, code: str, users: Sequence[DemoUser]) -> None:
         """Let whoever has the code sign in as one of these users: for `aerodrome demo` alone."""
