@@ -151,9 +151,7 @@ async def open_application(
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
-        reloader: Reloader | None = None
-        if load is not None and policies is not None and gateway is not None:
-            reloader = Reloader(settings, load, policies, gateway.services.audit)
+        reloader = _reloader(settings, load, policies, gateway)
         operations: Operations | None = None
         if isinstance(fleet, RuntimePool):
             facts = tailoring.facts(settings, f"{host}:{port}")
@@ -162,7 +160,7 @@ async def open_application(
             operations.reload = reloader.reload if reloader is not None else None
         http = None
         if gateway is not None and stores is not None and policies is not None:
-            office = replace(_office(settings, stores, policies, operations), sign_in=_open_sign_in(settings, stack))
+            office = _office(settings, stores, policies, operations, stack)
             http = await _open_http(_make_edge(settings, gateway, stores, office, certificate), stack)
         if operations is not None:
             await admin.start(operations)
@@ -172,6 +170,17 @@ async def open_application(
         yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, http)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
+
+
+def _reloader(
+    settings: Settings,
+    load: Callable[[], Settings] | None,
+    policies: PolicyWatch | None,
+    gateway: TenantGateway | None,
+) -> Reloader | None:
+    if load is None or policies is None or gateway is None:
+        return None
+    return Reloader(settings, load, policies, gateway.services.audit)
 
 
 def _make_edge(
@@ -192,7 +201,9 @@ async def _open_http(edge: HttpEdge | None, stack: AsyncExitStack) -> tuple[str,
     return await edge.start()
 
 
-def _office(settings: Settings, stores: Stores, policies: PolicyWatch, operations: Operations | None) -> Office:
+def _office(
+    settings: Settings, stores: Stores, policies: PolicyWatch, operations: Operations | None, stack: AsyncExitStack
+) -> Office:
     """Return what the roles of HTTP callers are for."""
     trail = audit_trail(settings)
 
@@ -207,6 +218,7 @@ def _office(settings: Settings, stores: Stores, policies: PolicyWatch, operation
         list_tenants=policies.list_tenants,
         operations=operations,
         read_audit=read_audit if settings.audit.enabled else None,
+        sign_in=_open_sign_in(settings, stack),
     )
 
 
