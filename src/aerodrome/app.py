@@ -158,9 +158,7 @@ async def open_application(
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
-        reloader: Reloader | None = None
-        if load is not None and policies is not None and gateway is not None:
-            reloader = Reloader(settings, load, policies, gateway.services.audit)
+        reloader = _reloader(settings, load, policies, gateway)
         operations: Operations | None = None
         if isinstance(fleet, RuntimePool):
             facts = tailoring.facts(settings, f"{host}:{port}")
@@ -178,6 +176,17 @@ async def open_application(
         yield Application(host, port, listener, fleet, stores, path, services, policies, reloader, edge)
         _log.info("gateway.stopping", links=listener.links)
     _log.info("gateway.stopped")
+
+
+def _reloader(
+    settings: Settings,
+    load: Callable[[], Settings] | None,
+    policies: PolicyWatch | None,
+    gateway: TenantGateway | None,
+) -> Reloader | None:
+    if load is None or policies is None or gateway is None:
+        return None
+    return Reloader(settings, load, policies, gateway.services.audit)
 
 
 async def _open_edge(

@@ -108,6 +108,21 @@ EVENTS: dict[str, str] = {
     "upstream.unavailable": "no upstream could be had for a client link",
 }
 
+#: What each metric means; a test holds the code to this list.
+METRICS: dict[str, str] = {
+    "aerodrome_browsers_signed_in": "browsers that are signed in",
+    "aerodrome_calls_rejected_total": "calls, links and callers that were rejected, by why",
+    "aerodrome_links_open": "client links that are open, of SDK programs and HTTP users",
+    "aerodrome_model_tokens_total": "tokens of model calls in turns that are over, by direction",
+    "aerodrome_runtime_memory_bytes": "memory that all runtimes and what they started use",
+    "aerodrome_runtimes": "runtimes, by state",
+    "aerodrome_sessions_active": "sessions that are in a runtime",
+    "aerodrome_sessions_at_work": "sessions with something under way",
+    "aerodrome_spawns_queued": "spawns for clients that wait for their turn",
+    "aerodrome_turn_duration_seconds": "how long completed turns took, from the sending until the session is idle",
+    "aerodrome_turns_ended_total": "turns that are over, by how they ended",
+}
+
 LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -108,6 +108,7 @@ class HttpSection(_Section):
     public_url: str | None = None
     signed_in_seconds: float = Field(default=12 * 3600.0, gt=0)
     signed_in_idle_seconds: float = Field(default=3600.0, gt=0)
+    metrics: Literal["operator", "open"] = "operator"
 
 
 class SessionsSection(_Section):

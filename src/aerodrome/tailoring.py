@@ -170,5 +170,6 @@ def http_settings(settings: Settings) -> HttpSettings:
         idle_seconds=section.idle_seconds,
         stream=StreamSettings(section.keep_alive_seconds, section.stall_seconds),
         public_url=section.public_url,
+        has_open_metrics=section.metrics == "open",
         browsers=BrowserSettings(section.signed_in_seconds, section.signed_in_idle_seconds),
     )

@@ -13,7 +13,7 @@ from aerodrome import app as application
 from aerodrome import errors, settings
 from aerodrome.cli import main
 from aerodrome.core import connection_token, identity
-from aerodrome.core.identity import Key, Scope
+from aerodrome.core.identity import Key, Owner, Scope
 
 MASTER = "a master key of the commands' own"
 
@@ -67,6 +67,18 @@ def test_a_key_has_the_scopes_it_is_made_with(run):
         run("key", "create", "acme", "alice", "--scope", "mint", "--scope", "fly")
     with pytest.raises(errors.ConfigError, match="found sign"):
         run("key", "create", "acme", "alice", "--scope", "sign")
+
+
+def test_an_operators_key_belongs_to_no_tenant_and_does_nothing_else(run):
+    key_id, _ = of_token(run("key", "create-operator", "ops", "--expires", "90d"))
+    assert (find(key_id).owner, find(key_id).scopes) == (Owner("", "ops"), {Scope.OPERATE})
+    [listed] = [row for row in run("key", "list", "--json") if row["key"] == key_id]
+    assert (listed["tenant"], listed["user"], listed["scopes"]) == ("", "ops", "operate")
+    new, _ = of_token(run("key", "rotate", key_id))
+    assert find(new).scopes == {Scope.OPERATE}
+    for words in (["acme", "alice", "--scope", "operate"], ["", "alice"]):
+        with pytest.raises(errors.ConfigError):
+            run("key", "create", *words)
 
 
 def test_a_rotated_key_has_a_successor_and_expires_after_the_overlap(run):

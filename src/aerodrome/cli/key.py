@@ -1,4 +1,4 @@
-"""`aerodrome key create | mint-key | rotate | list | revoke`: the keys that prove who connects. The stores do the work."""
+"""`aerodrome key create | create-operator | mint-key | rotate | list | revoke`: keys that prove who connects. Stores do the work."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ _CONNECT = ["connect"]
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Argument(help="The tenant; with --operator there is none.")] = "",
-    user: Annotated[str, typer.Argument(help="The user of the tenant.")] = "",
-    operator: Annotated[
-        str | None, typer.Option(help="Name of an operator: the key belongs to no tenant and operates the gateway.")
-    ] = None,
+    tenant: str,
+    user: str,
     expires: Expires = None,
     scope: Annotated[
         list[str], typer.Option(help="What it may do: connect, mint, admin. May be said more than once.")
@@ -36,14 +33,33 @@ def create(
     state_directory: common.StateDirectory = None,
 ) -> None:
     """Create a key and print its connection token; it is shown this once and stored only as a hash."""
-    owner, scopes = _whose(tenant, user, operator, scope)
+    owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
     now = time.time()
-    key, token = identity.create_key(owner, now, _end("--expires", expires, now), scopes)
+    key, token = identity.create_key(owner, now, _end("--expires", expires, now), identity.check_scopes(scope))
 
     async def work(stores: application.Stores, settings: Settings) -> None:
-        if operator is None:
-            await _check_tenant(tenant, stores, settings)
+        await _check_tenant(tenant, stores, settings)
         await registry.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
+        await stores.keys.add(key)
+
+    registry.with_stores(config, state_directory, work)
+    typer.echo(token)
+
+
+@app.command("create-operator")
+def create_operator(
+    name: Annotated[str, typer.Argument(help="Who operates; what the key is called where keys are listed.")],
+    expires: Expires = None,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+) -> None:
+    """Create an operator's key, for the dashboard and /v1/admin: it belongs to no tenant and opens no session."""
+    owner = Owner(identity.NO_TENANT, identity.check_name("operator", name))
+    now = time.time()
+    key, token = identity.create_key(owner, now, _end("--expires", expires, now), identity.OPERATOR_SCOPES)
+
+    async def work(stores: application.Stores, settings: Settings) -> None:
+        await registry.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id, reason="operator's key")
         await stores.keys.add(key)
 
     registry.with_stores(config, state_directory, work)
@@ -139,16 +155,6 @@ def revoke(key_id: str, config: common.Config = None, state_directory: common.St
 
     registry.with_stores(config, state_directory, work)
     typer.echo(f"key {key_id} revoked")
-
-
-def _whose(tenant: str, user: str, operator: str | None, words: list[str]) -> tuple[Owner, frozenset[Scope]]:
-    """Return whose a new key is, and what it is for: a user of a tenant's, or an operator's."""
-    if operator is None:
-        owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
-        return owner, identity.check_scopes(words)
-    if tenant or words != _CONNECT:
-        raise errors.ConfigError("--operator: such a key belongs to no tenant and has no other scope; leave them out")
-    return Owner(identity.NO_TENANT, identity.check_name("operator", operator)), identity.OPERATOR_SCOPES
 
 
 def _end(name: str, lifetime: str | None, now: float) -> float | None:

@@ -54,6 +54,24 @@ def merge(durations: Iterable[Durations]) -> Durations:
     return Durations(together)
 
 
+#: Upper bounds of a tally's classes, in seconds.
+TALLY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, math.inf)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How long things took since the beginning, for what reads histograms: `counts` are those up to each bound."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * len(TALLY_SECONDS))
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.seconds += seconds
+        for at, bound in enumerate(TALLY_SECONDS):
+            self.counts[at] += seconds <= bound
+
+
 @dataclass(slots=True)
 class Bucket:
     """What happened in a few seconds, which began at `begins` (Unix time). `levels` are the highest that were seen."""

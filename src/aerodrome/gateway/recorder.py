@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aerodrome.clock import Clock, SystemClock
-from aerodrome.core.flights import Place, SessionFlight, Totals, TurnEnd, TurnFlight
+from aerodrome.core.flights import Place, SessionFlight, Tokens, Totals, TurnEnd, TurnFlight
 from aerodrome.core.identity import Owner
-from aerodrome.core.series import Series
+from aerodrome.core.series import Series, Tally
 
 if TYPE_CHECKING:
     from aerodrome.gateway.client import Attachment, Client
@@ -59,6 +59,8 @@ class FlightRecorder:
         #: Counted since the beginning, for what reads counters: by how a turn ended, by why a call was rejected.
         self.ended: dict[TurnEnd, int] = dict.fromkeys(TurnEnd, 0)
         self.rejected: dict[str, int] = {}
+        self.took = Tally()
+        self.tokens = Tokens()
 
     def now(self) -> float:
         """Return the time by which it records."""
@@ -123,6 +125,8 @@ class FlightRecorder:
         self.series.count(now, f"{TURNS}.{end.value}")
         if end is TurnEnd.COMPLETED:
             self.series.time(now, TURN_SECONDS, now - turn.began_at)
+            self.took.add(now - turn.began_at)
+        self.tokens.add(turn.tokens)
         totals = self._totals.setdefault(client.owner, Totals())
         totals.add(turn)
         self._totals.move_to_end(client.owner)

@@ -26,7 +26,7 @@ from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
 from aerodrome.http.users import HttpUser
 
-_BEARER = HTTPBearer(auto_error=False, description="a key, a connection token, or a JWT of a trusted issuer")
+BEARER = HTTPBearer(auto_error=False, description="a key, a connection token, or a JWT of a trusted issuer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,10 @@ async def caller_of_browser(request: Request, browser: BrowserSession) -> Caller
     return Caller(site, await renew(site, browser.principal, browser.began_at), peer_of(request))
 
 
-async def _recognize(
-    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+async def recognize_caller(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 ) -> Caller:
+    """Return who calls, by a bearer token or a browser's cookie. Raises errors.AuthenticationRequired and its like."""
     site = site_of(request)
     if given is not None:
         return Caller(site, await recognize(site, given.credentials, peer_of(request)), peer_of(request))
@@ -146,7 +147,7 @@ async def _recognize(
 
 
 #: Anyone who proves who they are, whatever they may do.
-Recognized = Annotated[Caller, Depends(_recognize)]
+Recognized = Annotated[Caller, Depends(recognize_caller)]
 
 
 async def _authenticate(caller: Recognized) -> Caller:
@@ -161,7 +162,8 @@ async def _admit_admin(caller: Recognized) -> Caller:
     return caller
 
 
-async def _admit_operator(caller: Recognized) -> Caller:
+async def admit_operator(caller: Recognized) -> Caller:
+    """Let an operator pass. Raises errors.PolicyRejected."""
     if caller.principal.role is not Role.OPERATOR:
         raise errors.PolicyRejected("expected an operator")
     return caller
@@ -172,4 +174,4 @@ Authenticated = Annotated[Caller, Depends(_authenticate)]
 #: A tenant's admin, for that tenant; or an operator, for all.
 Administrating = Annotated[Caller, Depends(_admit_admin)]
 #: An operator.
-Operating = Annotated[Caller, Depends(_admit_operator)]
+Operating = Annotated[Caller, Depends(admit_operator)]

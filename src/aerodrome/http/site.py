@@ -34,6 +34,8 @@ class HttpSettings:
     stream: StreamSettings = field(default_factory=StreamSettings)
     #: Where browsers reach us, where that is not where we listen (a proxy before us).
     public_url: str | None = None
+    #: Whether /metrics is for anyone, and not for operators alone.
+    has_open_metrics: bool = False
     browsers: BrowserSettings = field(default_factory=BrowserSettings)
 
 
