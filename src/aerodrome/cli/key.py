@@ -1,4 +1,4 @@
-"""`aerodrome key create | create-operator | mint-key | rotate | list | revoke`: keys that prove who connects. Stores do the work."""
+"""`aerodrome key create | create-operator | mint-key | rotate | list | revoke`: the keys that prove who connects."""
 
 from __future__ import annotations
 
