@@ -34,7 +34,10 @@ SignIn = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for all tests of the module."""
-    with browsing.open_browser(CHROMIUM or "") as opened:
+    chromium = browsing.find_chromium()
+    if chromium is None:
+        pytest.skip("there is no Chromium: apt install chromium (make setup does, as root)")
+    with browsing.open_browser(chromium) as opened:
         yield opened
 
 
@@ -112,6 +115,21 @@ def test_an_answer_is_read_while_it_streams_and_stopped_when_that_is_enough(sign
     expect(last(page).locator("strong")).to_have_text("you")
     expect(last(page, "turn-foot")).to_contain_text(" in · ")
     expect(page.get_by_test_id("sessions").locator("[aria-current]")).to_contain_text("[delay 0.7] [stream 60 6]")
+
+
+def test_who_reads_further_up_is_left_there(sign_in):
+    page = sign_in("heidi")
+    thread = page.locator("#thread")
+    say(page, "[size 9000] [stream 30 1.5]")
+    expect(last(page)).to_contain_text("quick brown fox")
+    expect(page.get_by_role("button", name="Newest")).to_be_hidden()
+    page.wait_for_function("document.querySelector('#thread').scrollTop > 400")
+    thread.evaluate("(part) => { part.scrollTop = 50; }")
+    expect(last(page, "turn-foot")).to_contain_text(" in · ")
+
+    assert thread.evaluate("(part) => part.scrollTop") < 100
+    page.get_by_role("button", name="Newest").click()
+    expect(last(page, "turn-foot")).to_be_in_viewport()
 
 
 def test_a_command_runs_when_it_is_approved_and_not_when_it_is_rejected(sign_in):

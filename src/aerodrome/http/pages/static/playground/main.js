@@ -6,6 +6,8 @@ import { SessionList } from "./sessions.js";
 import { Transcript } from "./transcript.js";
 
 const NARROW = window.matchMedia("(max-width: 56rem)");
+/** Where a focus would bring up a keyboard that covers half of the page, the reader asks for it. */
+const COARSE = window.matchMedia("(pointer: coarse)");
 const NEAR_END_PX = 90;
 const TITLE_CHARS = 60;
 /** The gateway lists what waits once the stream has come to rest: so long after it opened. */
@@ -49,7 +51,7 @@ class Playground {
     if (!id) {
       this.setTitle("New chat");
       this.draw();
-      page.prompt.focus();
+      focusPrompt();
       return;
     }
     this.setTitle("…");
@@ -79,7 +81,7 @@ class Playground {
       for (const turn of known.turns) if (turn.ended_at) transcript.known.set(turn.turn_id, turn);
       this.setTitle(session.options.title || "Untitled");
       this.follow(id);
-      page.prompt.focus({ preventScroll: true });
+      focusPrompt();
     } catch (problem) {
       if (this.transcript === transcript) this.refuse(problem);
     }
@@ -290,7 +292,7 @@ class Playground {
       example.addEventListener("click", () => {
         if (example.dataset.tool !== undefined) page.tool.checked = true;
         this.send(example.dataset.prompt, example.querySelector(".example-title").textContent);
-        page.prompt.focus();
+        focusPrompt();
       });
     }
     page.drawerOpen.addEventListener("click", () => {
@@ -360,6 +362,10 @@ const LOOKUP = {
 function titleOf(prompt) {
   const line = prompt.split("\n")[0].trim();
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
+}
+
+function focusPrompt() {
+  if (!COARSE.matches) page.prompt.focus({ preventScroll: true });
 }
 
 /** Tell who hears the page instead of seeing it; `isShown` has everyone see it too. */
