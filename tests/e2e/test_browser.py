@@ -6,6 +6,7 @@ One demo and one browser for all; each test has browser contexts of its own. Scr
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -120,10 +121,11 @@ def test_an_answer_is_read_while_it_streams_and_stopped_when_that_is_enough(sign
 def test_who_reads_further_up_is_left_there(sign_in):
     page = sign_in("heidi")
     thread = page.locator("#thread")
-    say(page, "[size 9000] [stream 30 1.5]")
+    say(page, "[size 9000] [stream 30 2]")
     expect(last(page)).to_contain_text("quick brown fox")
     expect(page.get_by_role("button", name="Newest")).to_be_hidden()
-    page.wait_for_function("document.querySelector('#thread').scrollTop > 400")
+    expect(last(page)).to_have_text(re.compile(r"[\s\S]{4000}"))  # more than the window holds
+    assert thread.evaluate("(part) => part.scrollTop") > 100
     thread.evaluate("(part) => { part.scrollTop = 50; }")
     expect(last(page, "turn-foot")).to_contain_text(" in · ")
 
@@ -389,6 +391,57 @@ def test_the_quickstart_for_a_page_runs_as_it_stands(sign_in):
     with page.expect_console_message(lambda said: said.text.startswith("You said")) as said:
         page.evaluate(f"async () => {{ {program} }}")
     assert said.value.text == "You said: Hello from a page!"
+
+
+SHOW_CARD = """async (request) => {
+  const address = document.querySelector('script[src*="playground"]').src.replace("main.js", "requests.js");
+  const { Card } = await import(address);
+  window.answers = [];
+  window.card = new Card(request, async (answer) => { window.answers.push(answer); });
+  document.querySelector("#turns").replaceChildren(window.card.element);
+}"""
+FIELDS = {
+    "where": {"type": "string", "title": "Where to"},
+    "count": {"type": "integer", "minimum": 1},
+    "seat": {"type": "string", "enum": ["aisle", "window"]},
+    "bags": {"type": "boolean", "description": "Are there any?"},
+    "note": {"type": "string"},
+}
+
+
+def test_forms_plans_and_approvals_for_a_session_are_answered_in_the_form_that_is_asked_for(sign_in):
+    page = sign_in("grace")
+    card = page.get_by_test_id("request")
+    schema = {"type": "object", "properties": FIELDS, "required": ["where", "count"]}
+    data = {"message": "Book a flight", "requestedSchema": schema}
+    page.evaluate(SHOW_CARD, {"request_id": "1", "kind": "form", "data": data})
+    card.get_by_role("button", name="Send").click()
+    assert page.evaluate("answers") == []  # what is required is asked for
+    card.get_by_label("Where to").fill("Oslo")
+    card.get_by_label("count").fill("2")
+    card.get_by_label("seat").select_option("window")
+    card.get_by_label("bags").check()
+    card.get_by_role("button", name="Send").click()
+    content = {"where": "Oslo", "count": 2, "seat": "window", "bags": True}
+    expect(card).to_contain_text("Sent")
+    assert page.evaluate("answers") == [{"kind": "form", "action": "accept", "content": content}]
+
+    page.evaluate(SHOW_CARD, {"request_id": "2", "kind": "form", "data": data})
+    card.get_by_role("button", name="Decline").click()
+    expect(card).to_contain_text("Declined")
+    assert page.evaluate("answers") == [{"kind": "form", "action": "decline"}]
+
+    page.evaluate(SHOW_CARD, {"request_id": "3", "kind": "plan", "data": {"summary": "1. Land"}})
+    expect(card).to_contain_text("1. Land")
+    card.get_by_label("What to change").fill("go around first")
+    card.get_by_role("button", name="Reject").click()
+    expect(card).to_have_class(re.compile("over"))
+    assert page.evaluate("answers") == [{"kind": "plan", "approved": False, "feedback": "go around first"}]
+
+    page.evaluate(SHOW_CARD, {"request_id": "4", "kind": "permission", "data": {"kind": "read", "path": "/work/a"}})
+    card.get_by_role("button", name="Approve for this session").click()
+    expect(card).to_contain_text("Approve for this session")
+    assert page.evaluate("answers") == [{"kind": "permission", "decision": "approve_for_session"}]
 
 
 HOSTILE = """
