@@ -33,6 +33,7 @@ class Action(Enum):
     SESSION_RESUME = "session.resume"
     SESSION_CLAIM = "session.claim"
     SESSION_DELETE = "session.delete"
+    SESSION_SHARE = "session.share"
     CALL = "call"
     OPERATE = "operate"
     KEY_CREATE = "key.create"

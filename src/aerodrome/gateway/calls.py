@@ -23,7 +23,7 @@ from aerodrome.core.audit import Action
 from aerodrome.core.identity import Owner
 from aerodrome.core.policy import Access, Policy
 from aerodrome.core.session import Claim
-from aerodrome.gateway import reattach
+from aerodrome.gateway import reattach, seats
 from aerodrome.gateway.client import Attachment, Client, Opening, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, reopening, stored_tokens
@@ -142,6 +142,11 @@ async def resume(client: Client, request: Request) -> None:
         raise errors.InvalidParams("expected sessionId to be a string; name the session to resume")
     owner = await client.services.ownership.find_owner(session_id)
     if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
+        seat = await seats.find_seat(client, session_id, owner)
+        if seat is not None:
+            request.session_ids = [session_id]
+            seat.take(request)
+            return
         client.services.audit.foreign(client, request.method, session_id, owner)
         await _resume_missing(client, request, session_id)
         return

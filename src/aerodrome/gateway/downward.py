@@ -191,6 +191,8 @@ class Downward:
             held.is_mid_turn = False
             held.upstream.touch()
             self._client.turn_ended.set()
+            if self._client.services.turns is not None:
+                self._client.services.turns.idle(self._client, session_id)
             runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key
             self._client.services.evictor.note_idle(runtime_id, realm, session_id)
         elif event.type.startswith(reopening.TURN_EVENTS):

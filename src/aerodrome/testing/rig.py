@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
+from aerodrome.adapters.memory.members import MemoryMemberStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
@@ -42,7 +44,9 @@ from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.issuers import IssuerKeys
@@ -91,6 +95,7 @@ class Rig:
         fleet_settings: FleetSettings,
         settings: GatewaySettings,
         supplier: Supplier | None = None,
+        turn_settings: TurnSettings | None = None,
     ) -> None:
         self.clock = SystemClock()
         self.host = host
@@ -112,7 +117,21 @@ class Rig:
         )
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
-        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
+        members, coordinator = MemoryMemberStore(), MemoryTurnCoordinator(self.clock)
+        self.sharing = SharedSessions(
+            SharingStores(members, members, coordinator, coordinator), find_tenant, self.clock, cache_seconds=0.2
+        )
+        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
+        services = Services(
+            self.pool,
+            self.ownership,
+            self.router,
+            settings,
+            supplier or Supplier(),
+            sharing=self.sharing,
+            turns=self.turns,
+            audit=auditor,
+        )
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
@@ -202,6 +221,8 @@ class Rig:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
         await self.caretaker.aclose()
+        await self.turns.aclose()
+        await self.sharing.aclose()
         self.services.audit.close()
         await self.pool.aclose()
 
