@@ -26,6 +26,7 @@ from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
@@ -38,6 +39,7 @@ from aerodrome.adapters.secrets.vault import VaultSource
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.members import SqlMemberStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
@@ -55,7 +57,7 @@ from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import OpenRealms
 from aerodrome.gateway import admission as admission_module
-from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway.admission import FindTenant, FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
@@ -71,8 +73,10 @@ from aerodrome.gateway.reaper import SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.http.edge import HttpEdge
 from aerodrome.ports.fleet import Fleet
@@ -100,6 +104,7 @@ class Stores:
     tokens: SqlTokenStore
     people: SqlPersonStore
     conversations: SqlConversationStore
+    members: SqlMemberStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             SqlTokenStore(database),
             SqlPersonStore(database),
             SqlConversationStore(database),
+            SqlMemberStore(database),
         )
     finally:
         await database.aclose()
@@ -332,7 +338,10 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_reach(supplier.forwarder_url.removeprefix("http://"))
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
+    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
+    sharing = _open_sharing(stores, find_tenant, clock)
+    turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -347,7 +356,6 @@ async def _for_tenants(
         )
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
-    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     verifiers = _verifiers(settings, stores, clock, stack)
     gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock))
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
@@ -355,6 +363,12 @@ async def _for_tenants(
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
     return gateway, _watch_policies(gateway, configured, stores, stack), minter
+
+
+def _open_sharing(stores: Stores, find_tenant: FindTenant, clock: Clock) -> SharedSessions:
+    """Return what makes sessions shared; turns are agreed within this process."""
+    coordinator = MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(stores.members, stores.members, coordinator, coordinator), find_tenant, clock)
 
 
 def _watch_policies(

@@ -359,3 +359,18 @@ async def test_a_link_that_ends_leaves_nothing_behind(rig):
     await rig.settled(lambda: rig.baseline().tasks <= before.tasks and rig.links() <= before.links)
     look = await owner.call("aerodrome.turns.look", {"sessionId": "s1"})
     assert (look["queue"], look["running"]) == ([], None)
+
+
+async def test_a_deleted_session_takes_its_members_and_links_along(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    made = await owner.call("aerodrome.links.create", {"sessionId": "s1", "roles": ["driver"]})
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "x"})
+    await owner.wait_for_event("s1", "session.idle")
+
+    await owner.call("session.delete", {"sessionId": "s1"})
+    await owner.call("session.create", {"sessionId": "s1"})
+
+    with pytest.raises(RpcError):
+        await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "x"})
+    with pytest.raises(RpcError, match="does not open"):
+        await members["ben"].call("aerodrome.links.use", {"token": made["token"]})

@@ -79,6 +79,8 @@ class Services:
         finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
         object.__setattr__(self, "finishing", finishing)
         object.__setattr__(self, "drainer", Drainer(self.residents))
+        if self.sharing is not None:
+            self.ownership.keepers.append(self.sharing.end)
 
     def _note_holders(self, realm: str, session_id: str) -> None:
         if self.sharing is not None:

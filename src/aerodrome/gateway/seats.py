@@ -134,7 +134,9 @@ class Seat:
             return params
         if request.method == "session.tools.handlePendingToolCall":
             self._check_tool(session_id, str(params.get("requestId")))
-        extras: dict[str, Any] = {name: params.pop(name) for name in ("aerodromeTurn", "aerodromeLease") if name in params}
+        extras: dict[str, Any] = {
+            name: params.pop(name) for name in ("aerodromeTurn", "aerodromeLease") if name in params
+        }
         # A member gets the safe form of a call even where its owner, alone with a runtime, may have any.
         return {**hardening.harden_call(request.method, params, self._policy), **extras}
 

@@ -106,6 +106,21 @@ class SharedSessions:
         for watcher in list(self._watchers):
             watcher(session_id, person)
 
+    async def end(self, session_id: str) -> None:
+        """Keep nothing of a session that is gone."""
+        await self.stores.members.remove(session_id)
+        await self.stores.coordinator.forget(session_id)
+        self.forget(session_id)
+
+    async def leave_everything(self, person: Owner) -> int:
+        """Take somebody out of every session of others (an erasure); return out of how many."""
+        members = await self.stores.members.list_for(person)
+        for member in members:
+            await self.stores.members.remove(member.session_id, person)
+            await self.stores.coordinator.withdraw(member.session_id, None, person.user)
+            self.forget(member.session_id, person)
+        return len(members)
+
     def watch(self, watcher: Callable[[str, Owner | None], None]) -> Callable[[], None]:
         """Call back when members of a session change (None: any of them); return what ends that."""
         self._watchers.add(watcher)

@@ -49,6 +49,10 @@ class TurnCoordinator(Protocol):
         """Return what waits and runs."""
         ...
 
+    async def forget(self, session_id: str) -> None:
+        """Keep nothing of a session that is gone; whoever waits in it is withdrawn. Idempotent."""
+        ...
+
     async def wait_changed(self, session_id: str, seconds: float) -> None:
         """Return when something may have changed, or so many seconds have passed: a hint, never the truth."""
         ...

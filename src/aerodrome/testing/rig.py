@@ -10,7 +10,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,21 +117,10 @@ class Rig:
         )
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
-        members, coordinator = MemoryMemberStore(), MemoryTurnCoordinator(self.clock)
-        self.sharing = SharedSessions(
-            SharingStores(members, members, coordinator, coordinator), find_tenant, self.clock, cache_seconds=0.2
-        )
+        self.sharing = _open_sharing(find_tenant, self.clock)
         self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
-        services = Services(
-            self.pool,
-            self.ownership,
-            self.router,
-            settings,
-            supplier or Supplier(),
-            sharing=self.sharing,
-            turns=self.turns,
-            audit=auditor,
-        )
+        parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
+        services = Services(*parts, audit=auditor)
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
@@ -225,6 +214,11 @@ class Rig:
         await self.sharing.aclose()
         self.services.audit.close()
         await self.pool.aclose()
+
+
+def _open_sharing(find_tenant: Callable[[str], Awaitable[Tenant | None]], clock: SystemClock) -> SharedSessions:
+    members, coordinator = MemoryMemberStore(), MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(members, members, coordinator, coordinator), find_tenant, clock, 0.2)
 
 
 def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:

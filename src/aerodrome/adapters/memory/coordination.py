@@ -59,6 +59,11 @@ class MemoryTurnCoordinator:
         order, now = self._order(session_id), self._now()
         return Order(tuple(order.queue(now)), order.lease, now)
 
+    async def forget(self, session_id: str) -> None:
+        """Keep nothing of a session that is gone."""
+        self._orders.pop(session_id, None)
+        self._tell(session_id)
+
     async def wait_changed(self, session_id: str, seconds: float) -> None:
         """Return when something may have changed, or so many seconds have passed."""
         changed = self._changed.setdefault(session_id, asyncio.Event())
@@ -73,7 +78,7 @@ class MemoryTurnCoordinator:
         return self._order(session_id).check(token, self._now())
 
     def _order(self, session_id: str) -> TurnOrder:
-        # Never forgotten: its token must not begin anew. It is a few hundred bytes.
+        # Forgotten with its session only: its token must not begin anew.
         return self._orders.setdefault(session_id, TurnOrder())
 
     def _now(self) -> float:
