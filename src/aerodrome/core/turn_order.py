@@ -70,13 +70,12 @@ class TurnOrder:
         return sorted(self.tickets, key=lambda ticket: ticket.place)
 
     def enqueue(self, turn_id: str, member: str, now: float, ttl: float, is_urgent: bool = False) -> int:
-        """Have a turn wait for so long unless it is touched; return its place, 1 is the next. Idempotent by turn.
+        """Have a turn wait for so long unless it is touched; return its place, 1 is the next. One that waits is touched.
 
         Raises:
             errors.OverCapacity: too many wait.
         """
-        self._reap(now)
-        if self._find(turn_id) is None:
+        if not self.touch(turn_id, now, ttl):
             self._check_room(member)
             own = [ticket.tag for ticket in self.tickets if ticket.member == member]
             tag = max(self._virtual, self._granted.get(member, 0), max(own, default=0)) + 1

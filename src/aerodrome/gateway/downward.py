@@ -69,6 +69,8 @@ class Downward:
                 # It could not read a request (nested deeper than it goes, a number too large), nor say which one.
                 self._client.link.send(messages.raw_error(None, envelope.error))
             return  # else late, after its caller gave up
+        if pending.heard is not None:
+            pending.heard(envelope)
         if pending.waiter is not None:
             if not pending.waiter.done():
                 pending.waiter.set_result(envelope)

@@ -38,6 +38,7 @@ Step = Callable[[], Awaitable[None]]
 _DETACHES = ("session.detach", "session.destroy")
 #: Makes a session under the id it is given, where others only look for one.
 _OPENS_BY_ID = "sessions.open"
+_NOT_HANDLED = "session.sendAndWait"
 _DELETIONS = ("session.delete", "sessions.delete", "sessions.bulkDelete")
 
 
@@ -268,6 +269,9 @@ class Relay:
             return False
         if request.is_steering or await shared.sharing(session_id) is None:
             return False
+        if request.method == _NOT_HANDLED:
+            # SDKs try it first and fall back: it must not wait for a turn only to be refused then (protocol facts 1.2).
+            raise errors.MethodUnknown(f"Unhandled method {request.method}")
         self._client.spawn(self._run_turn(request, session_id), f"turn of link {self._client.number}")
         return True
 
@@ -384,7 +388,9 @@ class Relay:
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)
-        upstream.forward(Pending(request.method, request.id, first, finish), params if sent is None else sent)
+        heard = functools.partial(self._note_turn, run) if run is not None else None
+        pending = Pending(request.method, request.id, first, finish, heard=heard)
+        upstream.forward(pending, params if sent is None else sent)
         held = self._client.attachments.get(first) if first is not None else None
         if first is not None:
             self._client.services.router.use(self._client.realm.key, first)
@@ -398,8 +404,6 @@ class Relay:
     def _finish_of(self, upstream: Upstream, request: Request, params: Params) -> Finish | None:
         """Return what must happen when the answer comes, None for nearly every call."""
         client, row = self._client, request.row
-        if request.run is not None:
-            return self._turn_finish(request, request.run)
         if request.method in _DETACHES:
             return calls.detach_finish(client, request)
         if request.method in _DELETIONS:
@@ -416,17 +420,15 @@ class Relay:
             return calls.filter_finish(client, request, row)
         return None
 
-    def _turn_finish(self, request: Request, run: Run) -> Finish:
-        """Finish a message whose turn runs under a lease: what the runtime answered says whether it does."""
-
-        async def finish(answer: Envelope) -> bytes:
-            turns = self._client.services.turns
-            assert turns is not None
+    def _note_turn(self, run: Run, answer: Envelope) -> None:
+        """Note the answer to a message whose turn runs under a lease: it says whether there is one."""
+        turns = self._client.services.turns
+        assert turns is not None
+        try:
             said = messages.params_object(answer.result) if answer.error is UNSET else None
-            turns.answered(run, str(said.get("messageId", "")) if said is not None else None)
-            return messages.response(request.id, answer)
-
-        return finish
+        except errors.InvalidParams:
+            said = {}
+        turns.answered(run, str(said.get("messageId", "")) if said is not None else None)
 
     def _replay_finish(self, held: Attachment, request: Request, params: Params) -> Finish:
         async def finish(answer: Envelope) -> bytes:

@@ -31,6 +31,7 @@ _log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
 #: The first turn of a session that is at work already waits for that.
 _SETTLE_SECONDS = 0.05
+_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class TurnQueue:
         self._settings = settings
         self._note = note
         self._runs: dict[tuple[str, str], Run] = {}
+        #: Sessions in which a turn has run under a lease.
+        self._ordered: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- for the relay ------------------------------------------------------------------------------------------------------
@@ -194,8 +197,12 @@ class TurnQueue:
     def _is_busy_otherwise(self, place: _Place) -> bool:
         """Say whether a turn runs that began before the session was shared: its end is waited for."""
         key = (place.realm, place.session_id)
+        if key in self._ordered:
+            return (
+                False  # since then every turn has come through here; other links may only not have heard of its end yet
+            )
         resident = place.services.residents.find(*key)
-        return key not in self._runs and resident is not None and any(one.held.has_turn for one in resident.live)
+        return resident is not None and any(one.held.has_turn for one in resident.live)
 
     async def _interrupt(self, place: _Place) -> None:
         """Abort the turn that runs; the message that does it is the next."""
@@ -216,6 +223,9 @@ class TurnQueue:
     def _start(self, client: Client, session_id: str, turn_id: str, lease: Lease, is_explicit: bool = False) -> Run:
         run = Run(session_id, client.realm.key, client, turn_id, lease, is_explicit)
         self._runs[run.realm, session_id] = run
+        if len(self._ordered) >= _REMEMBERED:
+            self._ordered.clear()
+        self._ordered.add((run.realm, session_id))
         if not is_explicit:
             task = asyncio.get_running_loop().create_task(self._keep(run), name=f"turn of session {session_id}")
             self._tasks.add(task)

@@ -22,8 +22,11 @@ class MemoryTurnCoordinator:
 
     async def enqueue(self, session_id: str, turn_id: str, member: str, ttl: float, is_urgent: bool = False) -> int:
         """Have a turn wait; return its place."""
-        place = self._order(session_id).enqueue(turn_id, member, self._now(), ttl, is_urgent)
-        self._tell(session_id)
+        order = self._order(session_id)
+        waiting = len(order.tickets)
+        place = order.enqueue(turn_id, member, self._now(), ttl, is_urgent)
+        if len(order.tickets) != waiting:
+            self._tell(session_id)
         return place
 
     async def acquire(self, session_id: str, turn_id: str, ttl: float) -> Lease | None:
