@@ -250,6 +250,8 @@ class TokensSection(_Section):
 
     max_seconds: float = Field(default=3600.0, ge=1)
     skew_seconds: float = Field(default=30.0, ge=0, le=600)
+    #: So long tokens made before their user's erasure are known to be; never less than connection tokens live.
+    erased_seconds: float = Field(default=7 * 86400.0, ge=0)
 
 
 class IssuerSection(_Section):

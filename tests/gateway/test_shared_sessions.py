@@ -374,3 +374,47 @@ async def test_a_deleted_session_takes_its_members_and_links_along(rig):
         await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "x"})
     with pytest.raises(RpcError, match="does not open"):
         await members["ben"].call("aerodrome.links.use", {"token": made["token"]})
+
+
+async def test_a_member_that_joins_takes_nothing_that_was_kept_for_the_owner(rig):
+    owner = await rig.client("patient-shared", "ann")
+    await owner.call("session.create", {"sessionId": "s1"})
+    await share(owner, "s1", ben=["driver"])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[permit]"})
+    await owner.wait_for_event("s1", "permission.requested")
+    await owner.aclose()
+    await rig.settled(lambda: rig.services.finishing.clients)
+    ben = await join(rig, "patient-shared", "ben")
+    [request] = [
+        event
+        for event in (await ben.call("session.getMessages", {"sessionId": "s1"}))["events"]
+        if event["type"] == "permission.requested"
+    ]
+
+    back = await rig.client("patient-shared", "ann")
+    await back.call("session.resume", {"sessionId": "s1"})
+    decision = {"sessionId": "s1", "requestId": request["data"]["requestId"], "result": {"kind": "approve-once"}}
+    await back.call("session.permissions.handlePendingPermissionRequest", decision)
+
+    await back.wait_for_event("s1", "session.idle")
+    await ben.wait_for_event("s1", "session.idle")
+    assert [data["content"] for data in said(back)] == ["approve-once"]
+
+
+@pytest.mark.parametrize("user", ["ann", "ben"])
+async def test_a_turn_whose_sender_vanished_goes_on_where_policy_says_so_and_the_next_waits_for_it(rig, user):
+    owner, members = await shared_session(rig, "patient-shared", ben=["driver"], cat=["driver", "approver"])
+    everyone = {"ann": owner, **members}
+    await everyone[user].call("session.send", {"sessionId": "s1", "prompt": "[permit]"})
+    waiting = members["cat"].ask("session.send", {"sessionId": "s1", "prompt": "after"})
+    await members["cat"].wait_for_event("s1", "permission.requested")
+
+    await everyone[user].aclose()
+    assert not waiting.done()
+    [asked] = said(members["cat"], "permission.requested")
+    decision = {"sessionId": "s1", "requestId": asked["requestId"], "result": {"kind": "reject"}}
+    await members["cat"].call("session.permissions.handlePendingPermissionRequest", decision)
+
+    await asyncio.wait_for(waiting, 5)
+    await members["cat"].wait_for_event("s1", "session.idle", 2)
+    assert [data["content"] for data in said(members["cat"])] == ["reject", "after"]

@@ -13,6 +13,7 @@ import typer
 
 from aerodrome import app as application
 from aerodrome import errors, tailoring
+from aerodrome.adapters.sandbox import choice
 from aerodrome.cli import common
 from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
@@ -62,7 +63,10 @@ def explain(
     state_directory: common.StateDirectory = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Say whether something is allowed, by which rule, and where that is written; exit code 1 if it is refused."""
+    """Say whether something is allowed, by which rule, and where that is written; exit code 1 if it is refused.
+
+    For a policy with host tools one sandbox is made, as by a gateway that you start here now.
+    """
     found = _explainer(whose, config, state_directory).explain(subject)
     if as_json:
         typer.echo(msgspec.json.encode({"allowed": found.is_allowed, "reasons": found.reasons}).decode())
@@ -77,15 +81,15 @@ def _explainer(whose: str, config: Any, state_directory: Any) -> Explainer:
     if slash:
         identity.check_name("user", user)
 
-    async def work(stores: application.Stores, settings: Settings) -> Tenant:
+    async def work(stores: application.Stores, settings: Settings) -> tuple[Tenant, Settings]:
         tenants = await admission.list_tenants(settings.configured_tenants(), stores.tenants)
         for tenant in tenants:
             if tenant.name == name:
-                return tenant
+                return tenant, settings
         raise errors.TenantMissing(f"no tenant {name}; aerodrome tenant list shows which there are")
 
-    tenant = common.with_stores(config, state_directory, work)
-    return Explainer(tenant, user or None, has_sandbox=tailoring.HAS_SANDBOX)
+    tenant, settings = common.with_stores(config, state_directory, work)
+    return Explainer(tenant, user or None, lambda: choice.foresee(tailoring.sandbox_wishes(settings)))
 
 
 def _words(field: str, value: Any) -> str:

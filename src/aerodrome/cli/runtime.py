@@ -80,9 +80,7 @@ def _sandbox() -> check.Check:
     try:
         found = probe.find(defaults.bubblewrap, Network(defaults.network), (), defaults.first_uid)
     except errors.ConfigError as error:
-        return check.warn(
-            "sandbox", error.message, 'without one, tenants with trust = "full" are refused: docs/sandbox.md'
-        )
+        return check.warn("sandbox", error.message, "without one, tenants with host tools are refused: docs/sandbox.md")
     users = "a user id for each realm" if found.setpriv else "all as this user"
     return check.ok("sandbox", f"{found.program} made one; {users}")
 

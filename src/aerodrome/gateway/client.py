@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -218,8 +218,6 @@ class Client:
     ) -> None:
         self.link = link
         principal = greeting.principal
-        if not services.settings.has_sandbox:
-            principal = replace(principal, policy=principal.policy.without_host_tools())
         #: Its policy is the current one: gateway.policy_watch puts another in its place when it changes.
         self.principal = principal
         self.proof = greeting.proof

@@ -90,6 +90,7 @@ class Relay:
         try:
             envelope = messages.decode(body)
         except errors.InvalidRequest as error:
+            self._client.services.audit.broke_off(self._client.link.peer, self._client, error)
             self._client.refuse(None, error)
             return
         method, request_id = envelope.method, envelope.id
@@ -98,6 +99,8 @@ class Relay:
         elif request_id is UNSET or request_id is None:
             if method == _CANCEL:
                 self._cancel(envelope)
+            else:
+                self._client.services.audit.unheard(self._client, method)
         else:
             self._take_request(Request(request_id, method, envelope.params, methods.lookup(method)))
 
@@ -207,7 +210,7 @@ class Relay:
             return None
         verdict = methods.judge(request.method, client.access, session_id is not None)
         if verdict is Verdict.DENY:
-            request.session_ids = [session_id] if session_id is not None else []
+            request.session_ids = [session_id] if session_id is not None else _all_named(request)
             raise _denied(request)
         client.services.drainer.check(request.method)
         if request.method == "session.create":
@@ -407,7 +410,7 @@ class Relay:
         if request.method in _DETACHES:
             return calls.detach_finish(client, request)
         if request.method in _DELETIONS:
-            return calls.delete_finish(client, request)
+            return calls.delete_finish(client, upstream, request)
         if request.method == "sessions.close":
             return calls.close_finish(client, request)
         if request.method in replays.METHODS and request.session_id in client.attachments:
@@ -488,6 +491,14 @@ def _optional(value: object, kind: type[_Kind], name: str) -> _Kind | None:
     if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
     raise errors.InvalidParams(f"expected {name} to be of type {kind.__name__}, found {type(value).__name__}")
+
+
+def _all_named(request: Request) -> list[str]:
+    """Return the sessions that a refused call names, wherever it does; of one that cannot be read, none."""
+    try:
+        return id_paths.find_ids(request.object(), request.row.session_ids) if request.row is not None else []
+    except errors.InvalidParams:
+        return []
 
 
 def _denied(request: Request) -> errors.AerodromeError:

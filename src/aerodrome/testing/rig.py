@@ -18,6 +18,7 @@ from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
 from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.members import MemoryMemberStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
@@ -26,9 +27,9 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, HostTools, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway import admission, audit
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
@@ -121,7 +122,9 @@ class Rig:
         self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
         parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
         services = Services(*parts, audit=auditor)
-        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
+        self.find_tenant = find_tenant
+        self.erasures = MemoryErasureStore()
+        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock, self.erasures))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
@@ -228,7 +231,7 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
         is_native=True,
         version="scripted",
         state_directory=state_directory,
-        open_realms=OpenRealms.UNSANDBOXED,
+        host_tools=HostTools.UNSANDBOXED,
         ready_seconds=5.0,
         stop_grace_seconds=0.2,
         backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),
