@@ -70,7 +70,6 @@ from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
-from aerodrome.http.edge import HttpEdge
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -178,6 +177,9 @@ async def _open_http(
     """Serve HTTP, where it is asked for; return its address."""
     if settings.http.listen is None or gateway is None or stores is None:
         return None
+    # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
+    from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+
     context = certificate.context() if certificate is not None else None
     edge = HttpEdge(gateway, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
     stack.push_async_callback(edge.aclose)
