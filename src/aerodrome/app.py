@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import structlog
@@ -28,6 +28,7 @@ from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
@@ -49,7 +50,7 @@ from aerodrome.core.policy import HostTools
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import admission as admission_module
-from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway.admission import FindTenant, FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
@@ -65,11 +66,11 @@ from aerodrome.gateway.reaper import SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
-from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import Office, SignInDoor
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -78,6 +79,10 @@ from aerodrome.reloading import Reloader
 from aerodrome.settings import Settings
 from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
+
+if TYPE_CHECKING:
+    from aerodrome.http.edge import HttpEdge
+    from aerodrome.http.site import Office, SignInDoor
 
 _log = structlog.get_logger()
 
@@ -159,7 +164,7 @@ async def open_application(
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
         http = None
-        if gateway is not None and stores is not None and policies is not None:
+        if settings.http.listen is not None and gateway is not None and stores is not None and policies is not None:
             office = _office(settings, stores, policies, operations, stack)
             http = await _open_http(_make_edge(settings, gateway, stores, office, certificate), stack)
         if operations is not None:
@@ -185,18 +190,17 @@ def _reloader(
 
 def _make_edge(
     settings: Settings, gateway: TenantGateway, stores: Stores, office: Office, certificate: ServerCertificate | None
-) -> HttpEdge | None:
-    """Return what serves HTTP, where it is asked for."""
-    if settings.http.listen is None:
-        return None
+) -> HttpEdge:
+    """Return what serves HTTP."""
+    # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
+    from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+
     context = certificate.context() if certificate is not None else None
     return HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
 
 
-async def _open_http(edge: HttpEdge | None, stack: AsyncExitStack) -> tuple[str, int] | None:
+async def _open_http(edge: HttpEdge, stack: AsyncExitStack) -> tuple[str, int]:
     """Serve HTTP; return its address."""
-    if edge is None:
-        return None
     stack.push_async_callback(edge.aclose)
     return await edge.start()
 
@@ -205,6 +209,8 @@ def _office(
     settings: Settings, stores: Stores, policies: PolicyWatch, operations: Operations | None, stack: AsyncExitStack
 ) -> Office:
     """Return what the roles of HTTP callers are for."""
+    from aerodrome.http.site import Office  # noqa: PLC0415  as for the edge
+
     trail = audit_trail(settings)
 
     async def read_audit(count: int, tenant: str | None) -> list[dict[str, Any]]:
@@ -224,9 +230,10 @@ def _office(
 
 def _open_sign_in(settings: Settings, stack: AsyncExitStack) -> SignInDoor | None:
     """Return how browsers sign in at an identity provider, where that is configured."""
-    if settings.sign_in is None or settings.http.listen is None:
+    if settings.sign_in is None:
         return None
     from aerodrome import signing_in  # noqa: PLC0415  its libraries are slow to import
+    from aerodrome.http.site import SignInDoor  # noqa: PLC0415
 
     clock = SystemClock()
     secrets = open_secrets(settings, clock)
@@ -378,7 +385,10 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
+    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
+    sharing = _open_sharing(stores, find_tenant, clock)
+    turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -393,7 +403,6 @@ async def _for_tenants(
         )
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
-    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     verifiers = _verifiers(settings, stores, clock, stack)
     gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock, stores.erasures))
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
@@ -401,6 +410,12 @@ async def _for_tenants(
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
     return gateway, _watch_policies(gateway, configured, stores, stack), minter
+
+
+def _open_sharing(stores: Stores, find_tenant: FindTenant, clock: Clock) -> SharedSessions:
+    """Return what makes sessions shared; turns are agreed within this process."""
+    coordinator = MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(stores.members, stores.members, coordinator, coordinator), find_tenant, clock)
 
 
 def _watch_policies(
