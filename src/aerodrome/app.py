@@ -28,6 +28,7 @@ from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
@@ -49,7 +50,7 @@ from aerodrome.core.policy import HostTools
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import admission as admission_module
-from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway.admission import FindTenant, FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
@@ -65,10 +66,11 @@ from aerodrome.gateway.reaper import SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
-from aerodrome.http.site import SignInDoor
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -80,6 +82,7 @@ from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 if TYPE_CHECKING:
     from aerodrome.http.edge import HttpEdge
+    from aerodrome.http.site import SignInDoor
 
 _log = structlog.get_logger()
 
@@ -210,9 +213,10 @@ async def _open_edge(
 
 def _open_sign_in(settings: Settings, stack: AsyncExitStack) -> SignInDoor | None:
     """Return how browsers sign in at an identity provider, where that is configured."""
-    if settings.sign_in is None or settings.http.listen is None:
+    if settings.sign_in is None:
         return None
     from aerodrome import signing_in  # noqa: PLC0415  its libraries are slow to import
+    from aerodrome.http.site import SignInDoor  # noqa: PLC0415
 
     clock = SystemClock()
     secrets = open_secrets(settings, clock)
@@ -364,7 +368,10 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
+    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
+    sharing = _open_sharing(stores, find_tenant, clock)
+    turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -379,7 +386,6 @@ async def _for_tenants(
         )
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
-    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     verifiers = _verifiers(settings, stores, clock, stack)
     gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock, stores.erasures))
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
@@ -387,6 +393,12 @@ async def _for_tenants(
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
     return gateway, _watch_policies(gateway, configured, stores, stack), minter
+
+
+def _open_sharing(stores: Stores, find_tenant: FindTenant, clock: Clock) -> SharedSessions:
+    """Return what makes sessions shared; turns are agreed within this process."""
+    coordinator = MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(stores.members, stores.members, coordinator, coordinator), find_tenant, clock)
 
 
 def _watch_policies(

@@ -231,6 +231,17 @@ async def test_an_evicted_session_comes_back_at_its_next_call(site):
     assert "session.resume" not in client.events("a")
 
 
+async def test_a_session_is_migrated_and_goes_on_where_it_is_said_to_be(site):
+    client = await opened_sessions(site, "alone", "a", "b")
+    moved = await site.call("migrate", session_id="a")
+    assert (moved["outcome"], set(site.rig.scripted.runtimes[1].sessions)) == ("migrated", {"a"})
+    views = {view["session_id"]: view["runtime_id"] for view in (await site.call("show.sessions"))["sessions"]}
+    assert views["a"] == moved["runtime_id"] != views["b"]
+    await turn(client, "a", "on")
+    with pytest.raises(errors.ConfigError, match="expected another runtime that takes sessions"):
+        await site.call("migrate", session_id="a", to_runtime_id=moved["runtime_id"])
+
+
 async def test_a_session_at_work_is_not_evicted(site):
     client = await opened_sessions(site, "alone", "a")
     await begin_turn(client, "a")

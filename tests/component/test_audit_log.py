@@ -43,6 +43,24 @@ async def write(directory: Path, count: int = 3, **changes) -> None:
     await log.aclose()
 
 
+async def test_the_last_records_are_read_from_the_end_over_several_segments(tmp_path):
+    for _ in range(3):
+        await write(tmp_path, 3, segment_bytes=100)
+    log = FileAuditLog(settings(tmp_path, segment_bytes=100))
+    log.record(Entry(Action.SESSION_CREATE, owner=Owner("other", "eve"), session_id="s"))
+    await log.aclose()
+    assert len(segments.list_segments(tmp_path)) > 2
+
+    assert [record["number"] for record in trail(tmp_path).tail(4)] == [10, 9, 8, 7]
+    assert [record["number"] for record in trail(tmp_path).tail(100)] == list(range(10, 0, -1))
+    assert [(record["number"], record["user"]) for record in trail(tmp_path).tail(2, "acme")] == [
+        (9, "ann"),
+        (8, "ann"),
+    ]
+    assert [record["user"] for record in trail(tmp_path).tail(100, "other")] == ["eve"]
+    assert trail(tmp_path / "none").tail(3) == []
+
+
 async def test_what_is_recorded_is_on_disk_within_the_stated_time(tmp_path):
     log = FileAuditLog(settings(tmp_path, sync_seconds=0.05))
     log.record(Entry(Action.SESSION_CREATE, owner=ANN, session_id="s", peer="127.0.0.1:5", key_id="k1"))

@@ -47,6 +47,23 @@ async def test_a_turn_is_counted_once_though_several_links_hear_it(rig, tenant):
     assert bucket.durations[recorder.TURN_SECONDS].count == 2
 
 
+async def test_in_a_shared_session_a_turn_counts_once_for_the_sessions_owner(rig):
+    owner, member = await rig.client("shared", "ann"), await rig.client("shared", "ben")
+    await open_session(owner)
+    await owner.call("aerodrome.members.invite", {"sessionId": "a", "user": "ben", "roles": ["driver"]})
+    await member.call("aerodrome.members.accept", {"sessionId": "a"})
+    await member.call("session.resume", {"sessionId": "a"})
+
+    await turn(member, "from ben")
+    await turn(owner, "from ann")
+    await turn(owner, "from ann again")
+    await member.wait_for_event("a", "session.idle", 3)
+
+    assert ended(rig) == {"completed": 3}
+    totals = rig.services.recorder.totals("shared")
+    assert {who.user: of.turns for who, of in totals.items()} == {"ann": 3}
+
+
 async def test_a_turn_says_how_it_ended(rig):
     client = await rig.client("alone")
     await open_session(client)

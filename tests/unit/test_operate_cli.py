@@ -193,6 +193,22 @@ def test_an_eviction_says_what_became_of_the_session(gateway, outcome, words):
     assert gateway.asked == [("evict", {"session_id": "s", "tenant": "acme"})]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "runtime_id", "words"),
+    [("migrated", "rt-2", "session s is in runtime rt-2 now"), ("absent", None, "session s is in no runtime already")],
+)
+def test_a_migration_says_where_the_session_is(gateway, outcome, runtime_id, words):
+    gateway.answers["migrate"] = {"session_id": "s", "outcome": outcome, "runtime_id": runtime_id}
+    assert words in run("migrate", "s", "--to", "rt-2", "--tenant", "acme")
+    assert gateway.asked == [("migrate", {"session_id": "s", "tenant": "acme", "to_runtime_id": "rt-2"})]
+
+
+def test_a_migration_of_a_session_at_work_is_an_error(gateway):
+    gateway.answers["migrate"] = {"session_id": "s", "outcome": "at_work", "runtime_id": "rt-1"}
+    with pytest.raises(errors.OverCapacity, match="session s is at work and stays"):
+        run("migrate", "s")
+
+
 def test_an_eviction_of_a_session_at_work_is_an_error(gateway):
     gateway.answers["evict"] = {"session_id": "s", "outcome": "at_work"}
     with pytest.raises(errors.AerodromeError, match="session s is at work and stays"):

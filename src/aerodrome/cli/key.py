@@ -1,4 +1,4 @@
-"""`aerodrome key create | create-operator | mint-key | rotate | list | revoke`: the keys that prove who connects."""
+"""`aerodrome key ...`: the keys that prove who connects: created, rotated, listed, revoked. The stores do the work."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "drain": ("operate:drain", "End the gateway as SIGTERM does: it takes no new work, lets turns finish, then stops."),
     "cordon": ("operate:cordon", "Place nothing new on a runtime; it stops when its sessions are idle."),
     "evict": ("operate:evict", "Unload an idle session from its runtime."),
-    "migrate": ("operate:migrate", "Move an idle session to another runtime of its realm."),
+    "migrate": ("operate:migrate", "Move an idle session to another runtime."),
     "recycle": ("operate:recycle", "Replace runtimes by fresh ones as their sessions fall idle; no request is lost."),
     "reload": ("operate:reload", "Have the gateway read its configuration file again, as SIGHUP does."),
     "tenant": ("tenant:app", "Tenants and their policies."),

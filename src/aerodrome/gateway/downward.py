@@ -70,6 +70,8 @@ class Downward:
                 # It could not read a request (nested deeper than it goes, a number too large), nor say which one.
                 self._client.link.send(messages.raw_error(None, envelope.error))
             return  # else late, after its caller gave up
+        if pending.heard is not None:
+            pending.heard(envelope)
         if pending.waiter is not None:
             if not pending.waiter.done():
                 pending.waiter.set_result(envelope)
@@ -95,6 +97,8 @@ class Downward:
             if self._is_heard_here(upstream, session_id) and not self._is_hushed(session_id, peek):
                 self._record(session_id, peek, body)
                 self._note_turn(session_id, peek)
+                if self._client.services.turns is not None:
+                    self._client.services.turns.hear(self._client, session_id, _kind_of(peek), body)
                 refusal = tightening.refuse_tool(self._client, peek, body)
                 if refusal is not None:
                     tightening.answer_tool(self._client, session_id, refusal)

@@ -10,7 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aerodrome import errors
-from aerodrome.http import admin_routes, event_routes, metrics, problems, request_routes, session_routes, turn_routes
+from aerodrome.http import (
+    admin_routes,
+    event_routes,
+    metrics,
+    problems,
+    request_routes,
+    session_routes,
+    sharing_routes,
+    turn_routes,
+)
 from aerodrome.http.pages import (
     fleet_pages,
     overview_routes,
@@ -40,7 +49,7 @@ def build(site: Site) -> FastAPI:
     )
     application.state.site = site
     problems.install(application)
-    for routes in (session_routes, turn_routes, event_routes, request_routes, admin_routes, metrics):
+    for routes in (session_routes, turn_routes, event_routes, request_routes, sharing_routes, admin_routes, metrics):
         application.include_router(routes.router)
     pages = (static_files, sign_in_routes, overview_routes, fleet_pages, session_pages, people_pages, playground_routes)
     for routes in pages:

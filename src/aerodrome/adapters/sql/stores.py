@@ -10,6 +10,7 @@ from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.members import SqlMemberStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
@@ -28,6 +29,7 @@ class Stores:
     people: SqlPersonStore
     erasures: SqlErasureStore
     conversations: SqlConversationStore
+    members: SqlMemberStore
 
 
 @asynccontextmanager
@@ -48,6 +50,7 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlPersonStore(database),
             SqlErasureStore(database),
             SqlConversationStore(database),
+            SqlMemberStore(database),
         )
     finally:
         await database.aclose()

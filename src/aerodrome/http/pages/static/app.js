@@ -46,3 +46,19 @@ document.addEventListener("htmx:afterRequest", (event) => {
   const stale = document.getElementById("stale");
   if (stale && event.target.matches("[data-live]")) stale.hidden = event.detail.successful;
 });
+
+// A table that is drawn anew stays where it was scrolled to, and keeps the focus.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  event.target.kept = [...event.target.querySelectorAll(".table-wrap")].map((table) => ({
+    label: table.getAttribute("aria-label"), left: table.scrollLeft, hadFocus: table === document.activeElement,
+  }));
+});
+
+document.addEventListener("htmx:afterSwap", (event) => {
+  for (const { label, left, hadFocus } of event.target.kept ?? []) {
+    const table = event.target.querySelector(`.table-wrap[aria-label="${label}"]`);
+    if (!table) continue;
+    table.scrollLeft = left;
+    if (hadFocus) table.focus({ preventScroll: true });
+  }
+});
