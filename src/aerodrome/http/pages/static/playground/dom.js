@@ -65,6 +65,14 @@ export function copyButton(text, label = "Copy") {
   return button;
 }
 
+/** Where a focus would bring up a keyboard that covers half of the page, the reader asks for it. */
+const COARSE = window.matchMedia("(pointer: coarse)");
+
+/** Put the focus where one writes. */
+export function focusPrompt() {
+  if (!COARSE.matches) document.getElementById("prompt")?.focus({ preventScroll: true });
+}
+
 export function seconds(value) {
   if (value < 1) return `${Math.max(1, Math.round(value * 1000))} ms`;
   return value < 100 ? `${value.toFixed(1)} s` : `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;

@@ -1,13 +1,11 @@
 // The playground: the signed-in user's sessions, and one of them to talk in.
 
 import { call, Follower, sessionPath } from "./api.js";
-import { el, icon } from "./dom.js";
+import { el, focusPrompt, icon } from "./dom.js";
 import { SessionList } from "./sessions.js";
 import { Transcript } from "./transcript.js";
 
 const NARROW = window.matchMedia("(max-width: 56rem)");
-/** Where a focus would bring up a keyboard that covers half of the page, the reader asks for it. */
-const COARSE = window.matchMedia("(pointer: coarse)");
 const NEAR_END_PX = 90;
 const TITLE_CHARS = 60;
 /** The gateway lists what waits once the stream has come to rest: so long after it opened. */
@@ -362,10 +360,6 @@ const LOOKUP = {
 function titleOf(prompt) {
   const line = prompt.split("\n")[0].trim();
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
-}
-
-function focusPrompt() {
-  if (!COARSE.matches) page.prompt.focus({ preventScroll: true });
 }
 
 /** Tell who hears the page instead of seeing it; `isShown` has everyone see it too. */

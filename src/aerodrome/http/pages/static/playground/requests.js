@@ -2,7 +2,7 @@
 // whoever gives it: in another tab, or a program.
 
 import { codeBlock } from "./markdown.js";
-import { el, icon } from "./dom.js";
+import { el, focusPrompt, icon } from "./dom.js";
 
 const DECIDED = {
   approved: "Approved", "approved-for-session": "Approved for this session", "approved-for-location": "Approved",
@@ -76,11 +76,13 @@ export class Card {
   close(words) {
     if (words && (this.isOpen || !this.verdict.textContent)) this.verdict.textContent = words;
     if (!this.isOpen) return;
-    const hadFocus = this.hadFocus || this.element.contains(document.activeElement);
+    const isInside = this.element.contains(document.activeElement);
+    // Who has gone on to something else meanwhile stays there.
+    const hadFocus = isInside || (this.hadFocus && document.activeElement === document.body);
     this.isOpen = false;
     this.element.classList.add("over");
     for (const part of this.element.querySelectorAll(".actions, .choices, .answering")) part.remove();
-    if (hadFocus) document.getElementById("prompt")?.focus({ preventScroll: true });
+    if (hadFocus) focusPrompt();
   }
 
   decided(kind) {
