@@ -211,6 +211,41 @@ def test_two_tabs_on_one_session_see_the_same_and_either_may_answer(sign_in):
     expect(second.locator('.turn[data-status="aborted"]')).to_have_count(1)
 
 
+def test_two_people_in_one_session_see_each_other_and_who_said_what(sign_in, visits):
+    visits.expected.append("404")  # whose session it is the page finds out by asking
+    owner, guest = sign_in("alice"), sign_in("bob")
+    say(owner, "hello")
+    expect(last(owner)).to_have_text("You said: hello")
+    owner.get_by_role("button", name="Options").click()
+    owner.get_by_role("button", name="Make a link to share it").click()
+    expect(owner.get_by_test_id("share-link")).to_contain_text("#join=")
+    guest.goto(owner.get_by_test_id("share-link").inner_text())
+    guest.wait_for_url("**/playground#s=*")
+
+    expect(guest.get_by_test_id("title")).to_have_text("Shared by alice")
+    expect(last(guest)).to_have_text("You said: hello")
+    owner.get_by_role("button", name="Cancel").click()
+    expect(owner.get_by_test_id("company")).to_contain_text("Here: you, bob")
+    expect(guest.get_by_test_id("company")).to_contain_text("Here: alice, you")
+
+    say(guest, "good evening")
+    expect(last(owner)).to_have_text("You said: good evening")
+    expect(last(owner, "sender")).to_have_text("bob")
+    expect(last(guest)).to_have_text("You said: good evening")
+    # Each waits for the other's turn, and both see the same order.
+    say(owner, "[stream 20 2]")
+    expect(last(guest)).to_contain_text("1 2 3")
+    say(guest, "after you")
+    expect(owner.get_by_test_id("company")).to_contain_text("next: bob")
+    picture(owner, "playground-shared-light")
+    for page in (owner, guest):
+        expect(page.get_by_test_id("prompt")).to_have_text(["hello", "good evening", "[stream 20 2]", "after you"])
+        expect(last(page)).to_have_text("You said: after you")
+        expect(page.get_by_test_id("answer")).to_have_count(4)
+    guest.close()
+    expect(owner.get_by_test_id("company")).to_be_hidden()
+
+
 def test_what_was_said_while_the_network_was_away_is_there_when_it_is_back(sign_in, visits):
     visits.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"]
     page = sign_in("dave")

@@ -1,6 +1,7 @@
 // The playground: the signed-in user's sessions, and one of them to talk in.
 
 import { call, Follower, sessionPath } from "./api.js";
+import { Company } from "./company.js";
 import { el, focusPrompt, icon } from "./dom.js";
 import { SessionList } from "./sessions.js";
 import { Transcript } from "./transcript.js";
@@ -27,6 +28,7 @@ class Playground {
     this.follower = null;
     this.prompts = [];
     this.list = new SessionList(find("sessions"), find("more"), find("list-problem"), () => this.sessionId);
+    this.company = new Company(find("company"), page.root.dataset.user);
     this.listen();
     this.list.refresh();
     this.go();
@@ -39,9 +41,15 @@ class Playground {
   // -- which session --------------------------------------------------------------------------------------------------------
 
   go() {
+    const token = new URLSearchParams(location.hash.slice(1)).get("join");
+    if (token) {
+      this.join(token);
+      return;
+    }
     this.follower?.close();
     this.follower = null;
     this.session = null;
+    this.company.clear();
     this.showLink(null);
     this.closeDrawer();
     const id = this.sessionId;
@@ -58,9 +66,36 @@ class Playground {
     this.load(id);
   }
 
+  /** Become a member of a session that somebody shares; the token leaves the address at once. */
+  async join(token) {
+    history.replaceState(null, "", "#");
+    this.transcript = this.makeTranscript(null);
+    try {
+      const member = await call("POST", "/v1/share", { token });
+      history.replaceState(null, "", `#s=${member.session_id}`);
+      this.go();
+    } catch (problem) {
+      this.refuse(problem);
+    }
+  }
+
+  /** Return a session: one's own, or one that somebody shares. */
+  async find(id) {
+    const sharing = call("GET", `${sessionPath(id)}/sharing`).catch(() => null);
+    try {
+      return [await call("GET", sessionPath(id)), await sharing];
+    } catch (problem) {
+      const shared = await sharing;
+      if (!shared) throw problem;
+      return [{ session_id: id, options: { title: `Shared by ${shared.owner}` }, isShared: true }, shared];
+    }
+  }
+
   makeTranscript(id) {
     return new Transcript(page.turns, page.thread, {
       path: id ? sessionPath(id) : "",
+      user: page.root.dataset.user,
+      company: (said) => this.company.hear(said),
       again: (prompt) => this.send(prompt),
       changed: () => this.draw(),
       caught: () => this.caught(),
@@ -73,9 +108,10 @@ class Playground {
   async load(id) {
     const transcript = this.transcript;
     try {
-      const [session, known] = await Promise.all([call("GET", sessionPath(id)), call("GET", `${sessionPath(id)}/turns`)]);
+      const [[session, sharing], known] = await Promise.all([this.find(id), call("GET", `${sessionPath(id)}/turns`)]);
       if (this.transcript !== transcript) return;
       this.session = session;
+      if (sharing) this.company.load(sharing);
       for (const turn of known.turns) if (turn.ended_at) transcript.known.set(turn.turn_id, turn);
       this.setTitle(session.options.title || "Untitled");
       this.follow(id);
@@ -211,7 +247,7 @@ class Playground {
     page.composer.hidden = false;
     page.stop.hidden = !isRunning;
     page.root.dataset.running = String(isRunning);
-    page.settingsOpen.hidden = !this.session;
+    page.settingsOpen.hidden = !this.session || Boolean(this.session.isShared);
     this.list.mark();
     page.hint.textContent = isRunning ? "Enter queues another message, Esc stops" : "Enter sends, Shift+Enter makes a new line";
   }
@@ -323,6 +359,8 @@ class Playground {
       find("session-id").textContent = this.session.session_id;
       find("delete").hidden = false;
       find("delete-sure").hidden = true;
+      find("share-made").hidden = true;
+      find("share").hidden = false;
       problem.hidden = true;
       page.settings.showModal();
     });
@@ -334,6 +372,20 @@ class Playground {
         this.setTitle(this.session.options.title || "Untitled");
         this.list.refresh();
       });
+    });
+    find("share").addEventListener("click", async () => {
+      problem.hidden = true;
+      try {
+        const wanted = { roles: ["driver", "approver"], uses: 10, seconds: 86400 };
+        const { token } = await call("POST", `${this.transcript.host.path}/links`, wanted);
+        // Behind the #, which browsers send to nobody.
+        find("share-link").textContent = `${location.origin}/playground#join=${encodeURIComponent(token)}`;
+        find("share-made").hidden = false;
+        find("share").hidden = true;
+      } catch (error) {
+        problem.textContent = error.message;
+        problem.hidden = false;
+      }
     });
     find("settings-close").addEventListener("click", () => page.settings.close());
     find("delete").addEventListener("click", () => {

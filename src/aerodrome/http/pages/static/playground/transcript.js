@@ -36,7 +36,8 @@ class TurnView {
     this.activity = el("span", { class: "activity" });
     this.typing = el("div", { class: "typing", hidden: true, "data-testid": "typing" }, el("span", { class: "dots" }, el("i"), el("i"), el("i")), this.activity);
     this.foot = el("footer", { class: "turn-foot", hidden: true, "data-testid": "turn-foot" });
-    this.element = el("article", { class: "turn" }, el("div", { class: "said-row" }, this.said), this.state, this.reply, this.typing, this.foot);
+    this.sender = el("span", { class: "sender", hidden: true, "data-testid": "sender" });
+    this.element = el("article", { class: "turn" }, el("div", { class: "said-row" }, this.sender, this.said), this.state, this.reply, this.typing, this.foot);
     if (prompt) this.ask(prompt);
   }
 
@@ -44,6 +45,13 @@ class TurnView {
     this.hasPrompt = true;
     this.prompt = prompt;
     this.said.textContent = prompt;
+  }
+
+  /** Say whose it is, where it is not the reader's own. */
+  from(sender) {
+    this.sender.textContent = sender;
+    this.sender.hidden = false;
+    this.element.classList.add("other");
   }
 
   show(status, words, ...actions) {
@@ -185,6 +193,10 @@ export class Transcript {
     this.tools = new Map();
     this.cards = new Map();
     this.current = null;
+    /** The turn of ours that the gateway has begun: in a shared session, it may still wait for somebody else's. */
+    this.own = null;
+    /** Who sent which message, in a shared session. */
+    this.senders = new Map();
     this.known = new Map();
     this.sending = new Set();
     this.isAtEnd = true;
@@ -268,6 +280,11 @@ export class Transcript {
     return this.current;
   }
 
+  attribute(view) {
+    const sender = this.senders.get(view.messageId);
+    if (sender && sender !== this.host.user) view.from(sender);
+  }
+
   open(request) {
     if (this.cards.has(request.request_id)) return;
     const path = `${this.host.path}/requests/${encodeURIComponent(request.request_id)}`;
@@ -316,8 +333,9 @@ const HEARD = {
     all.host.changed();
   },
   "turn.started"(all, data) {
-    all.current = all.turnOf(data.turn_id);
-    all.current.show("running", "");
+    all.own = all.turnOf(data.turn_id);
+    all.own.show("running", "");
+    all.current ??= all.own;
     all.host.changed();
   },
   "turn.ended"(all, data) {
@@ -325,18 +343,26 @@ const HEARD = {
     if (data.status === "failed") view.fail(data.error ?? {}, all.host.again);
     view.end(data.status);
     all.tell(view);
+    if (all.own === view) all.own = null;
     if (all.current === view) all.current = null;
     all.host.changed();
     all.host.ended(view);
   },
   "user.message"(all, data, event) {
     if (data.source && data.source !== "user") return;
-    const isNext = all.current && !all.current.wasHeard;
-    if (!isNext) {
-      // Of a program's, or from before this gateway started.
+    const { own } = all;
+    const isOwn = own && !own.wasHeard && (!own.hasPrompt || own.prompt === data.content);
+    if (isOwn) {
+      all.current = own;
+    } else {
+      // Another member's, a program's, or from before this gateway started.
       if (all.current && !all.current.turnId) all.current.end("completed");
-      all.current = all.append(new TurnView(all));
+      all.current = new TurnView(all);
+      all.views.push(all.current);
+      all.root.insertBefore(all.current.element, own && !own.wasHeard ? own.element : null);
       all.current.show("running", "");
+      all.current.messageId = data.messageId;
+      if (all.senders.has(data.messageId)) all.attribute(all.current);
     }
     all.current.wasHeard = true;
     all.current.saidAt = Date.parse(event.timestamp);
@@ -344,10 +370,24 @@ const HEARD = {
     all.keepInView();
     all.host.changed();
   },
+  "aerodrome.turn_started"(all, data) {
+    all.senders.set(data.messageId, data.sender);
+    for (const view of all.views) if (view.messageId === data.messageId && !view.turnId) all.attribute(view);
+    all.host.company({ started: data });
+  },
+  "aerodrome.turn_queued"(all, data) {
+    all.host.company({ queued: data });
+  },
+  "aerodrome.turn_ended"(all, data) {
+    all.host.company({ ended: data });
+  },
+  "aerodrome.presence"(all, data) {
+    all.host.company({ here: data.here });
+  },
   "session.idle"(all, data) {
     if (all.current && !all.current.turnId) {
       all.current.end(data.aborted ? "aborted" : "completed");
-      all.current = null;
+      all.current = all.own;
       all.host.changed();
     }
   },
