@@ -6,14 +6,15 @@ references. What policy makes of it is decided where every client's parameters a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from aerodrome.protocol import named_providers
 
 Permissions = Literal["ask", "approve", "reject"]
 Mode = Literal["interactive", "plan", "autopilot"]
+_TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class _Body(BaseModel):
@@ -23,9 +24,37 @@ class _Body(BaseModel):
 class ClientTool(_Body):
     """A tool that callers of this API answer for: its calls are pending requests (kind `tool`)."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["lookup_order"])
+    type: Literal["client"] = "client"
+    name: str = Field(pattern=_TOOL_NAME, examples=["lookup_order"])
     description: str = Field(default="", max_length=4000)
     parameters: dict[str, JsonValue] = Field(default_factory=dict, description="JSON Schema of its arguments")
+
+
+class WebhookTool(_Body):
+    """A tool that a service answers: the gateway sends each call there, signed (docs/webhooks.md)."""
+
+    type: Literal["webhook"]
+    name: str = Field(pattern=_TOOL_NAME, examples=["lookup_order"])
+    description: str = Field(default="", max_length=4000)
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="JSON Schema of its arguments")
+    url: str = Field(max_length=2000, description="where calls go; the tenant's policy (`webhooks`) must allow it")
+    timeout_seconds: float = Field(default=10.0, gt=0, le=120, description="of one attempt")
+    retries: int = Field(default=2, ge=0, le=5, description="more attempts after a failed one (5xx, no connection)")
+
+
+def _type_of(tool: Any) -> str:
+    said = tool.get("type", "client") if isinstance(tool, dict) else getattr(tool, "type", "client")
+    return said if said in ("client", "webhook") else ""
+
+
+Tool = Annotated[
+    Annotated[ClientTool, Tag("client")] | Annotated[WebhookTool, Tag("webhook")],
+    Discriminator(
+        _type_of,
+        custom_error_type="tool_type",
+        custom_error_message="expected type to be 'client' or 'webhook'",
+    ),
+]
 
 
 class InfiniteSession(_Body):
@@ -51,7 +80,7 @@ class SessionOptions(_Body):
     ask_user: bool = Field(
         default=True, description="whether the agent may ask questions (pending requests of kind `question`)"
     )
-    tools: list[ClientTool] = Field(default_factory=list, max_length=100)
+    tools: list[Tool] = Field(default_factory=list, max_length=100)
     infinite: InfiniteSession | None = None
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="yours; given back as it is")
 
@@ -78,7 +107,7 @@ def opening(options: SessionOptions) -> dict[str, Any]:
     return params
 
 
-def _tool(tool: ClientTool) -> dict[str, Any]:
+def _tool(tool: ClientTool | WebhookTool) -> dict[str, Any]:
     # Whoever registers a tool answers its calls: a question before each would only be asked of the same caller.
     return {
         "name": tool.name,

@@ -11,6 +11,7 @@ from aerodrome import errors
 from aerodrome.http import problems, shapes, sse
 from aerodrome.http.callers import Authenticated, Caller, StreamGuest
 from aerodrome.http.conversation import Conversation
+from aerodrome.http.events import Event
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import Aborted, NewMessage, TurnList, TurnView
 from aerodrome.http.sse import EventStream
@@ -40,8 +41,9 @@ async def send(
     held = await caller.conversation(session_id, "http.message.send")
     await held.open()
     turn = held.ask(message.prompt, caller.owner.user)
+    await held.wait_taken(turn)
     if accept is not None and sse.MEDIA_TYPE in accept:
-        return stream(caller, _events_of(held, turn))
+        return stream(caller, encoded(held.read_turn(turn)))
     await held.wait(turn, message.wait_seconds)
     if not turn.is_over:
         response.status_code = 202
@@ -102,20 +104,11 @@ def stream(caller: Caller, batches: AsyncGenerator[list[bytes], None]) -> EventS
     return EventStream(until_left(), caller.site.settings.stream, guest.over)
 
 
-async def _events_of(held: Conversation, turn: Turn) -> AsyncGenerator[list[bytes], None]:
-    """Yield the events from a turn's sending to its end."""
-
-    def is_told() -> bool:
-        return turn.is_over
-
-    reading = held.read_from(None, turn.position, is_told)
+async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[list[bytes], None]:
+    """Yield events in the form of a stream."""
     try:
         async for batch in reading:
-            within = [one for one in batch if turn.end_position is None or one.position < turn.end_position]
-            if within:
-                yield [one.sse for one in within]
-            if turn.end_position is not None and batch[-1].position + 1 >= turn.end_position:
-                return
+            yield [one.sse for one in batch]
     finally:
         await reading.aclose()
 

@@ -279,11 +279,13 @@ class ScriptedRuntime:
 
     def _send(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         session = self._session(params)
-        session.turn = self._spawn(self._run_turn(session, params.get("prompt", "")))
-        return {"messageId": str(uuid.uuid4())}
+        message_id = str(uuid.uuid4())
+        session.turn = self._spawn(self._run_turn(session, params.get("prompt", ""), message_id))
+        return {"messageId": message_id}
 
-    async def _run_turn(self, session: Session, prompt: str) -> None:
+    async def _run_turn(self, session: Session, prompt: str, message_id: str) -> None:
         self.disk.add(session.session_id)
+        self.emit(session, "user.message", {"content": prompt, "messageId": message_id})
         self.emit(session, "assistant.turn_start")
         text, aborted = prompt, False
         try:
