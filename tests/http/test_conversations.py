@@ -8,17 +8,7 @@ import pytest
 
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
 
-
-async def make(caller, session_id: str = "s1", **options) -> str:
-    made = await caller.post("/v1/sessions", json={"session_id": session_id, **options})
-    assert made.status_code == 201, made.text
-    return f"/v1/sessions/{session_id}"
-
-
-async def say(caller, session: str, prompt: str, **more) -> dict:
-    answer = await caller.post(f"{session}/messages", json={"prompt": prompt, **more})
-    assert answer.status_code in (200, 202), answer.text
-    return answer.json()
+from .scenes import make, say
 
 
 @pytest.mark.parametrize("tenant", ["alone", "shared"])

@@ -138,7 +138,7 @@ class Conversation:
 
     async def _resume(self, program: Program, params: dict[str, Any]) -> None:
         try:
-            await program.call("session.resume", {**params, "continuePendingWork": True})
+            await program.call("session.resume", params)
         except errors.SessionMissing:
             # One that never had a turn is not on disk (protocol facts 1.8); whose it is the gateway has checked.
             if not self._is_ours:
@@ -250,8 +250,7 @@ class Conversation:
         if is_over is None:
             # The idle of another link's turn, most likely; but one that is missed would leave this turn open for ever.
             with suppress(errors.AerodromeError):
-                activity = await program.call("session.metadata.activity", {"sessionId": self.session_id})
-                is_over = activity.get("hasActiveWork") is False
+                is_over = not await self._is_at_work(program)
         if is_over:
             self._end_current(turn)
 
@@ -353,13 +352,18 @@ class Conversation:
             self._end_current(turn)
 
     async def _revive(self, turn: Turn | None, loss: Event) -> None:
+        goes_on = False
         with suppress(errors.AerodromeError):
-            await self.open()
-        if not self._is_open or not self._requests:
+            goes_on = await self._is_at_work(await self._opened())
+        if not goes_on:
             self._requests.drop(is_turn_over=True)
             if turn is not None and turn is self._current:
                 turn.hear(loss)
                 self._end_current(turn)
+
+    async def _is_at_work(self, program: Program) -> bool:
+        activity = await program.call("session.metadata.activity", {"sessionId": self.session_id})
+        return activity.get("hasActiveWork") is not False
 
     def hear_request(self, method: str, params: dict[str, Any], rpc_id: RequestId) -> bool:
         """Note a request of the runtime; say whether callers can answer it."""

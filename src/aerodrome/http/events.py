@@ -194,8 +194,12 @@ class LogBudget:
 
     def drop(self, log: EventLog) -> None:
         """Empty a log."""
-        self._logs.pop(id(log), None)
+        self.forget(log)
         log.clear()
+
+    def forget(self, log: EventLog) -> None:
+        """Count a log no longer."""
+        self._logs.pop(id(log), None)
 
 
 @dataclass(slots=True, eq=False)
@@ -280,9 +284,12 @@ class EventLog:
 
     def follow(self) -> EventLog:
         """Return a log of another life: what was said meanwhile nobody heard. Positions go on where these end."""
+        following = EventLog(self.limit_bytes, self.budget, _next=self._next)
         if self.budget is not None:
-            self.budget.drop(self)
-        return EventLog(self.limit_bytes, self.budget, _next=self._next)
+            self.budget.forget(self)
+            self.budget.shrink(self._size_bytes)
+            self.budget = None  # whoever still reads it has the last word, then it is gone
+        return following
 
     def clear(self) -> None:
         """Let go of all events; cursors and positions go on counting."""

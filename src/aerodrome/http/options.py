@@ -91,6 +91,8 @@ def opening(options: SessionOptions) -> dict[str, Any]:
         "streaming": True,
         "includeSubAgentStreamingEvents": False,
         "requestPermission": True,
+        # Of resumes only, but whoever brings the session back says what it was made with (gateway.reattach).
+        "continuePendingWork": True,
         "requestUserInput": options.ask_user,
         "requestElicitation": options.ask_user,
         "requestExitPlanMode": options.ask_user,

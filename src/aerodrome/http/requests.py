@@ -39,9 +39,11 @@ class Requests:
         self._open: dict[str, Pending] = {}
         #: Those that nobody is asked about, and what answers them.
         self._quiet: dict[str, tuple[Pending, asyncio.Task[None]]] = {}
+        #: Those whose answer is on its way.
+        self._answering = 0
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._quiet)
+        return len(self._open) + len(self._quiet) + self._answering
 
     @property
     def open(self) -> list[Pending]:
@@ -102,6 +104,7 @@ class Requests:
         """
         if self._open.pop(one.request_id, None) is None:
             raise _answered(one)
+        self._answering += 1
         try:
             await self._send_answer(one, answer)
         except errors.AlreadyExists:
@@ -110,6 +113,8 @@ class Requests:
         except BaseException:
             self._open[one.request_id] = one
             raise
+        finally:
+            self._answering -= 1
         self._tell_closed(one)
 
     async def _send_answer(self, one: Pending, answer: Any) -> None:

@@ -292,7 +292,7 @@ class HttpUsers:
 
     async def _sweep_on_schedule(self) -> None:
         while True:
-            await asyncio.sleep(min(self._idle_seconds / 2, 30.0))
+            await asyncio.sleep(min(max(self._idle_seconds / 2, 0.01), 30.0))
             self.sweep()
 
     def sweep(self) -> None:

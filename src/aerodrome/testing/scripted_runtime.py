@@ -34,6 +34,8 @@ _STEP = re.compile(r"\[(hold|size|flood|ask|permit|delta|fail|die)((?: [^\] ]+)*
 _PASSING = frozenset({"session.idle", "assistant.message_delta", "assistant.usage", "flood"})
 #: What runtimes of this process have kept, by session: it outlives them as their files would.
 _JOURNALS: dict[str, list[dict[str, Any]]] = {}
+#: Permissions that wait, by session and request, likewise.
+_WAITING: dict[str, dict[str, dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class ScriptedRuntime:
         self.find_disk: Callable[[], set[str]] = lambda: own
         self.die: Callable[[], None] = self.cut
         self.port = 0
+        #: Whether a permission that waits is on disk when it dies; the real one writes some 0.2 s behind.
+        self.keeps_permissions = True
         self._token = token
         self._known: set[Peer] = set()
         self._server: asyncio.Server | None = None
@@ -264,6 +268,7 @@ class ScriptedRuntime:
     def _create(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         if params.get("sessionId") not in self.sessions:
             _JOURNALS.pop(params.get("sessionId", ""), None)
+            _WAITING.pop(params.get("sessionId", ""), None)
         result = self._open(peer, params.get("sessionId") or str(uuid.uuid4()), params)
         self.broadcast("created", result["sessionId"])
         return result
@@ -273,9 +278,25 @@ class ScriptedRuntime:
         if session_id not in self.sessions and session_id not in self.disk:
             reason = f"Failed to load session events: Session not found: {session_id}"
             raise RpcError(-32603, f"Request session.resume failed with message: {reason}")
+        is_cold = session_id not in self.sessions
         result = self._open(peer, session_id, params)
-        self.emit(self.sessions[session_id], "session.resume")
+        session = self.sessions[session_id]
+        self.emit(session, "session.resume")
+        if is_cold:
+            waiting = _WAITING.get(session_id, {}) if params.get("continuePendingWork") else {}
+            for request_id in list(waiting):
+                session.turn = self._spawn(self._go_on(session, request_id))
         return result
+
+    async def _go_on(self, session: Session, request_id: str) -> None:
+        """Wait for the decision that an earlier runtime asked for, and end the turn with it."""
+        decided = session.permissions[request_id] = asyncio.get_running_loop().create_future()
+        answer = await decided
+        _WAITING[session.session_id].pop(request_id, None)
+        self.emit(session, "permission.completed", {"requestId": request_id, "result": answer})
+        self.emit(session, "assistant.message", {"content": str(answer.get("kind"))})
+        self.emit(session, "assistant.turn_end")
+        self.emit(session, "session.idle", {"aborted": False})
 
     def _send(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         session = self._session(params)
@@ -330,10 +351,19 @@ class ScriptedRuntime:
         request_id = str(uuid.uuid4())
         decided = session.permissions[request_id] = asyncio.get_running_loop().create_future()
         asked = {"kind": "custom-tool", "toolName": "lookup"}
+        if self.keeps_permissions:
+            _WAITING.setdefault(session.session_id, {})[request_id] = asked
         self.emit(session, "permission.requested", {"requestId": request_id, "permissionRequest": asked})
         answer = await decided
+        _WAITING.get(session.session_id, {}).pop(request_id, None)
         self.emit(session, "permission.completed", {"requestId": request_id, "result": answer})
         return answer
+
+    def _permissions(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self._session(params)
+        asked = _WAITING.get(session.session_id, {})
+        items = [{"requestId": name, "request": asked.get(name, {})} for name in session.permissions]
+        return {"items": items}
 
     def _decide(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         decided = self._session(params).permissions.pop(params["requestId"], None)
@@ -418,6 +448,7 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.mode.set": ScriptedRuntime._setting,
     "session.model.switchTo": ScriptedRuntime._setting,
     "session.permissions.handlePendingPermissionRequest": ScriptedRuntime._decide,
+    "session.permissions.pendingRequests": ScriptedRuntime._permissions,
     "session.permissions.setApproveAll": ScriptedRuntime._setting,
     "session.provider.add": ScriptedRuntime._setting,
     "session.skills.disable": ScriptedRuntime._setting,
