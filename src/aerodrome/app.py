@@ -202,7 +202,7 @@ async def _open_http(
     """Serve HTTP, where it is asked for; return its address."""
     if settings.http.listen is None or gateway is None or stores is None:
         return None
-    context = certificate.context() if certificate is not None else None
+    context = certificate.following_context() if certificate is not None else None
     edge = HttpEdge(gateway, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
     stack.push_async_callback(edge.aclose)
     return await edge.start()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from aerodrome import errors
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Isolation, Policy
 from aerodrome.http.site import HttpSettings
@@ -313,10 +314,10 @@ async def test_a_session_whose_options_could_not_be_kept_was_not_made(http, monk
     caller = await http.caller("shared")
 
     async def fail(*_):
-        raise OSError("the disk is full")
+        raise errors.StoreUnavailable("the disk is full")
 
     monkeypatch.setattr(http.store, "save", fail)
-    assert (await caller.post("/v1/sessions", json={"session_id": "s1"})).status_code == 500
+    assert (await caller.post("/v1/sessions", json={"session_id": "s1"})).status_code == 503
     monkeypatch.undo()
     assert (await caller.get("/v1/sessions/s1")).status_code == 404
     await make(caller)

@@ -18,6 +18,7 @@ from aerodrome.core.identity import Owner, Principal
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
 from aerodrome.http.users import HttpUser
+from aerodrome.transport import asgi, tls
 
 _BEARER = HTTPBearer(auto_error=False, description="a key, a connection token, or a JWT of a trusted issuer")
 
@@ -88,6 +89,10 @@ async def _authenticate(
     except errors.AuthenticationFailed as error:
         audit.not_authenticated(peer, given.credentials, error)
         raise
+    settings = site.services.settings
+    names = tls.names_in(asgi.certificate_of(request.scope))
+    if settings.client_names_tenant and principal.owner.tenant not in names:
+        raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
     policy = principal.policy if site.services.settings.has_sandbox else principal.policy.without_host_tools()
     return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
 

@@ -15,12 +15,15 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from aerodrome.transport import asgi
+
 MEDIA_TYPE = "text/event-stream"
 _KEEP_ALIVE = b": keep-alive\n\n"
 #: Told to readers: how long to wait before they come back, in milliseconds.
 _FIRST = b"retry: 1000\n\n"
 #: Parts of a batch: so much is written at once at most, before the reader must have read most of it.
 _PART_BYTES = 64 * 1024
+_LAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,22 @@ class EventStream(Response):
             for task in (writing, leaving):
                 task.cancel()
             await asyncio.wait((writing, leaving))
-        if self._over is not None and self._over.done() and writing.cancelled():
-            await send({"type": "http.response.body", "body": b""})
         failure = None if writing.cancelled() else writing.exception()
-        if failure is not None and not isinstance(failure, TimeoutError):
+        if self._over is not None and self._over.done() and writing.cancelled():
+            failure = await self._end(send)
+        if isinstance(failure, TimeoutError):
+            asgi.abort(scope)
+        elif failure is not None:
             raise failure
+
+    async def _end(self, send: Send) -> Exception | None:
+        """End the stream in the middle, if its reader still reads."""
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError as stalled:
+            return stalled
+        return None
 
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from aerodrome import errors
-from aerodrome.http import problems, shapes, sse
+from aerodrome.http import presence, problems, shapes, sse
 from aerodrome.http.callers import Authenticated, Caller, StreamGuest
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.events import Event
@@ -34,6 +34,7 @@ async def send(
     session_id: SessionId,
     message: NewMessage,
     caller: Authenticated,
+    request: Request,
     response: Response,
     accept: Annotated[str | None, Header()] = None,
 ) -> Any:
@@ -44,7 +45,8 @@ async def send(
     await held.wait_taken(turn)
     if accept is not None and sse.MEDIA_TYPE in accept:
         return stream(caller, encoded(held.read_turn(turn)))
-    await held.wait(turn, message.wait_seconds)
+    if not await presence.stays(request, held.wait(turn, message.wait_seconds)):
+        return presence.nobody()
     if not turn.is_over:
         response.status_code = 202
     return shapes.view_turn(session_id, turn, held.pending)
@@ -57,17 +59,20 @@ async def list_turns(session_id: SessionId, caller: Authenticated) -> TurnList:
     return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in held.turns])
 
 
-@router.get("/turns/{turn_id}", responses=problems.documented(404), operation_id="getTurn")
+@router.get(
+    "/turns/{turn_id}", responses=problems.documented(404), response_model=TurnView, operation_id="getTurn"
+)
 async def get_turn(
     session_id: SessionId,
     turn_id: str,
     caller: Authenticated,
+    request: Request,
     wait_seconds: Annotated[float, Query(ge=0, le=3600, description="until it is over or needs an answer")] = 0,
-) -> TurnView:
+) -> Any:
     """Return a turn."""
     held, turn = await _find(caller, session_id, turn_id)
-    if wait_seconds:
-        await held.wait(turn, wait_seconds)
+    if wait_seconds and not await presence.stays(request, held.wait(turn, wait_seconds)):
+        return presence.nobody()
     return shapes.view_turn(session_id, turn, held.pending)
 
 
