@@ -38,6 +38,8 @@ class Action(Enum):
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
     KEY_ROTATE = "key.rotate"
+    TOKEN_STORE = "token.store"  # noqa: S105  a word
+    TOKEN_REMOVE = "token.remove"  # noqa: S105  a word
     TENANT_ADD = "tenant.add"
     TENANT_SET = "tenant.set"
     TENANT_REMOVE = "tenant.remove"
