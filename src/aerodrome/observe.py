@@ -41,6 +41,7 @@ EVENTS: dict[str, str] = {
     "gateway.unreachable": "a forwarder cannot have a connection to the gateway now; it is tried again",
     "http.decision_failed": "what was to be answered in a caller's place could not be",
     "http.message_failed": "a message for an HTTP user could not be handled",
+    "http.webhook_failed": "a call of a tool that is a webhook failed, after its retries",
     "http.program_failed": "the link of an HTTP user failed unexpectedly",
     "http.request_failed": "answering an HTTP request failed unexpectedly",
     "identity.unproved": "what an identity provider said of someone could not be proved; nobody was signed in",

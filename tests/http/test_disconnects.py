@@ -119,11 +119,10 @@ async def test_a_reader_that_stalls_loses_its_stream_and_its_connection_and_miss
     session = await make(caller)
     await say(caller, session, "first")
     (user,) = http.edge.users.users
-    baseline = http.rig.baseline()
-
     where = urlsplit(http.url)
     loop = asyncio.get_running_loop()
     with socket.socket() as slow:
+        baseline = http.rig.baseline()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.setblocking(False)
         await loop.sock_connect(slow, (where.hostname, where.port))

@@ -1,4 +1,4 @@
-"""What HTTP sessions go through: runtimes that die, links that end, other links of the same owner, limits, a gateway that stops."""
+"""What HTTP sessions go through: runtimes that die, links that end, other links of their owner, limits, a gateway that stops."""
 
 from __future__ import annotations
 

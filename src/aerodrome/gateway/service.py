@@ -12,9 +12,9 @@ from typing import Protocol
 from msgspec import UNSET
 
 from aerodrome import errors
-from aerodrome.core.identity import Principal
+from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Access
+from aerodrome.core.policy import Access, Policy
 from aerodrome.gateway import handshake, reattach
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.client import Client, Services
@@ -67,6 +67,10 @@ class TenantGateway:
     def clients(self) -> list[Client]:
         """Return the client links that are open."""
         return [client for clients in self._clients.values() for client in clients]
+
+    def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy that is in force for an owner who has a link here; None for one who has none."""
+        return next((client.principal.policy for client in self.clients if client.owner == owner), None)
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""

@@ -18,7 +18,7 @@ import msgspec
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.http import events, options, pending
+from aerodrome.http import events, options
 from aerodrome.http.events import Event, EventLog, LogBudget
 from aerodrome.http.options import SessionOptions
 from aerodrome.http.pending import Pending

@@ -8,8 +8,10 @@ from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application
+from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.site import HttpSettings, Site
 from aerodrome.http.users import HttpUsers
+from aerodrome.http.webhooks import Webhooks
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.transport.asgi import AsgiServer
 
@@ -25,7 +27,10 @@ class HttpEdge:
         settings: HttpSettings,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
+        master = settings.masters[0] if settings.masters else None
+        hooks = Webhooks(master, gateway.find_policy, clock, settings.webhook_context)
+        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds, hooks)
+        self.users.sealed = SealedOptions(settings.masters)
         self.site = Site(gateway, self.users, settings, clock)
         self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
 

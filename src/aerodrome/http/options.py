@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, SecretStr, Tag
 
 from aerodrome.protocol import named_providers
 
@@ -57,6 +57,17 @@ Tool = Annotated[
 ]
 
 
+class McpServer(_Body):
+    """A remote MCP server whose tools the session has."""
+
+    url: str = Field(max_length=2000, description="where it is; the tenant's policy (`mcp_servers`) must allow it")
+    type: Literal["http", "sse"] = "http"
+    tools: list[str] = Field(default_factory=lambda: ["*"], max_length=200, description="by name; `*`: all it has")
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict, max_length=20, description="sent with every call; stored sealed, never given back"
+    )
+
+
 class InfiniteSession(_Body):
     """Compaction in the background, so that a conversation never runs out of context. Thresholds are parts of the context."""
 
@@ -81,6 +92,9 @@ class SessionOptions(_Body):
         default=True, description="whether the agent may ask questions (pending requests of kind `question`)"
     )
     tools: list[Tool] = Field(default_factory=list, max_length=100)
+    mcp_servers: dict[Annotated[str, Field(pattern=_TOOL_NAME)], McpServer] = Field(
+        default_factory=dict, max_length=20, description="remote MCP servers, by the name their tools are called with"
+    )
     infinite: InfiniteSession | None = None
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="yours; given back as it is")
 
@@ -104,6 +118,8 @@ def opening(options: SessionOptions) -> dict[str, Any]:
         params["provider"] = {"baseUrl": f"{named_providers.PREFIX}{options.provider}"}
     if options.instructions:
         params["systemMessage"] = {"mode": "append", "content": options.instructions}
+    if options.mcp_servers:
+        params["mcpServers"] = {name: _server(server) for name, server in options.mcp_servers.items()}
     if options.infinite is not None:
         params["infiniteSessions"] = _infinite(options.infinite)
     return params
@@ -117,6 +133,12 @@ def _tool(tool: ClientTool | WebhookTool) -> dict[str, Any]:
         "parameters": tool.parameters or {"type": "object", "properties": {}},
         "skipPermission": True,
     }
+
+
+def _server(server: McpServer) -> dict[str, Any]:
+    said: dict[str, Any] = {"type": server.type, "url": server.url, "tools": server.tools}
+    headers = {name: value.get_secret_value() for name, value in server.headers.items()}
+    return {**said, "headers": headers} if headers else said
 
 
 def _infinite(wanted: InfiniteSession) -> dict[str, Any]:

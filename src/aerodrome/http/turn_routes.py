@@ -59,9 +59,7 @@ async def list_turns(session_id: SessionId, caller: Authenticated) -> TurnList:
     return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in held.turns])
 
 
-@router.get(
-    "/turns/{turn_id}", responses=problems.documented(404), response_model=TurnView, operation_id="getTurn"
-)
+@router.get("/turns/{turn_id}", responses=problems.documented(404), response_model=TurnView, operation_id="getTurn")
 async def get_turn(
     session_id: SessionId,
     turn_id: str,

@@ -8,7 +8,7 @@ that for a while, within a bound.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,12 +24,13 @@ from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import conversation, program
 from aerodrome.http.conversation import Conversation, Surroundings
 from aerodrome.http.events import LogBudget
-from aerodrome.http.options import SessionOptions
+from aerodrome.http.options import SessionOptions, WebhookTool
+from aerodrome.http.pending import Pending
 from aerodrome.http.program import Program
-from aerodrome.http.requests import Tools
+from aerodrome.http.sealing import SealedOptions
+from aerodrome.http.webhooks import Call, Webhooks
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.protocol.messages import RequestId
-
 
 #: How long turns are remembered after the last use of their session, and what all of them may take.
 KEEP_SECONDS = 3600.0
@@ -50,18 +51,17 @@ class HttpUser:
     def __init__(
         self,
         principal: Principal,
-        store: ConversationStore,
+        users: HttpUsers,
         ownership: Ownership,
-        connect: Callable[[HttpUser], Awaitable[Program]],
         surroundings: Surroundings,
     ) -> None:
         self.principal = principal
         self.conversations: dict[str, Conversation] = {}
         self.used_at = 0.0
-        self._store = store
+        self._users = users
+        self._store = users.store
         self._ownership = ownership
-        self._connect = connect
-        self._surroundings = replace(surroundings, connect=self.connect)
+        self._surroundings = replace(surroundings, connect=self.connect, tools=self._answer_tool)
         self._program: Program | None = None
 
     @property
@@ -93,7 +93,7 @@ class HttpUser:
             errors.Draining: this gateway stops. errors.OverCapacity: there is no room for one more link.
         """
         if self._program is None or self._program.is_over.done():
-            await self._connect(self)
+            await self._users.connect(self)
         return self.program
 
     def begin(self, opened: Program) -> None:
@@ -115,6 +115,7 @@ class HttpUser:
         Raises:
             errors.AlreadyExists: the id is taken. errors.AerodromeError: it cannot be opened now, or by policy.
         """
+        self._check(chosen)
         taken = errors.AlreadyExists(f"session {session_id} is there already; choose another id")
         if await self._ownership.find_owner(session_id) is not None or session_id in self.conversations:
             raise taken
@@ -130,7 +131,7 @@ class HttpUser:
             self.conversations.pop(session_id, None)
             raise
         try:
-            await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
+            await self._save(session_id, chosen)
         except BaseException:
             # Without its options it would come back as another: it is as if it had not been made.
             self.conversations.pop(session_id, None)
@@ -144,7 +145,7 @@ class HttpUser:
         found = self.conversations.get(session_id)
         if found is None:
             stored = await self._store.find(session_id, self.owner)
-            chosen = _options(stored)
+            chosen = self._opened(session_id, stored)
             found = self.conversations.get(session_id)
             if found is None:
                 found = Conversation(session_id, self._surroundings, chosen, is_new=False, is_ours=stored is not None)
@@ -154,11 +155,28 @@ class HttpUser:
 
     async def options_of(self, session_id: str) -> SessionOptions:
         """Return what a session is opened with; the defaults for one that was not made over HTTP."""
-        return _options(await self._store.find(session_id, self.owner))
+        return self._opened(session_id, await self._store.find(session_id, self.owner))
+
+    def _check(self, chosen: SessionOptions) -> None:
+        if self._users.webhooks is not None:
+            self._users.webhooks.check(chosen, self.principal.policy)
+        self._users.sealed.check(chosen)
+
+    async def _save(self, session_id: str, chosen: SessionOptions) -> None:
+        await self._store.save(session_id, self.owner, self._users.sealed.seal(chosen, self.owner, session_id))
+
+    def _opened(self, session_id: str, stored: str | None) -> SessionOptions:
+        return SessionOptions() if stored is None else self._users.sealed.open(stored, self.owner, session_id)
+
+    async def _answer_tool(self, held: Conversation, asked: Pending, tool: WebhookTool) -> dict[str, Any]:
+        if self._users.webhooks is None:
+            return {"error": f"nobody answers for {tool.name} here"}
+        return await self._users.webhooks.answer(Call(self.owner, held.session_id, asked, tool))
 
     async def change(self, session_id: str, chosen: SessionOptions) -> None:
         """Keep other options from now on."""
-        await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
+        self._check(chosen)
+        await self._save(session_id, chosen)
         if session_id in self.conversations:
             self.conversations[session_id].options = chosen
 
@@ -219,9 +237,11 @@ class HttpUsers:
         store: ConversationStore,
         clock: Clock,
         idle_seconds: float = 120.0,
-        tools: Tools | None = None,
+        webhooks: Webhooks | None = None,
     ) -> None:
         self.gateway = gateway
+        self.sealed = SealedOptions(())
+        self.webhooks = webhooks
         self.store = store
         self._idle_seconds = idle_seconds
         self._users: dict[Owner, HttpUser] = {}
@@ -230,7 +250,7 @@ class HttpUsers:
         self._opening = asyncio.Lock()
         self._is_closed = False
         self._sweeping: asyncio.Task[None] | None = None
-        self._surroundings = Surroundings(_unconnected, clock, LogBudget(), tools)
+        self._surroundings = Surroundings(_unconnected, clock, LogBudget())
 
     @property
     def users(self) -> list[HttpUser]:
@@ -254,14 +274,15 @@ class HttpUsers:
         user = self._users.get(principal.owner)
         if user is None:
             services = self.gateway.services
-            user = HttpUser(principal, self.store, services.ownership, self._connect, self._surroundings)
+            user = HttpUser(principal, self, services.ownership, self._surroundings)
             self._users[principal.owner] = user
         user.principal = principal
         user.used_at = asyncio.get_running_loop().time()
         await user.connect()
         return user
 
-    async def _connect(self, user: HttpUser) -> Program:
+    async def connect(self, user: HttpUser) -> Program:
+        """Return the program of a user, opened if there is none."""
         async with self._opening:
             if self._is_closed:
                 raise errors.Draining("this gateway stops; try again elsewhere")
@@ -354,7 +375,3 @@ class HttpUsers:
 
 async def _unconnected() -> Program:
     raise errors.RuntimeUnavailable("there is no link; try again")
-
-
-def _options(stored: str | None) -> SessionOptions:
-    return SessionOptions() if stored is None else SessionOptions.model_validate_json(stored)

@@ -6,7 +6,7 @@ are unloaded with their last connection and are on disk only after a turn, event
 
 Prompts say what a turn does: `[hold]` goes on until aborted, `[size N]` answers N bytes, `[flood COUNT SIZE]` sends events first,
 `[ask METHOD]` asks the client something and answers with what it said, `[permit]` asks for a permission and says which decision
-came, `[delta N]` streams N pieces first, `[fail]` ends with an error, `[die]` ends the process. Anything else is echoed.
+came, `[call TOOL]` has the client's tool called and answers with what it said, `[delta N]` streams N pieces first, `[fail]` ends with an error, `[die]` ends the process. Anything else is echoed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from aerodrome.protocol import framing, messages
 from aerodrome.testing.peer import Heard, Peer, RpcError
 
-_STEP = re.compile(r"\[(hold|size|flood|ask|permit|delta|fail|die)((?: [^\] ]+)*)\]")
+_STEP = re.compile(r"\[(hold|size|flood|ask|permit|call|delta|fail|die)((?: [^\] ]+)*)\]")
 
 
 #: Events that a runtime keeps in no file.
@@ -67,6 +67,8 @@ class Session:
     works: bool = False
     #: Permissions that wait for a decision.
     permissions: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+    #: Calls of the client's tools that wait for a result.
+    tools: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,8 @@ class ScriptedRuntime:
             case "permit":
                 answer = await self._permit(session)
                 return str(answer.get("kind"))
+            case "call":
+                return await self._call(session, words[0])
             case "delta":
                 for number in range(int(words[0])):
                     self.emit(session, "assistant.message_delta", {"deltaContent": f"{number} "})
@@ -364,6 +368,23 @@ class ScriptedRuntime:
         asked = _WAITING.get(session.session_id, {})
         items = [{"requestId": name, "request": asked.get(name, {})} for name in session.permissions]
         return {"items": items}
+
+    async def _call(self, session: Session, tool: str) -> str:
+        request_id = str(uuid.uuid4())
+        called = session.tools[request_id] = asyncio.get_running_loop().create_future()
+        self.emit(
+            session, "external_tool.requested", {"requestId": request_id, "toolName": tool, "arguments": {"n": 1}}
+        )
+        answer = await called
+        self.emit(session, "external_tool.completed", {"requestId": request_id})
+        return str(answer.get("result", answer.get("error")))
+
+    def _take_result(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        called = self._session(params).tools.pop(params["requestId"], None)
+        if called is None or called.done():
+            return {"success": False}
+        called.set_result(params)
+        return {"success": True}
 
     def _decide(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         decided = self._session(params).permissions.pop(params["requestId"], None)
@@ -451,6 +472,7 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.permissions.pendingRequests": ScriptedRuntime._permissions,
     "session.permissions.setApproveAll": ScriptedRuntime._setting,
     "session.provider.add": ScriptedRuntime._setting,
+    "session.tools.handlePendingToolCall": ScriptedRuntime._take_result,
     "session.skills.disable": ScriptedRuntime._setting,
     "sessions.readPersistedEvents": ScriptedRuntime._journal,
 }
