@@ -182,6 +182,23 @@ async def test_what_an_sdk_link_of_the_same_owner_says_is_heard_and_is_nobodys_t
     assert len((await caller.get(f"{session}/turns")).json()["turns"]) == 1
 
 
+@pytest.mark.parametrize("tenant", ["alone", "shared"])
+async def test_who_joins_a_session_that_a_program_has_open_changes_nothing_for_it(http, tenant):
+    sdk = await http.rig.client(tenant)
+    said = {"sessionId": "s1", "systemMessage": {"mode": "append", "content": "speak of tea"}, "hooks": True}
+    await sdk.call("session.create", {**said, "tools": [{"name": "brew", "description": "", "parameters": {}}]})
+    caller = await http.caller(tenant)
+    async with caller.stream("GET", "/v1/sessions/s1/events"):
+        pass
+
+    (runtime,) = http.rig.scripted.runtimes
+    (created,), (resumed,) = runtime.called("session.create"), runtime.called("session.resume")
+    for member in ("systemMessage", "tools"):
+        assert resumed[member] == created[member]
+    assert "hooks" not in resumed
+    assert not resumed.get("requestUserInput")
+
+
 @pytest.mark.parametrize(("by", "tenant"), [("the same user", "shared"), ("another user", "other")])
 async def test_an_id_that_is_taken_answers_the_same_whose_it_may_be(http, by, tenant):
     sdk = await http.rig.client("shared")

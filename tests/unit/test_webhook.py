@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from aerodrome.core import webhook
@@ -56,3 +62,38 @@ def test_an_address_is_named_by_itself_and_its_port_only():
     assert names_address(urls, "fd00::1", 443)
     assert not names_address(urls, "127.0.0.1", 8081)
     assert not names_address(urls, "10.0.0.1", 443)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "webhooks.md"
+
+
+def snippet(language: str) -> str:
+    return DOCUMENT.read_text("utf-8").partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def test_the_documented_check_in_python_takes_what_the_gateway_signs_and_nothing_else():
+    names: dict[str, Any] = {}
+    exec(snippet("python"), names)
+    is_genuine, now = names["is_genuine"], time.time()
+
+    assert is_genuine(SECRET, webhook.sign(SECRET, now, BODY), BODY)
+    assert not is_genuine(SECRET, webhook.sign(SECRET, now, BODY), BODY + b" ")
+    assert not is_genuine(SECRET, webhook.sign(SECRET, now - 1000, BODY), BODY)
+    assert not is_genuine(SECRET, "", BODY)
+
+
+@pytest.mark.node
+def test_the_documented_check_in_javascript_takes_what_the_gateway_signs_and_nothing_else():
+    now = time.time()
+    cases = [
+        [SECRET, webhook.sign(SECRET, now, BODY), BODY.decode()],
+        [SECRET, webhook.sign(SECRET, now, BODY), BODY.decode() + " "],
+        [SECRET, webhook.sign(SECRET, now - 1000, BODY), BODY.decode()],
+        [SECRET, "", BODY.decode()],
+    ]
+    program = f"""{snippet("javascript")}
+    console.log(JSON.stringify({json.dumps(cases)}.map(([secret, header, body]) => isGenuine(secret, header, body))));"""
+    said = subprocess.run(
+        ["node", "--input-type=module", "-e", program], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert json.loads(said.stdout) == [True, False, False, False]

@@ -45,6 +45,8 @@ class Surroundings:
     clock: Clock
     budget: LogBudget = field(default_factory=LogBudget)
     tools: Tools | None = None
+    #: What another link of the owner has a session open with, None if none has.
+    find_recipe: Callable[[str], dict[str, Any] | None] = lambda _: None
 
 
 class Conversation:
@@ -127,7 +129,7 @@ class Conversation:
             if self._is_open and program is self._program:
                 return program
             self._program = program
-            params = {**options.opening(self.options), "sessionId": self.session_id}
+            params = self._opening_params()
             if self._is_new:
                 await program.call("session.create", params)
             else:
@@ -135,6 +137,13 @@ class Conversation:
                 await self._requests.take_up(program)
             self._is_open, self._was_open, self._is_new = True, True, False
             return program
+
+    def _opening_params(self) -> dict[str, Any]:
+        recipe = None if self._is_ours else self._surroundings.find_recipe(self.session_id)
+        if recipe is None:
+            return {**options.opening(self.options), "sessionId": self.session_id}
+        # The last to resume decides for everyone (protocol facts 1.4): who only joins says what was said already.
+        return {**options.joining(recipe), "sessionId": self.session_id}
 
     async def _resume(self, program: Program, params: dict[str, Any]) -> None:
         try:

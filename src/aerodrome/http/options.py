@@ -125,6 +125,18 @@ def opening(options: SessionOptions) -> dict[str, Any]:
     return params
 
 
+#: What makes a link the one that the runtime asks, or says who it is: of the program that brought it.
+_OF_ANOTHER = frozenset(
+    {"canvasProvider", "commands", "extensionInfo", "gitHubTokenProviderRegistrationId", "hasSkillProvider", "hooks"}
+)
+
+
+def joining(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that join a session which a program has open with these, and change nothing for it."""
+    said = {name: value for name, value in recipe.items() if name not in _OF_ANOTHER}
+    return {**said, "streaming": True, "requestPermission": True, "continuePendingWork": True}
+
+
 def _tool(tool: ClientTool | WebhookTool) -> dict[str, Any]:
     # Whoever registers a tool answers its calls: a question before each would only be asked of the same caller.
     return {

@@ -61,7 +61,9 @@ class HttpUser:
         self._users = users
         self._store = users.store
         self._ownership = ownership
-        self._surroundings = replace(surroundings, connect=self.connect, tools=self._answer_tool)
+        self._surroundings = replace(
+            surroundings, connect=self.connect, tools=self._answer_tool, find_recipe=self._find_recipe
+        )
         self._program: Program | None = None
 
     @property
@@ -156,6 +158,9 @@ class HttpUser:
     async def options_of(self, session_id: str) -> SessionOptions:
         """Return what a session is opened with; the defaults for one that was not made over HTTP."""
         return self._opened(session_id, await self._store.find(session_id, self.owner))
+
+    def _find_recipe(self, session_id: str) -> dict[str, Any] | None:
+        return self._users.gateway.find_recipe(self.owner, session_id)
 
     def _check(self, chosen: SessionOptions) -> None:
         if self._users.webhooks is not None:
