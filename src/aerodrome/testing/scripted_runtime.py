@@ -6,8 +6,8 @@ are unloaded with their last connection and are on disk only after a turn, event
 
 Prompts say what a turn does: `[hold]` goes on until aborted, `[size N]` answers N bytes, `[flood COUNT SIZE]` sends events first,
 `[ask METHOD]` asks the client something and answers with what it said, `[permit]` asks for a permission and says which decision
-came, `[call TOOL]` has the client's tool called and answers with what it said, `[delta N]` streams N pieces first, `[fail]` ends with
-an error, `[die]` ends the process. Anything else is echoed.
+came, `[call TOOL]` has the client's tool called and answers with what it said, `[delta N]` streams N pieces first, `[fail]` ends
+with an error, `[die]` ends the process. Anything else is echoed.
 """
 
 from __future__ import annotations
