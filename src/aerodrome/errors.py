@@ -12,6 +12,9 @@
     ├── PolicyRejected             the tenant's policy refuses this method or parameter
     ├── SessionMissing             no such session, or not the caller's: the two are never told apart
     ├── TenantMissing · KeyMissing · AlreadyExists      administration
+    ├── SessionBusy                a turn runs, and the session's busy policy is to refuse
+    ├── TurnWithdrawn              a turn that waited was taken back
+    ├── LeaseLost                  a fencing token is stale: the lease has expired or passed on
     ├── OverCapacity               try later: a limit of this gateway is reached
     ├── Draining                   try elsewhere: this gateway takes no new work
     ├── RuntimeUnavailable         no runtime could serve the call now
@@ -132,6 +135,25 @@ class AlreadyExists(AerodromeError):
     code = "already_exists"
 
 
+class SessionBusy(AerodromeError):
+    """A turn runs in a shared session whose busy policy is to refuse; says whose, and since when."""
+
+    code = "session_busy"
+    retryable = True
+
+
+class TurnWithdrawn(AerodromeError):
+    """A turn that waited was taken back, by its sender, the owner, or because its member has left."""
+
+    code = "turn_withdrawn"
+
+
+class LeaseLost(AerodromeError):
+    """A fencing token is stale: the lease it came with has expired, or passed on."""
+
+    code = "lease_lost"
+
+
 class OverCapacity(AerodromeError):
     """A limit of this gateway is reached; the caller may try again later."""
 
@@ -243,6 +265,9 @@ WIRE: dict[str, Wire] = {
     "tenant_missing": Wire(-32603, 404, "tenant"),
     "key_missing": Wire(-32603, 404, "key"),
     "already_exists": Wire(-32603, 409, "conflict"),
+    "session_busy": Wire(-32016, 409, "busy"),
+    "turn_withdrawn": Wire(-32018, 409, "withdrawn"),
+    "lease_lost": Wire(-32017, 409, "lease"),
     "over_capacity": Wire(-32011, 429, "capacity"),
     "draining": Wire(-32012, 503, "draining"),
     "runtime_unavailable": Wire(-32013, 503, "runtime"),

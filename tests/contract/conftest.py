@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.tokens import MemoryTokenStore
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
@@ -28,6 +30,7 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
             SqlTenantStore(database, FixedClock()),
             SqlKeyStore(database),
             SqlTokenStore(database),
+            SqlErasureStore(database),
         )
     finally:
         await database.aclose()
@@ -35,7 +38,9 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
 
 def memory() -> Stores:
     keys = MemoryKeyStore()
-    return Stores(MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys, MemoryTokenStore())
+    return Stores(
+        MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys, MemoryTokenStore(), MemoryErasureStore()
+    )
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -16,6 +16,7 @@ from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
+from aerodrome.ports.people import ErasureStore
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
 
@@ -31,6 +32,7 @@ class Stores:
     tenants: TenantStore
     keys: KeyStore
     tokens: TokenStore
+    erasures: ErasureStore
 
 
 class FixedClock:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +49,8 @@ class Ownership:
         self._withdrawn: dict[str, asyncio.Event] = {}
         #: Tasks that asked about sessions, until they end, with the ids they asked about.
         self._asked: dict[asyncio.Task[Any], set[str]] = {}
+        #: What else is kept of a session, by others, and goes with it.
+        self.keepers: list[Callable[[str], Awaitable[None]]] = []
 
     @property
     def registry(self) -> SessionRegistry:
@@ -181,6 +183,8 @@ class Ownership:
         self._overtake(session_id)
         if not was_theirs:
             return
+        for forget in self.keepers:
+            await forget(session_id)
         entry = self._cache.pop(session_id, None)
         self._used.pop(session_id, None)
         if entry is not None:

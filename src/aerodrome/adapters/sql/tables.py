@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0004"
+REVISION = "0006"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -67,6 +67,15 @@ GITHUB_TOKENS = sa.Table(
     sa.Column("can_refresh", sa.Integer, nullable=False),
 )
 
+#: Of users whose rows are gone: `digest` is core.erasure's, so that nothing here has their names.
+ERASURES = sa.Table(
+    "erasures",
+    METADATA,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("issued_until", sa.Double, nullable=False),
+    sa.Column("kept_until", sa.Double, nullable=False),
+)
+
 #: `options` is JSON as http.options has it; a session of another owner under the same id has taken it over.
 HTTP_SESSIONS = sa.Table(
     "http_sessions",
@@ -76,4 +85,37 @@ HTTP_SESSIONS = sa.Table(
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("options", sa.Text, nullable=False),
     sa.Index(None, "tenant_name", "user_name"),
+)
+
+#: `roles` are words, by commas.
+MEMBERS = sa.Table(
+    "members",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("roles", sa.Text, nullable=False),
+    sa.Column("since", sa.Double, nullable=False),
+    sa.Column("is_invited", sa.Integer, nullable=False),
+    sa.Index(None, "tenant_name", "user_name"),
+)
+
+SHARINGS = sa.Table(
+    "sharings",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("busy", sa.Text, nullable=False),
+    sa.Column("billing", sa.Text, nullable=False),
+)
+
+SHARE_LINKS = sa.Table(
+    "share_links",
+    METADATA,
+    sa.Column("link_id", sa.Text, primary_key=True),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("roles", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("uses_left", sa.Integer, nullable=False),
+    sa.Index(None, "session_id"),
 )
