@@ -139,7 +139,7 @@ class Policy:
         """Say whether calls of a session's tools may be sent to `url`; `*` allows encrypted ones only."""
         said = [allowed for allowed in self.webhook_urls if allowed != "*"]
         parts = _parts(url)
-        is_any = "*" in self.webhook_urls and parts is not None and parts[0] == "https"
+        is_any = "*" in self.webhook_urls and _covers("*", url) and parts is not None and parts[0] == "https"
         return is_any or any(_covers(allowed, url) for allowed in said)
 
 

@@ -168,8 +168,9 @@ class Webhooks:
             raise _Failed(_reason(error)) from None
 
     def _client(self) -> httpx.AsyncClient:
-        context = self._context or ssl.create_default_context()
-        return httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=False, timeout=_CLIENT_SECONDS)
+        if self._context is None:
+            self._context = ssl.create_default_context()
+        return httpx.AsyncClient(verify=self._context, trust_env=False, follow_redirects=False, timeout=_CLIENT_SECONDS)
 
 
 async def _resolve(host: str, port: int, allowed: Policy) -> str:
