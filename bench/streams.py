@@ -1,6 +1,6 @@
 """What many open event streams cost a gateway, how late events are in them, and what slow readers lose.
 
-    python bench/streams.py [--streams 1000] [--sessions 20] [--turns 2] [--slow 20]
+    python bench/streams.py [--streams 1000] [--sessions 20] [--turns 2] [--slow 20] [--seconds 10] [--stall 5]
 
 Users of a `shared` tenant have a session each; readers follow them over HTTP, spread evenly. Turns are taken in all sessions at
 once, first with one reader each, then with all of them: how late an event is, is what lies between the runtime's timestamp in it
@@ -35,10 +35,8 @@ RUNTIME = {"shared_runtimes": 1, "warm_runtimes": 0, "freeze_seconds": 0, "live_
 MIB = 1024 * 1024
 _EVENT = re.compile(rb"id: ([^\n]+)\nevent: ([^\n]+)\ndata: ([^\n]+)\n\n")
 _TIME = re.compile(rb'"timestamp":"([^"]+)"')
-_STALL_SECONDS = 5.0
 _WAIT_SECONDS = 120.0
-#: Twenty pieces over ten seconds, in every session at once.
-_TURN = "[stream 20 10]"
+_PIECES = 20
 #: Answers that no socket's buffers hold.
 _LARGE = "[size 3000000]"
 
@@ -55,6 +53,8 @@ class Stream(asyncio.Protocol):
         self.more = asyncio.Event()
         self.transport: asyncio.Transport | None = None
         self._rest = b""
+        self._raw = b""
+        self._has_head = False
         self._is_timed = is_timed
         resumed = f"Last-Event-ID: {last}\r\n" if last else ""
         self._head = f"GET {path}/events HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{resumed}\r\n"
@@ -68,7 +68,7 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Note the events that have come."""
         self.opened.set()
-        now, self._rest, at = time.time(), self._rest + data, 0
+        now, self._rest, at = time.time(), self._rest + self._dechunk(data), 0
         for found in _EVENT.finditer(self._rest):
             at = found.end()
             self.ids.append(found[1].decode())
@@ -77,6 +77,24 @@ class Stream(asyncio.Protocol):
                 self.late_seconds.append(now - datetime.datetime.fromisoformat(said[1].decode()).timestamp())
         self._rest = self._rest[at:]
         self.more.set()
+
+    def _dechunk(self, data: bytes) -> bytes:
+        """Take the framing of a chunked answer off (RFC 9112, section 7.1); its head is a first chunk of no interest."""
+        self._raw += data
+        found = []
+        if not self._has_head:
+            _, end, rest = self._raw.partition(b"\r\n\r\n")
+            if not end:
+                return b""
+            self._has_head, self._raw = True, rest
+        while b"\r\n" in self._raw:
+            size, _, rest = self._raw.partition(b"\r\n")
+            length = int(size, 16)
+            if len(rest) < length + 2:
+                break
+            found.append(rest[:length])
+            self._raw = rest[length + 2 :]
+        return b"".join(found)
 
     def connection_lost(self, _: Exception | None) -> None:
         """Note that it is over."""
@@ -106,6 +124,7 @@ class Hall:
     place: Place
     port: int
     caller: httpx.AsyncClient
+    options: argparse.Namespace
     sessions: list[str] = field(default_factory=list)
 
     def token(self, number: int) -> str:
@@ -154,7 +173,7 @@ class Hall:
 
 
 @asynccontextmanager
-async def hall(sessions: int) -> AsyncIterator[Hall]:
+async def hall(options: argparse.Namespace) -> AsyncIterator[Hall]:
     """Run a gateway with a session for each of its users, and one more for slow readers."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -165,24 +184,25 @@ async def hall(sessions: int) -> AsyncIterator[Hall]:
             key.write_text(model["api_key"])
             provider = {"base_url": model["base_url"], "api_key": f"file:{key}", "models": [model["name"]]}
             settings = {
-                "http": {"listen": f"127.0.0.1:{port}", "stall_seconds": _STALL_SECONDS},
+                "http": {"listen": f"127.0.0.1:{port}", "stall_seconds": options.stall},
                 "providers": {"demo": provider},
             }
             tenants = {TENANT: {"isolation": "shared", "trust": "limited", "provider": "demo"}}
-            async with gateways.gateway(model, tenants, sessions + 1, RUNTIME, settings) as place:
+            async with gateways.gateway(model, tenants, options.sessions + 1, RUNTIME, settings) as place:
                 url = f"http://127.0.0.1:{port}"
                 limits = httpx.Limits(max_connections=None)
                 async with httpx.AsyncClient(base_url=url, timeout=_WAIT_SECONDS, limits=limits) as caller:
-                    found = Hall(place, port, caller)
-                    await found.open(sessions + 1)
+                    found = Hall(place, port, caller, options)
+                    await found.open(options.sessions + 1)
                     yield found
 
 
-async def measure_turns(found: Hall, streams: list[Stream], turns: int, sessions: int) -> list[float]:
+async def measure_turns(found: Hall, streams: list[Stream]) -> list[float]:
     """Take turns in all sessions at once; return how late the pieces of their answers were."""
-    before = [stream.ends for stream in streams]
+    before, turns = [stream.ends for stream in streams], found.options.turns
+    prompt = f"[stream {_PIECES} {found.options.seconds:g}]"
     for _ in range(turns):
-        await asyncio.gather(*(found.turn(number, _TURN) for number in range(sessions)))
+        await asyncio.gather(*(found.turn(number, prompt) for number in range(found.options.sessions)))
     for stream, ends in zip(streams, before, strict=True):
         await stream.until_ends(ends + turns)
     late = [seconds for stream in streams for seconds in stream.late_seconds]
@@ -205,7 +225,7 @@ async def measure_slow(found: Hall, number: int, slow: int) -> tuple[int, int, i
     for _ in range(3):
         await found.turn(number, _LARGE)
     await fast.until_ends(4)
-    await asyncio.sleep(_STALL_SECONDS * 2)
+    await asyncio.sleep(found.options.stall * 2)
     dropped = wrong = 0
     for stream in stalled:
         assert stream.transport is not None
@@ -236,19 +256,20 @@ def show(name: str, late: list[float]) -> float:
     return median
 
 
-async def run(streams: int, sessions: int, turns: int, slow: int) -> None:
+async def run(options: argparse.Namespace) -> None:
     """Measure and print."""
+    streams, sessions, slow = options.streams, options.sessions, options.slow
     print(gateways.describe_machine())
-    async with hall(sessions) as found:
+    async with hall(options) as found:
         for number in range(sessions):
             await found.turn(number, "hello")
         few = [await found.follow(number, is_timed=True) for number in range(sessions)]
-        alone = show(f"{sessions} streams", await measure_turns(found, few, turns, sessions))
+        alone = show(f"{sessions} streams", await measure_turns(found, few))
         before = found.resident_bytes()
         many = few + [await found.follow(number % sessions, is_timed=True) for number in range(sessions, streams)]
         await asyncio.sleep(1.0)
         idle = found.resident_bytes()
-        together = show(f"{streams} streams", await measure_turns(found, many, turns, sessions))
+        together = show(f"{streams} streams", await measure_turns(found, many))
         busy = found.resident_bytes()
         for stream in many:
             assert stream.transport is not None
@@ -279,8 +300,9 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--slow", type=int, default=20)
-    options = parser.parse_args()
-    asyncio.run(run(options.streams, options.sessions, options.turns, options.slow))
+    parser.add_argument("--seconds", type=float, default=10.0, help="over which an answer is streamed")
+    parser.add_argument("--stall", type=float, default=5.0, help="after which the gateway drops a reader")
+    asyncio.run(run(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -340,6 +340,18 @@ async def test_a_session_whose_options_could_not_be_kept_was_not_made(http, monk
     await make(caller)
 
 
+async def test_who_waits_with_a_token_that_ends_is_told_so_at_once(open_http):
+    http = await open_http(principals_seconds=0.05)
+    caller = await http.caller("shared")
+    session = await make(caller)
+    waiting = asyncio.create_task(caller.post(f"{session}/messages", json={"prompt": "[hold]"}))
+    await http.rig.settled(lambda: http.rig.gateway.guests)
+    for key in await http.rig.keys.list_all("shared"):
+        await http.rig.keys.revoke(key.key_id, http.rig.clock.now())
+
+    assert (await waiting).status_code == 401
+
+
 async def test_turns_are_remembered_within_a_bound(http, monkeypatch):
     monkeypatch.setattr("aerodrome.http.conversation.KEPT_TURN_BYTES", 50_000)
     caller = await http.caller("shared")

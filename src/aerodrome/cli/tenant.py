@@ -200,7 +200,7 @@ def webhook_secret(name: str, config: common.Config = None, state_directory: com
             raise errors.ConfigError("webhooks are signed with a key made from master_key; set it, or master_key_file")
         return webhooks.derive_secret(master, name)
 
-    typer.echo(common.with_stores(config, state_directory, work))
+    typer.echo(registry.with_stores(config, state_directory, work))
 
 
 @app.command()

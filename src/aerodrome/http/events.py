@@ -69,11 +69,11 @@ class _Event(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: `body` is its JSON as the runtime said it, in one line; `position` counts within its log."""
+    """One event. `sse`: as a server-sent event, which all its readers are sent; `position` counts within its log."""
 
     kind: str
     cursor: str
-    body: bytes
+    sse: bytes
     is_kept: bool
     position: int = -1
     agent_id: str | None = None
@@ -90,9 +90,16 @@ class Event:
         return decoded[1] if decoded is not None else {}
 
     @property
-    def sse(self) -> bytes:
-        """Return it as a server-sent event (WHATWG HTML, section 9.2)."""
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.cursor.encode(), self.kind.encode(), self.body)
+    def body(self) -> bytes:
+        """Return its JSON as the runtime said it, in one line."""
+        return self.sse[self.sse.index(b"\ndata: ") + len(b"\ndata: ") : -2]
+
+
+def framed(cursor: str, kind: str, body: bytes) -> bytes:
+    """Return a server-sent event (WHATWG HTML, section 9.2); JSON of several lines becomes one line."""
+    is_plain = b"\n" not in body and b"\r" not in body
+    line = body if is_plain else msgspec.json.format(bytes(body), indent=-1)
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (cursor.encode(), kind.encode(), line)
 
 
 def is_noise(kind: str) -> bool:
@@ -121,7 +128,8 @@ def kept(bodies: Iterable[bytes]) -> list[Event]:
         event, _ = decoded
         if event.id and not event.ephemeral:
             cursor = _cursor_of(event)
-            found.append(Event(event.type, cursor, _line(body), True, agent_id=event.agentId, at=event.timestamp))
+            sse = framed(cursor, event.type, body)
+            found.append(Event(event.type, cursor, sse, True, agent_id=event.agentId, at=event.timestamp))
     return found
 
 
@@ -164,12 +172,6 @@ def _cursor_of(event: _Event) -> str:
     except ValueError:
         return event.id
     return f"{event.id}_{int(when.timestamp() * 1000)}"
-
-
-def _line(body: bytes) -> bytes:
-    """Return JSON in one line."""
-    is_plain = b"\n" not in body and b"\r" not in body
-    return bytes(body) if is_plain else msgspec.json.format(bytes(body), indent=-1)
 
 
 @dataclass(slots=True)
@@ -252,13 +254,14 @@ class EventLog:
         else:
             self._anchor = self._anchor or anchor_of(event.parentId or "")
             cursor = self._pass()
-        noted = Event(event.type, cursor, _line(body), is_kept, self._next, event.agentId, event.timestamp)
+        sse = framed(cursor, event.type, body)
+        noted = Event(event.type, cursor, sse, is_kept, self._next, event.agentId, event.timestamp)
         self._add(noted)
         return replace(noted, said=data, parent=event.parentId)
 
     def say(self, kind: str, data: dict[str, Any]) -> Event:
         """Note an event of the gateway's own; it passes."""
-        noted = Event(kind, self._pass(), own(kind, data), False, self._next)
+        noted = replace(own(self._pass(), kind, data), position=self._next)
         self._add(noted)
         return noted
 
@@ -275,12 +278,18 @@ class EventLog:
         found = self._positions.get(anchor_of(cursor))
         return None if found is None else found + 1
 
-    def read(self, position: int) -> list[Event]:
-        """Return the events from a position on; a position that is gone reads from the oldest."""
+    def read(self, position: int, limit_bytes: int | None = None) -> list[Event]:
+        """Return the events from a position on, about so many bytes; a position that is gone reads from the oldest."""
         skipped = max(0, position - self.first)
-        if skipped == 0:
+        if skipped == 0 and limit_bytes is None:
             return list(self._events)
-        return [self._events[at] for at in range(skipped, len(self._events))]
+        found, size = [], 0
+        for at in range(skipped, len(self._events)):
+            found.append(self._events[at])
+            size += len(self._events[at].sse)
+            if limit_bytes is not None and size >= limit_bytes:
+                break
+        return found
 
     def follow(self) -> EventLog:
         """Return a log of another life: what was said meanwhile nobody heard. Positions go on where these end."""
@@ -320,9 +329,10 @@ class EventLog:
             del self._positions[_key_of(gone)]
 
 
-def own(kind: str, data: dict[str, Any]) -> bytes:
-    """Return the body of an event of the gateway's own."""
-    return msgspec.json.encode({"type": kind, "data": data, "ephemeral": True})
+def own(cursor: str, kind: str, data: dict[str, Any]) -> Event:
+    """Return an event of the gateway's own."""
+    body = msgspec.json.encode({"type": kind, "data": data, "ephemeral": True})
+    return Event(kind, cursor, framed(cursor, kind, body), False)
 
 
 def _key_of(event: Event) -> str:
@@ -330,4 +340,4 @@ def _key_of(event: Event) -> str:
 
 
 def _size_of(event: Event) -> int:
-    return len(event.body) + _ENTRY_BYTES
+    return len(event.sse) + _ENTRY_BYTES

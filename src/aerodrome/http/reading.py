@@ -12,6 +12,8 @@ from aerodrome.http import events
 from aerodrome.http.events import Event, EventLog, LogBudget
 from aerodrome.http.turns import Turn
 
+#: What a reader takes at once, about: while it does not read, that is all it holds.
+_BATCH_BYTES = 256 * 1024
 #: Returns the kept events of a session, noise included, oldest first.
 History = Callable[[], Awaitable[list[Event]]]
 
@@ -65,11 +67,13 @@ class Readers:
                         told = {event.cursor for event in older}
                         yield older
                     continue
-                batch = [event for event in log.read(position) if event.cursor not in told]
-                position = log.end
+                batch = log.read(position, _BATCH_BYTES)
                 if batch:
-                    cursor, told = batch[-1].cursor, set()
-                    yield batch
+                    position, cursor = batch[-1].position + 1, batch[-1].cursor
+                    if told:
+                        batch = [event for event in batch if event.cursor not in told]
+                    if batch:
+                        yield batch
                 elif log is not self.log or (until is not None and until()):
                     return
                 else:
@@ -95,8 +99,8 @@ class Readers:
             finally:
                 await reading.aclose()
         if not is_told:
-            said = events.own("turn.ended", {"turn_id": turn.turn_id, "status": turn.state.value, "error": turn.error})
-            yield [Event("turn.ended", turn.end_cursor, said, False)]
+            said = {"turn_id": turn.turn_id, "status": turn.state.value, "error": turn.error}
+            yield [events.own(turn.end_cursor, "turn.ended", said)]
 
 
 def _within(turn: Turn, batch: list[Event]) -> tuple[list[Event], bool]:

@@ -7,7 +7,7 @@ comes back with Last-Event-ID. Comments keep proxies from closing a silent one. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +89,7 @@ class EventStream(Response):
         await self._send(send, _FIRST)
         async with aclosing(self._batches) as batches:
             async for batch in batches:
-                for part in _parts(batch):
+                for part in filter(None, _parts(batch)):
                     await self._send(send, part)
         await send({"type": "http.response.body", "body": b""})
 
@@ -115,16 +115,20 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _parts(batch: list[bytes]) -> list[bytes]:
-    parts: list[bytes] = []
+def _parts(batch: list[bytes]) -> Iterator[bytes]:
+    """Yield a batch in parts of about the same size: small events together, a large one piece by piece."""
     open_part: list[bytes] = []
     size = 0
     for one in batch:
+        if len(one) > _PART_BYTES:
+            yield b"".join(open_part)
+            open_part, size = [], 0
+            yield from (one[at : at + _PART_BYTES] for at in range(0, len(one), _PART_BYTES))
+            continue
         open_part.append(one)
         size += len(one)
         if size >= _PART_BYTES:
-            parts.append(b"".join(open_part))
+            yield b"".join(open_part)
             open_part, size = [], 0
     if open_part:
-        parts.append(b"".join(open_part))
-    return parts
+        yield b"".join(open_part)

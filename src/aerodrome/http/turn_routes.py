@@ -45,7 +45,7 @@ async def send(
     await held.wait_taken(turn)
     if accept is not None and sse.MEDIA_TYPE in accept:
         return stream(caller, encoded(held.read_turn(turn)))
-    if not await presence.stays(request, held.wait(turn, message.wait_seconds)):
+    if not await presence.stays(request, caller, held.wait(turn, message.wait_seconds)):
         return presence.nobody()
     if not turn.is_over:
         response.status_code = 202
@@ -69,7 +69,7 @@ async def get_turn(
 ) -> Any:
     """Return a turn."""
     held, turn = await _find(caller, session_id, turn_id)
-    if wait_seconds and not await presence.stays(request, held.wait(turn, wait_seconds)):
+    if wait_seconds and not await presence.stays(request, caller, held.wait(turn, wait_seconds)):
         return presence.nobody()
     return shapes.view_turn(session_id, turn, held.pending)
 
