@@ -352,6 +352,13 @@ async def test_who_waits_with_a_token_that_ends_is_told_so_at_once(open_http):
     assert (await waiting).status_code == 401
 
 
+async def test_where_certificates_name_tenants_a_token_alone_proves_nothing(open_http):
+    http = await open_http(client_names_tenant=True)
+    refused = await (await http.caller("shared")).get("/v1/sessions")
+
+    assert (refused.status_code, refused.json()["code"]) == (401, "authentication_failed")
+
+
 async def test_turns_are_remembered_within_a_bound(http, monkeypatch):
     monkeypatch.setattr("aerodrome.http.conversation.KEPT_TURN_BYTES", 50_000)
     caller = await http.caller("shared")

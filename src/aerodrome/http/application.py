@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aerodrome import errors
-from aerodrome.http import event_routes, problems, request_routes, session_routes, turn_routes
+from aerodrome.http import event_routes, problems, request_routes, session_routes, sharing_routes, turn_routes
 from aerodrome.http.problems import Problem
 from aerodrome.http.site import Site
 
@@ -31,7 +31,7 @@ def build(site: Site) -> FastAPI:
     )
     application.state.site = site
     problems.install(application)
-    for routes in (session_routes, turn_routes, event_routes, request_routes):
+    for routes in (session_routes, turn_routes, event_routes, request_routes, sharing_routes):
         application.include_router(routes.router)
 
     @application.get("/healthz", include_in_schema=False)
