@@ -32,7 +32,7 @@ async def open_edge(
     Raises:
         errors.ConfigError: the address cannot be listened on.
     """
-    context = certificate.context() if certificate is not None else None
+    context = certificate.following_context() if certificate is not None else None
     edge = HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
     stack.push_async_callback(edge.aclose)
     await edge.start()

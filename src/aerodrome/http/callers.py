@@ -26,6 +26,7 @@ from aerodrome.http.browsers import BrowserSession
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
 from aerodrome.http.users import HttpUser
+from aerodrome.transport import asgi, tls
 
 BEARER = HTTPBearer(auto_error=False, description="a key, a connection token, or a JWT of a trusted issuer")
 
@@ -147,7 +148,12 @@ async def recognize_caller(
     """Return who calls, by a bearer token or a browser's cookie. Raises errors.AuthenticationRequired and its like."""
     site = site_of(request)
     if given is not None:
-        return Caller(site, await recognize(site, given.credentials, peer_of(request)), peer_of(request))
+        principal = await recognize(site, given.credentials, peer_of(request))
+        settings = site.services.settings
+        names = tls.names_in(asgi.certificate_of(request.scope))
+        if settings.client_names_tenant and principal.owner.tenant not in names:
+            raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
+        return Caller(site, principal, peer_of(request))
     browser = browser_of(request)
     if browser is None:
         missing = errors.AuthenticationRequired()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,9 +12,10 @@ from fastapi import APIRouter, Header, Query
 from aerodrome.http import problems, sse
 from aerodrome.http.callers import Authenticated
 from aerodrome.http.conversation import Conversation
+from aerodrome.http.events import behind
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import History, HistoryEvent
-from aerodrome.http.turn_routes import stream
+from aerodrome.http.turn_routes import encoded, stream
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"])
 _EVENTS: dict[str, Any] = {
@@ -44,9 +46,9 @@ async def follow(
     await held.open()
     cursor = last_event_id or after
     if cursor or start == "beginning":
-        return stream(caller, _encoded(held, cursor or ""))
+        return stream(caller, encoded(held.read_from(cursor)))
     here = await _here(held)
-    return stream(caller, _encoded(held, here, held.log.end))
+    return stream(caller, _from(here, encoded(held.read_from(here, held.log.end))))
 
 
 async def _here(held: Conversation) -> str:
@@ -55,16 +57,12 @@ async def _here(held: Conversation) -> str:
     return held.log.cursor or (kept[-1].cursor if kept else _BEGINNING)
 
 
-async def _encoded(held: Conversation, cursor: str, position: int | None = None) -> AsyncGenerator[list[bytes], None]:
-    reading = held.read_from(cursor, position)
-    try:
-        if position is not None:
-            # A reader that is cut off before its first event comes back to here all the same.
-            yield [b"id: %b\n\n" % cursor.encode()]
-        async for batch in reading:
-            yield [one.sse for one in batch]
-    finally:
-        await reading.aclose()
+async def _from(cursor: str, batches: AsyncGenerator[list[bytes], None]) -> AsyncGenerator[list[bytes], None]:
+    """Yield where a reader is, then what comes: one that is cut off before its first event comes back to here all the same."""
+    async with aclosing(batches):
+        yield [b"id: %b\n\n" % cursor.encode()]
+        async for batch in batches:
+            yield batch
 
 
 @router.get("/history", responses=problems.documented(404, 422), operation_id="getHistory")
@@ -77,9 +75,8 @@ async def history(
     """Return the kept events of a session, oldest first."""
     held = await caller.conversation(session_id, "http.history.get")
     events = await held.history()
-    at = next((number + 1 for number, one in enumerate(events) if one.cursor == after), 0)
-    page = events[at : at + limit]
-    has_more = at + limit < len(events)
+    events = behind(events, after) if after else events
+    page, has_more = events[:limit], len(events) > limit
     return History(
         events=[HistoryEvent.model_validate(msgspec.json.decode(one.body)) for one in page],
         cursor=page[-1].cursor if page else after,

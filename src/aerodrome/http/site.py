@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,10 @@ class HttpSettings:
     cors_origins: tuple[str, ...] = ()
     idle_seconds: float = 120.0
     stream: StreamSettings = field(default_factory=StreamSettings)
+    #: The gateway's master keys, the current one first: webhooks are signed and secrets of sessions sealed with theirs.
+    masters: tuple[bytes, ...] = field(default=(), repr=False)
+    #: What webhooks' certificates are verified with; None: the system's authorities.
+    webhook_context: ssl.SSLContext | None = field(default=None, repr=False)
     #: Where browsers reach us, where that is not where we listen (a proxy before us).
     public_url: str | None = None
     #: Whether /metrics is for anyone, and not for operators alone.
