@@ -339,7 +339,7 @@ class HttpUsers:
             if user.has_link and is_idle:
                 user.program.close()
             elif user.has_link and idle:
-                self._spawn(user.let_go(idle))
+                self.spawn(user.let_go(idle))
             elif is_idle and not user.has_link and not user.conversations:
                 del self._users[user.owner]
                 self._links.pop(user.owner, None)
@@ -361,7 +361,8 @@ class HttpUsers:
             size -= held.size_bytes + _CONVERSATION_BYTES
             del user.conversations[held.session_id]
 
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> None:
+        """Run what outlives the request that began it; it ends with the users."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name="http user sweep")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
