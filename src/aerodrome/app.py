@@ -195,7 +195,7 @@ def _make_edge(
     # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
     from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
 
-    context = certificate.context() if certificate is not None else None
+    context = certificate.following_context() if certificate is not None else None
     return HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
 
 

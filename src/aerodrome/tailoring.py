@@ -168,6 +168,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         max_body_bytes=section.max_body_bytes,
         cors_origins=section.cors_origins,
         idle_seconds=section.idle_seconds,
+        masters=settings.read_master_keys(),
         stream=StreamSettings(section.keep_alive_seconds, section.stall_seconds),
         public_url=section.public_url,
         has_open_metrics=section.metrics == "open",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import UNSET
 
@@ -16,14 +16,14 @@ from aerodrome import errors
 from aerodrome.core.flights import TurnEnd
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Access
+from aerodrome.core.policy import Access, Policy
 from aerodrome.gateway import handshake, reattach
 from aerodrome.gateway.admission import Admission, TenantAdmission
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.relay import Relay
-from aerodrome.protocol import messages
+from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.messages import PeekParams
 from aerodrome.transport import tls
 from aerodrome.transport.link import Link
@@ -73,6 +73,21 @@ class TenantGateway:
     def clients(self) -> list[Client]:
         """Return the client links that are open."""
         return [client for clients in self._clients.values() for client in clients]
+
+    def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy that is in force for an owner who has a link here; None for one who has none."""
+        return next((client.principal.policy for client in self.clients if client.owner == owner), None)
+
+    def find_recipe(self, owner: Owner, session_id: str) -> dict[str, Any] | None:
+        """Return what another link of an owner, that is here, opened a session with; None if none of theirs holds it."""
+        for client in self.clients:
+            held = client.attachments.get(session_id)
+            if client.owner != owner or held is None or not held.is_live:
+                continue
+            if held.opening is not None:
+                return dict(held.opening.asked)
+            return reopening.resume_params(session_id, held.create, held.resume)
+        return None
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""

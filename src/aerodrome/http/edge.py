@@ -10,8 +10,10 @@ from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application, figures
 from aerodrome.http.browsers import BegunSignIns, BrowserSessions
+from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.site import HttpSettings, Office, Site
 from aerodrome.http.users import HttpUsers
+from aerodrome.http.webhooks import Webhooks
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.transport.asgi import AsgiServer
 
@@ -28,7 +30,10 @@ class HttpEdge:
         settings: HttpSettings,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
+        master = settings.masters[0] if settings.masters else None
+        hooks = Webhooks(master, gateway.find_policy, clock, settings.webhook_context)
+        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds, hooks)
+        self.users.sealed = SealedOptions(settings.masters)
         browsers = BrowserSessions(clock, settings.browsers)
         self.site = Site(gateway, self.users, settings, clock, office, browsers, BegunSignIns(clock))
         self._looking: asyncio.Task[None] | None = None

@@ -29,7 +29,7 @@ Answer = Annotated[PermissionAnswer | QuestionAnswer | ToolAnswer | FormAnswer |
 async def list_all(session_id: SessionId, caller: Authenticated) -> PendingList:
     """List what the agent waits for, oldest first."""
     held = await caller.conversation(session_id, "http.request.list")
-    return PendingList(requests=[shapes.view_pending(one) for one in held.pending])
+    return PendingList(requests=[shapes.view_pending(one) for one in await held.list_pending()])
 
 
 @router.post("/{request_id}", responses=problems.documented(404, 409, 422), operation_id="answerRequest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,10 @@ class HttpSettings:
     #: Whether /metrics is for anyone, and not for operators alone.
     has_open_metrics: bool = False
     browsers: BrowserSettings = field(default_factory=BrowserSettings)
+    #: The gateway's master keys, the current one first: webhooks are signed and secrets of sessions sealed with theirs.
+    masters: tuple[bytes, ...] = field(default=(), repr=False)
+    #: What webhooks' certificates are verified with; None: the system's authorities.
+    webhook_context: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 #: Returns the last records of the audit log, the newest first: at most so many, of one tenant or of all.

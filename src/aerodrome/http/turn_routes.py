@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from aerodrome import errors
-from aerodrome.http import problems, shapes, sse
+from aerodrome.http import presence, problems, shapes, sse
 from aerodrome.http.callers import Authenticated, Caller, StreamGuest
 from aerodrome.http.conversation import Conversation
+from aerodrome.http.events import Event
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import Aborted, NewMessage, TurnList, TurnView
 from aerodrome.http.sse import EventStream
@@ -33,6 +34,7 @@ async def send(
     session_id: SessionId,
     message: NewMessage,
     caller: Authenticated,
+    request: Request,
     response: Response,
     accept: Annotated[str | None, Header()] = None,
 ) -> Any:
@@ -40,9 +42,11 @@ async def send(
     held = await caller.conversation(session_id, "http.message.send")
     await held.open()
     turn = held.ask(message.prompt, caller.owner.user)
+    await held.wait_taken(turn)
     if accept is not None and sse.MEDIA_TYPE in accept:
-        return stream(caller, _events_of(held, turn))
-    await held.wait(turn, message.wait_seconds)
+        return stream(caller, encoded(held.read_turn(turn)))
+    if not await presence.stays(request, caller, held.wait(turn, message.wait_seconds)):
+        return presence.nobody()
     if not turn.is_over:
         response.status_code = 202
     return shapes.view_turn(session_id, turn, held.pending)
@@ -55,17 +59,18 @@ async def list_turns(session_id: SessionId, caller: Authenticated) -> TurnList:
     return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in held.turns])
 
 
-@router.get("/turns/{turn_id}", responses=problems.documented(404), operation_id="getTurn")
+@router.get("/turns/{turn_id}", responses=problems.documented(404), response_model=TurnView, operation_id="getTurn")
 async def get_turn(
     session_id: SessionId,
     turn_id: str,
     caller: Authenticated,
+    request: Request,
     wait_seconds: Annotated[float, Query(ge=0, le=3600, description="until it is over or needs an answer")] = 0,
-) -> TurnView:
+) -> Any:
     """Return a turn."""
     held, turn = await _find(caller, session_id, turn_id)
-    if wait_seconds:
-        await held.wait(turn, wait_seconds)
+    if wait_seconds and not await presence.stays(request, caller, held.wait(turn, wait_seconds)):
+        return presence.nobody()
     return shapes.view_turn(session_id, turn, held.pending)
 
 
@@ -102,20 +107,11 @@ def stream(caller: Caller, batches: AsyncGenerator[list[bytes], None]) -> EventS
     return EventStream(until_left(), caller.site.settings.stream, guest.over)
 
 
-async def _events_of(held: Conversation, turn: Turn) -> AsyncGenerator[list[bytes], None]:
-    """Yield the events from a turn's sending to its end."""
-
-    def is_told() -> bool:
-        return turn.is_over
-
-    reading = held.read_from(None, turn.position, is_told)
+async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[list[bytes], None]:
+    """Yield events in the form of a stream."""
     try:
         async for batch in reading:
-            within = [one for one in batch if turn.end_position is None or one.position < turn.end_position]
-            if within:
-                yield [one.sse for one in within]
-            if turn.end_position is not None and batch[-1].position + 1 >= turn.end_position:
-                return
+            yield [one.sse for one in batch]
     finally:
         await reading.aclose()
 
