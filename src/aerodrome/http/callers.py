@@ -97,13 +97,24 @@ def peer_of(request: Request) -> str:
     return f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
 
 
-async def recognize(site: Site, token: str, peer: str) -> Principal:
+async def recognize(request: Request, token: str) -> Principal:
     """Return whom a token proves. Raises errors.AuthenticationFailed."""
+    site, peer = site_of(request), peer_of(request)
     try:
-        return await site.gateway.admission.recognize(token)
+        principal = await site.gateway.admission.recognize(token)
+        _check_certificate(request, principal)
+        return principal
     except errors.AuthenticationFailed as error:
         site.services.audit.not_authenticated(peer, token, error)
         raise
+
+
+def _check_certificate(request: Request, principal: Principal) -> None:
+    """Check that a caller's certificate names the tenant, where it must; an operator has none to be named."""
+    if not site_of(request).services.settings.client_names_tenant or principal.owner.tenant == identity.NO_TENANT:
+        return
+    if principal.owner.tenant not in tls.names_in(asgi.certificate_of(request.scope)):
+        raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
 
 
 def browser_of(request: Request) -> BrowserSession | None:
@@ -139,6 +150,7 @@ async def renew(site: Site, principal: Principal, proved_at: float) -> Principal
 async def caller_of_browser(request: Request, browser: BrowserSession) -> Caller:
     """Return who sits at a signed-in browser. Raises errors.AuthenticationFailed: nobody any more."""
     site = site_of(request)
+    _check_certificate(request, browser.principal)
     return Caller(site, await renew(site, browser.principal, browser.began_at), peer_of(request))
 
 
@@ -148,12 +160,7 @@ async def recognize_caller(
     """Return who calls, by a bearer token or a browser's cookie. Raises errors.AuthenticationRequired and its like."""
     site = site_of(request)
     if given is not None:
-        principal = await recognize(site, given.credentials, peer_of(request))
-        settings = site.services.settings
-        names = tls.names_in(asgi.certificate_of(request.scope))
-        if settings.client_names_tenant and principal.owner.tenant not in names:
-            raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
-        return Caller(site, principal, peer_of(request))
+        return Caller(site, await recognize(request, given.credentials), peer_of(request))
     browser = browser_of(request)
     if browser is None:
         missing = errors.AuthenticationRequired()

@@ -33,15 +33,15 @@ class HttpSettings:
     cors_origins: tuple[str, ...] = ()
     idle_seconds: float = 120.0
     stream: StreamSettings = field(default_factory=StreamSettings)
-    #: The gateway's master keys, the current one first: webhooks are signed and secrets of sessions sealed with theirs.
-    masters: tuple[bytes, ...] = field(default=(), repr=False)
-    #: What webhooks' certificates are verified with; None: the system's authorities.
-    webhook_context: ssl.SSLContext | None = field(default=None, repr=False)
     #: Where browsers reach us, where that is not where we listen (a proxy before us).
     public_url: str | None = None
     #: Whether /metrics is for anyone, and not for operators alone.
     has_open_metrics: bool = False
     browsers: BrowserSettings = field(default_factory=BrowserSettings)
+    #: The gateway's master keys, the current one first: webhooks are signed and secrets of sessions sealed with theirs.
+    masters: tuple[bytes, ...] = field(default=(), repr=False)
+    #: What webhooks' certificates are verified with; None: the system's authorities.
+    webhook_context: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 #: Returns the last records of the audit log, the newest first: at most so many, of one tenant or of all.

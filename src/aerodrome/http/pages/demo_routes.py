@@ -62,7 +62,7 @@ def routes(code: str, users: Sequence[DemoUser]) -> APIRouter:
         user = known.get(page.word(form, "who"))
         if user is None:
             raise errors.InvalidParams("expected one of the demo's users, found another; go back and choose again")
-        principal = await callers.recognize(callers.site_of(request), user.token, callers.peer_of(request))
+        principal = await callers.recognize(request, user.token)
         return sign_in_routes.open_browser(request, principal, user.page)
 
     return router

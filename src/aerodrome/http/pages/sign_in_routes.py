@@ -39,7 +39,7 @@ async def sign_in(request: Request) -> Response:
     token = page.word(form, "token").removeprefix("Bearer ")
     try:
         site.services.audit.check()
-        principal = await callers.recognize(site, token[:_MAX_TOKEN], callers.peer_of(request))
+        principal = await callers.recognize(request, token[:_MAX_TOKEN])
     except errors.AuthenticationFailed:
         problem = "This token is wrong, expired or revoked. Check that all of it was pasted."
         return _ask(request, following, problem, 401)
