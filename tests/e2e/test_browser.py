@@ -473,7 +473,8 @@ def test_forms_plans_and_approvals_for_a_session_are_answered_in_the_form_that_i
 
     page.evaluate(SHOW_CARD, {"request_id": "4", "kind": "permission", "data": {"kind": "read", "path": "/work/a"}})
     card.get_by_role("button", name="Approve for this session").click()
-    expect(card).to_contain_text("Approve for this session")
+    expect(card).to_contain_text("Approved for this session")
+    expect(card.get_by_role("button", name="Copy")).to_be_enabled()
     assert page.evaluate("answers") == [{"kind": "permission", "decision": "approve_for_session"}]
 
 

@@ -9,6 +9,11 @@ const DECIDED = {
   "denied-by-rules": "Rejected by rules", "denied-interactively-by-user": "Rejected",
   "denied-by-permission-request-hook": "Rejected", cancelled: "Withdrawn",
 };
+/** What a button's words are once it was pressed. */
+const SAID = {
+  Approve: "Approved", "Approve for this session": "Approved for this session", "Approve the plan": "Approved", Reject: "Rejected",
+  "Return it": "Returned", "Let it fail": "Failed",
+};
 const TITLES = {
   permission: "The agent asks for permission", question: "The agent asks", tool: "The agent calls your tool",
   form: "The agent asks you to fill this in", plan: "The agent proposes a plan",
@@ -21,6 +26,7 @@ export class Card {
     this.send = send;
     this.isOpen = true;
     this.hadFocus = false;
+    this.said = null;
     this.problem = el("p", { class: "card-problem", role: "alert", hidden: true });
     this.title = el("h3", { text: TITLES[request.kind] ?? "The agent waits" });
     this.verdict = el("span", { class: "verdict" });
@@ -50,12 +56,14 @@ export class Card {
     this.problem.hidden = true;
     // A button that is disabled loses the focus.
     this.hadFocus = this.element.contains(document.activeElement);
+    this.said = SAID[words] ?? words;
     this.element.classList.add("sending");
     for (const part of this.controls()) part.disabled = true;
     try {
       await this.send({ kind: this.request.kind, ...answer });
-      this.close(words);
+      this.close(this.said);
     } catch (problem) {
+      this.said = null;
       if (problem.status === 404 || problem.status === 409) {
         this.close("Answered elsewhere, or no longer needed");
         return;
@@ -69,12 +77,13 @@ export class Card {
   }
 
   controls() {
-    return this.element.querySelectorAll("button, input, textarea, select");
+    return this.element.querySelectorAll(":is(.actions, .choices, .answering) :is(button, input, textarea, select), .answering");
   }
 
   /** The request is over; `words` say how, where that is known. */
   close(words) {
-    if (words && (this.isOpen || !this.verdict.textContent)) this.verdict.textContent = words;
+    // What the runtime has said of it meanwhile stands.
+    if (words && !this.verdict.textContent) this.verdict.textContent = this.said ?? words;
     if (!this.isOpen) return;
     const isInside = this.element.contains(document.activeElement);
     // Who has gone on to something else meanwhile stays there.
