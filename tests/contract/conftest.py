@@ -7,13 +7,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aerodrome.adapters.memory.conversations import MemoryConversationStore
+from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.tokens import MemoryTokenStore
+from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.conversations import SqlConversationStore
+from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.adapters.sql.usage import SqlUsageStore
 
 from .registry_suite import FixedClock, Stores
 
@@ -28,6 +34,9 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
             SqlTenantStore(database, FixedClock()),
             SqlKeyStore(database),
             SqlTokenStore(database),
+            SqlConversationStore(database),
+            SqlUsageStore(database),
+            SqlIdempotencyStore(database),
         )
     finally:
         await database.aclose()
@@ -35,7 +44,15 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
 
 def memory() -> Stores:
     keys = MemoryKeyStore()
-    return Stores(MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys, MemoryTokenStore())
+    return Stores(
+        MemorySessionRegistry(),
+        MemoryTenantStore(keys, FixedClock()),
+        keys,
+        MemoryTokenStore(),
+        MemoryConversationStore(),
+        MemoryUsageStore(),
+        MemoryIdempotencyStore(),
+    )
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -16,8 +16,11 @@ from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
+from aerodrome.ports.conversations import ConversationStore
+from aerodrome.ports.idempotency import IdempotencyStore
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
+from aerodrome.ports.usage import UsageStore
 
 ALICE, BOB = Owner("red", "alice"), Owner("red", "bob")
 #: Same user name in another tenant: somebody else.
@@ -31,6 +34,9 @@ class Stores:
     tenants: TenantStore
     keys: KeyStore
     tokens: TokenStore
+    conversations: ConversationStore
+    usage: UsageStore
+    idempotency: IdempotencyStore
 
 
 class FixedClock:
