@@ -37,11 +37,13 @@ from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
 from aerodrome.adapters.secrets.vault import VaultSource
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.conversations import SqlConversationStore
+from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.adapters.sql.usage import SqlUsageStore
 from aerodrome.admin import erasure
 from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
@@ -49,7 +51,7 @@ from aerodrome.admin.server import AdminServer
 from aerodrome.clock import Clock, SystemClock
 from aerodrome.core import connection_token, secret
 from aerodrome.core.audit import Action, Entry
-from aerodrome.core.identity import Tenant
+from aerodrome.core.identity import Scope, Tenant
 from aerodrome.core.jwt import Terms
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
@@ -62,7 +64,7 @@ from aerodrome.gateway.client import Services
 from aerodrome.gateway.forwarder import Forwarder
 from aerodrome.gateway.github_tokens import GitHubTokens, TokenCourier
 from aerodrome.gateway.listener import Listener, Serve
-from aerodrome.gateway.minting import Minter
+from aerodrome.gateway.minting import Minter, Minting
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
@@ -73,8 +75,10 @@ from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.http.edge import HttpEdge
+from aerodrome.http.site import HttpStores
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -100,6 +104,8 @@ class Stores:
     tokens: SqlTokenStore
     people: SqlPersonStore
     conversations: SqlConversationStore
+    usage: SqlUsageStore
+    idempotency: SqlIdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,8 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             SqlTokenStore(database),
             SqlPersonStore(database),
             SqlConversationStore(database),
+            SqlUsageStore(database),
+            SqlIdempotencyStore(database),
         )
     finally:
         await database.aclose()
@@ -164,23 +172,24 @@ async def open_application(
         gateway_settings = tailoring.gateway_settings(settings, found)
         stores: Stores | None = None
         gateway: TenantGateway | None = None
-        minter: Minter | None = None
+        minting: Minting | None = None
         policies: PolicyWatch | None = None
         if settings.policy == "transparent":
             serve = _transparent(settings, fleet, gateway_settings)
         else:
             stores = await stack.enter_async_context(open_stores(settings))
-            gateway, policies, minter = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
+            gateway, policies, minting = await _for_tenants(settings, gateway_settings, fleet, stores, stack)
             serve = gateway.serve
         certificate = _certificate(settings)
         listener = Listener(serve, gateway_settings, certificate)
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
-        http = await _open_http(settings, gateway, stores, certificate, stack)
+        http = await _open_http(settings, gateway, stores, minting, stack)
         reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
         if isinstance(fleet, RuntimePool):
             facts, eraser = tailoring.facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            minter = minting.minter if minting is not None else None
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
             await admin.start(operations)
@@ -196,14 +205,16 @@ async def _open_http(
     settings: Settings,
     gateway: TenantGateway | None,
     stores: Stores | None,
-    certificate: ServerCertificate | None,
+    minting: Minting | None,
     stack: AsyncExitStack,
 ) -> tuple[str, int] | None:
     """Serve HTTP, where it is asked for; return its address."""
     if settings.http.listen is None or gateway is None or stores is None:
         return None
+    certificate = _certificate(settings)
     context = certificate.context() if certificate is not None else None
-    edge = HttpEdge(gateway, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
+    kept = HttpStores(stores.conversations, stores.idempotency)
+    edge = HttpEdge(gateway, kept, SystemClock(), tailoring.http_settings(settings), context, minting)
     stack.push_async_callback(edge.aclose)
     return await edge.start()
 
@@ -320,7 +331,7 @@ def run_loop(work: Awaitable[None]) -> None:
 
 async def _for_tenants(
     settings: Settings, gateway_settings: GatewaySettings, fleet: Fleet, stores: Stores, stack: AsyncExitStack
-) -> tuple[TenantGateway, PolicyWatch, Minter]:
+) -> tuple[TenantGateway, PolicyWatch, Minting]:
     clock = SystemClock()
     auditor = await _open_auditor(settings, stack)
     ownership = Ownership(stores.sessions, clock, gateway_settings.ownership_cache_seconds)
@@ -332,7 +343,14 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_reach(supplier.forwarder_url.removeprefix("http://"))
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor)
+    # What deletes a session is not asked whether HTTP callers had it.
+    ownership.watchers.append(stores.conversations.forget)
+    usage = UsageLedger(stores.usage, clock)
+    counting = asyncio.create_task(
+        usage.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="usage flush"
+    )
+    stack.push_async_callback(_end_task, counting)
+    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor, usage=usage)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -354,7 +372,9 @@ async def _for_tenants(
     watching = asyncio.create_task(watch.run(), name="principal watch")
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
-    return gateway, _watch_policies(gateway, configured, stores, stack), minter
+    nobody = IssuerVerifier([])
+    may_mint = TenantAdmission(Verifiers(KeyVerifier(stores.keys, Scope.MINT), nobody, nobody), find_tenant, clock)
+    return gateway, _watch_policies(gateway, configured, stores, stack), Minting(minter, may_mint)
 
 
 def _watch_policies(

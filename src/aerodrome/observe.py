@@ -39,6 +39,8 @@ EVENTS: dict[str, str] = {
     "gateway.stopping": "a signal or an operator asked the gateway to stop",
     "gateway.unencrypted": "the listener can be reached from other machines and is not encrypted",
     "gateway.unreachable": "a forwarder cannot have a connection to the gateway now; it is tried again",
+    "http.answer_not_kept": "the answer of a request with an idempotency key could not be kept; a retry is refused",
+    "http.leftover_failed": "a session of a one-shot question could not be deleted; it is tried again",
     "http.message_failed": "a message for an HTTP user could not be handled",
     "http.program_failed": "the link of an HTTP user failed unexpectedly",
     "http.request_failed": "answering an HTTP request failed unexpectedly",

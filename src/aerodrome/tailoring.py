@@ -15,6 +15,7 @@ from aerodrome.fleet.spec import FleetSettings, HealthSettings
 from aerodrome.gateway.audit import Auditor
 from aerodrome.gateway.reaper import ReaperSettings
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.http.idempotency import IdempotencySettings
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.ports.host import ResourceLimits
@@ -152,6 +153,10 @@ def http_settings(settings: Settings) -> HttpSettings:
         max_connections=section.max_connections,
         max_body_bytes=section.max_body_bytes,
         cors_origins=section.cors_origins,
+        requests_per_minute=section.requests_per_minute,
+        idempotency=IdempotencySettings(section.idempotency_seconds),
+        ask_seconds=section.ask_seconds,
+        team_chat=section.team_chat,
         idle_seconds=section.idle_seconds,
         stream=StreamSettings(section.keep_alive_seconds, section.stall_seconds),
     )

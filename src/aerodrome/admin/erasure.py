@@ -107,6 +107,7 @@ class Eraser:
         # Only now: a session may have been created while links were open.
         records = list(await self._site.services.ownership.registry.list_owned(owner))
         await self._delete_sessions(owner, records, report)
+        await self._site.services.usage.forget(owner)
         if not report.left:
             rows.update(await self._site.people.erase(owner))
         report.rows = dict(rows)
@@ -130,6 +131,7 @@ class Eraser:
         cut: set[Client] = set()
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
+                self._end_streams(owner)
                 # Again: one may have been on its way in with a key that was just erased.
                 while clients := self._clients(owner):
                     for client in clients:
@@ -142,6 +144,12 @@ class Eraser:
         except TimeoutError:
             report.left.append(f"a link of theirs did not end within {_LEAVE_SECONDS:g} s")
         return len(cut)
+
+    def _end_streams(self, owner: Owner) -> None:
+        """End the event streams of the HTTP edge; its link of the user is one of those that are cut."""
+        for guest in list(self._site.gateway.guests) if self._site.gateway is not None else ():
+            if guest.principal.owner == owner:
+                guest.dismiss()
 
     def _clients(self, owner: Owner) -> list[Client]:
         gateway = self._site.gateway

@@ -38,6 +38,7 @@ class Action(Enum):
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
     KEY_ROTATE = "key.rotate"
+    TOKEN_MINT = "token.mint"  # noqa: S105  (not a password)
     TENANT_ADD = "tenant.add"
     TENANT_SET = "tenant.set"
     TENANT_REMOVE = "tenant.remove"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from aerodrome.core.identity import Owner
@@ -31,8 +31,7 @@ class Usage:
         self.output_tokens += _count(data.get("outputTokens"))
         self.cache_read_tokens += _count(data.get("cacheReadTokens"))
         self.cache_write_tokens += _count(data.get("cacheWriteTokens"))
-        cost = data.get("cost")
-        self.cost += float(cost) if _is_figure(cost) else 0.0
+        self.cost += _figure(data.get("cost"))
 
     def merge(self, other: Usage) -> None:
         """Add another's figures."""
@@ -56,7 +55,7 @@ class DayUsage:
 
 def day_of(now: float) -> str:
     """Return the day of a Unix time, in UTC."""
-    return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")
 
 
 def model_of(data: dict[str, Any]) -> str:
@@ -65,10 +64,11 @@ def model_of(data: dict[str, Any]) -> str:
     return model[:_NAME_CHARACTERS] if isinstance(model, str) and model else UNKNOWN_MODEL
 
 
-def _is_figure(value: Any) -> bool:
-    """Say whether a value can be counted: no store takes more, and no call does."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**40
+def _figure(value: Any) -> float:
+    """Return a value that can be counted, else 0: no store takes more, and no call does."""
+    is_figure = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**40
+    return float(value) if is_figure else 0.0
 
 
 def _count(value: Any) -> int:
-    return int(value) if _is_figure(value) else 0
+    return int(_figure(value))

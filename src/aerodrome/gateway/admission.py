@@ -58,6 +58,10 @@ class Admission(Protocol):
         """Return whom the token proves. Raises errors.AuthenticationFailed."""
         ...
 
+    async def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy of a user whom no token has to prove; None if there is no such tenant."""
+        ...
+
 
 class TenantAdmission:
     """Admission by what tokens prove; tenants of the configuration go before those of the database."""
@@ -80,6 +84,11 @@ class TenantAdmission:
             _log.info("token.refused", reason=error.reason)
             raise
         return Principal(proof.owner, tenant.policy_for(proof.owner.user), proof.key_id, proof.expires_at)
+
+    async def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy of a user of a tenant that is there."""
+        tenant = await self._find_tenant(owner.tenant)
+        return None if tenant is None else tenant.policy_for(owner.user)
 
     def _choose(self, token: str) -> Verifier:
         if not jwt.has_form(token):
@@ -105,6 +114,10 @@ class FixedAdmission:
         """Return the one principal if the token is the given one."""
         self.check(token)
         return self._principal
+
+    async def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the one principal's policy for its owner."""
+        return self._principal.policy if owner == self._principal.owner else None
 
     def check(self, token: str | None) -> None:
         """Compare a token with the given one.

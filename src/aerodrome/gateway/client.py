@@ -35,6 +35,7 @@ from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
 from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.correlation import Correlation
@@ -60,6 +61,7 @@ class Services:
     residents: Residents = field(init=False)
     occupancy: Occupancy = field(default_factory=Occupancy)
     audit: audit.Auditor = audit.UNAUDITED
+    usage: UsageLedger = field(default_factory=UsageLedger)
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
     drainer: Drainer = field(init=False)

@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw
 
 from aerodrome import errors, redaction
 from aerodrome.core.attachment import AttachmentState
-from aerodrome.gateway import reattach, tightening
+from aerodrome.gateway import reattach, tightening, usage
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import messages, methods, reopening
@@ -90,6 +90,8 @@ class Downward:
         if peek.method == "session.event" and session_id is not None:
             if self._is_heard_here(upstream, session_id) and not self._is_hushed(session_id, peek):
                 self._note_turn(session_id, peek)
+                if _kind_of(peek) == usage.EVENT:
+                    self._client.services.usage.note(self._client.owner, body)
                 refusal = tightening.refuse_tool(self._client, peek, body)
                 if refusal is not None:
                     tightening.answer_tool(self._client, session_id, refusal)

@@ -16,6 +16,7 @@ from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.core import connection_token, identity
 from aerodrome.core.identity import Key, Owner, Scope, Tenant
+from aerodrome.gateway.admission import Admission
 from aerodrome.ports.registry import KeyStore
 
 _log = structlog.get_logger()
@@ -28,6 +29,14 @@ class Minted:
     token: str
     key_id: str
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Minting:
+    """Who makes connection tokens, and who lets in those who may ask for them (keys with the scope `mint`)."""
+
+    minter: Minter
+    admission: Admission
 
 
 class Minter:

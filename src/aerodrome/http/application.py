@@ -7,10 +7,19 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aerodrome import errors
-from aerodrome.http import event_routes, problems, request_routes, session_routes, turn_routes
+from aerodrome.http import (
+    account_routes,
+    ask_routes,
+    event_routes,
+    guide_routes,
+    problems,
+    request_routes,
+    session_routes,
+    turn_routes,
+)
+from aerodrome.http.bodies import BodyLimit, JsonBodies, RateHeaders
+from aerodrome.http.idempotency import KeepAnswers
 from aerodrome.http.problems import Problem
 from aerodrome.http.site import Site
 
@@ -31,21 +40,33 @@ def build(site: Site) -> FastAPI:
     )
     application.state.site = site
     problems.install(application)
-    for routes in (session_routes, turn_routes, event_routes, request_routes):
+    for routes in (
+        session_routes,
+        turn_routes,
+        event_routes,
+        request_routes,
+        ask_routes,
+        account_routes,
+        guide_routes,
+    ):
         application.include_router(routes.router)
 
     @application.get("/healthz", include_in_schema=False)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    application.add_middleware(_BodyLimit, limit_bytes=site.settings.max_body_bytes)
+    # The last one is the outermost.
+    application.add_middleware(KeepAnswers, replays=site.replays)
+    application.add_middleware(JsonBodies)
+    application.add_middleware(BodyLimit, limit_bytes=site.settings.max_body_bytes)
+    application.add_middleware(RateHeaders)
     if site.settings.cors_origins:
         application.add_middleware(
             CORSMiddleware,
             allow_origins=list(site.settings.cors_origins),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After"],
+            expose_headers=["Location", "Retry-After", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy"],
             max_age=600,
         )
     application.openapi = lambda: _document(application)  # type: ignore[method-assign]
@@ -73,38 +94,3 @@ def _document(application: FastAPI) -> dict[str, Any]:
                     del operation["responses"]["422"]
         application.openapi_schema = document
     return application.openapi_schema
-
-
-class _BodyLimit:
-    """Refuses requests whose body is larger than the edge takes, before it is read."""
-
-    def __init__(self, application: ASGIApp, limit_bytes: int) -> None:
-        self._application = application
-        self._limit_bytes = limit_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        taken = 0
-
-        async def receive_some() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._limit_bytes:
-                raise errors.FrameTooLarge(self._reason)
-            return message
-
-        await self._application(scope, receive_some, send)
-
-    @property
-    def _reason(self) -> str:
-        return f"expected a body of at most {self._limit_bytes} bytes, found a larger one"
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await problems.answer(errors.FrameTooLarge(self._reason))(scope, receive, send)

@@ -14,7 +14,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from aerodrome import errors
 from aerodrome.core import session as sessions
+from aerodrome.core.audit import Action, Entry
 from aerodrome.core.identity import Owner, Principal
+from aerodrome.gateway.audit import Auditor
+from aerodrome.gateway.minting import Minter
+from aerodrome.http import entry
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
 from aerodrome.http.users import HttpUser
@@ -75,21 +79,75 @@ def site_of(request: Request) -> Site:
     return site
 
 
+@dataclass(frozen=True, slots=True)
+class MintingCaller:
+    """Whoever may have connection tokens made for the users of a tenant, and nothing else."""
+
+    minter: Minter
+    principal: Principal
+    auditor: Auditor
+    peer: str
+
+    @property
+    def tenant(self) -> str:
+        """Return the tenant for whose users tokens are made."""
+        return self.principal.owner.tenant
+
+    def note(self, user: str) -> None:
+        """Record for whom one was made."""
+        owner = Owner(self.tenant, user)
+        self.auditor.note(Entry(Action.TOKEN_MINT, by="mint key", owner=owner, key_id=self.principal.key_id))
+
+
 async def _authenticate(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 ) -> Caller:
     site = site_of(request)
-    peer = f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
+    peer = _peer(request)
     if given is None:
         raise errors.AuthenticationRequired
-    audit = site.services.audit
     try:
         principal = await site.gateway.admission.authenticate(given.credentials)
     except errors.AuthenticationFailed as error:
-        audit.not_authenticated(peer, given.credentials, error)
+        site.services.audit.not_authenticated(peer, given.credentials, error)
         raise
-    policy = principal.policy if site.services.settings.has_sandbox else principal.policy.without_host_tools()
+    policy = site.policy_of(principal.policy)
+    await entry.enter(request, site, principal.owner)
     return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
+
+
+async def authenticate_minter(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+) -> MintingCaller:
+    """Return who may mint: a key with that scope, which needs no other."""
+    site = site_of(request)
+    if given is None:
+        raise errors.AuthenticationRequired
+    if site.minting is None:
+        raise errors.PolicyRejected("this gateway makes no tokens")
+    try:
+        principal = await site.minting.admission.authenticate(given.credentials)
+    except errors.AuthenticationFailed as error:
+        await _refuse_minting(site, given.credentials, _peer(request), error)
+        raise
+    entry.take_rate(request, site, principal.owner)
+    return MintingCaller(site.minting.minter, principal, site.services.audit, _peer(request))
+
+
+async def _refuse_minting(site: Site, token: str, peer: str, error: errors.AuthenticationFailed) -> None:
+    """Tell a caller who is known that the key may not mint; a stranger is told nothing."""
+    try:
+        principal = await site.gateway.admission.authenticate(token)
+    except errors.AuthenticationFailed:
+        site.services.audit.not_authenticated(peer, token, error)
+        return
+    raise errors.PolicyRejected(
+        f"expected a key with the scope mint, found one of {principal.owner.user} that may connect only"
+    ) from None
+
+
+def _peer(request: Request) -> str:
+    return f"{request.client.host}:{request.client.port}" if request.client is not None else "?"
 
 
 Authenticated = Annotated[Caller, Depends(_authenticate)]

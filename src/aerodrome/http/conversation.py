@@ -150,8 +150,19 @@ class Conversation:
         """Wait until a turn is over or needs an answer, or so many seconds have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not turn.is_over and not (turn is self._current and self._pending):
+                while not turn.is_over and not (turn is self._current and self._waits_for_caller):
                     await self._said_more()
+
+    async def wait_over(self, turn: Turn) -> None:
+        """Wait until a turn is over, however long that takes."""
+        while not turn.is_over:
+            await self._said_more()
+
+    @property
+    def _waits_for_caller(self) -> bool:
+        """Say whether a request is open that is not answered here by itself."""
+        is_decided = self.options.permissions != "ask"
+        return any(not (is_decided and one.kind is PendingKind.PERMISSION) for one in self._pending.values())
 
     def _send_next(self) -> None:
         if self._current is None and self._queue:

@@ -6,11 +6,15 @@ import ssl
 
 from aerodrome import errors
 from aerodrome.clock import Clock
+from aerodrome.gateway.minting import Minting
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application
-from aerodrome.http.site import HttpSettings, Site
+from aerodrome.http.asks import Asks
+from aerodrome.http.idempotency import Replays
+from aerodrome.http.rates import RateLimiter
+from aerodrome.http.site import HttpSettings, HttpStores, Site
+from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
-from aerodrome.ports.conversations import ConversationStore
 from aerodrome.transport.asgi import AsgiServer
 
 
@@ -20,13 +24,24 @@ class HttpEdge:
     def __init__(
         self,
         gateway: TenantGateway,
-        store: ConversationStore,
+        stores: HttpStores,
         clock: Clock,
         settings: HttpSettings,
         context: ssl.SSLContext | None = None,
+        minting: Minting | None = None,
     ) -> None:
-        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds)
-        self.site = Site(gateway, self.users, settings, clock)
+        self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds)
+        self.site = Site(
+            gateway,
+            users,
+            settings,
+            clock,
+            Asks(gateway, users),
+            Teams(gateway, users),
+            Replays(stores.idempotency, clock, settings.idempotency),
+            RateLimiter(settings.requests_per_minute, clock),
+            minting,
+        )
         self._server = AsgiServer(application.build(self.site), settings.max_connections, context)
 
     async def start(self) -> tuple[str, int]:
@@ -44,6 +59,9 @@ class HttpEdge:
                 "choose another address with http.listen"
             ) from None
         self.users.start()
+        self.site.services.ownership.watchers.append(self.users.forget)
+        self.site.asks.start()
+        self.site.replays.start()
         return settings.host, port
 
     async def aclose(self) -> None:
@@ -51,4 +69,6 @@ class HttpEdge:
         for guest in list(self.site.gateway.guests):
             guest.dismiss()
         await self._server.aclose()
+        await self.site.asks.aclose()
+        await self.site.replays.aclose()
         await self.users.aclose()

@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aerodrome.clock import Clock
+from aerodrome.core.policy import Policy
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.minting import Minting
 from aerodrome.gateway.service import TenantGateway
+from aerodrome.http.asks import Asks
+from aerodrome.http.idempotency import IdempotencySettings, Replays
+from aerodrome.http.rates import RateLimiter
 from aerodrome.http.sse import StreamSettings
+from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
+from aerodrome.ports.conversations import ConversationStore
+from aerodrome.ports.idempotency import IdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,21 @@ class HttpSettings:
     cors_origins: tuple[str, ...] = ()
     idle_seconds: float = 120.0
     stream: StreamSettings = field(default_factory=StreamSettings)
+    #: Of each owner; 0: as many as come.
+    requests_per_minute: int = 0
+    idempotency: IdempotencySettings = field(default_factory=IdempotencySettings)
+    #: Whether the users of a tenant have a session in common (`/team-chat`).
+    team_chat: bool = False
+    #: How long a one-shot question takes at most, whatever its caller says.
+    ask_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStores:
+    """What the edge keeps, and where."""
+
+    conversations: ConversationStore
+    idempotency: IdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +56,15 @@ class Site:
     users: HttpUsers
     settings: HttpSettings
     clock: Clock
+    asks: Asks
+    teams: Teams
+    replays: Replays
+    rates: RateLimiter
+    minting: Minting | None = None
+
+    def policy_of(self, policy: Policy) -> Policy:
+        """Return a policy as it holds here: without what needs a sandbox where there is none."""
+        return policy if self.services.settings.has_sandbox else policy.without_host_tools()
 
     @property
     def services(self) -> Services:

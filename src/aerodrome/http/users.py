@@ -16,6 +16,7 @@ from msgspec import Raw
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner, Principal
+from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import conversation, program
 from aerodrome.http.conversation import Conversation
@@ -33,8 +34,9 @@ class _EventParams(msgspec.Struct):
 class HttpUser:
     """One owner's program, and the sessions it has open."""
 
-    def __init__(self, owner: Owner, store: ConversationStore, clock: Clock) -> None:
+    def __init__(self, owner: Owner, store: ConversationStore, clock: Clock, ownership: Ownership) -> None:
         self.owner = owner
+        self._ownership = ownership
         self.conversations: dict[str, Conversation] = {}
         self.used_at = 0.0
         self._store = store
@@ -56,19 +58,24 @@ class HttpUser:
         """Use this program."""
         self._program = opened
 
-    async def create(self, session_id: str, chosen: SessionOptions) -> Conversation:
-        """Make a new session.
+    async def create(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> Conversation:
+        """Make a new session. One that is ephemeral is marked as such before a runtime hears of it.
 
         Raises:
             errors.AlreadyExists: the id is taken. errors.AerodromeError: it cannot be opened now, or by policy.
         """
-        if session_id in self.conversations or await self._store.find(session_id, self.owner) is not None:
+        if session_id in self.conversations or await self._ownership.find_owner(session_id) is not None:
             raise errors.AlreadyExists(f"session {session_id} is there already; choose another id")
+        if session_id in self.conversations:
+            raise errors.AlreadyExists(f"session {session_id} is being made; choose another id")
         made = Conversation(session_id, self.program, chosen, self._clock, is_new=True)
         self.conversations[session_id] = made
         try:
+            if is_ephemeral:
+                await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True), True)
             await made.open()
-            await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
+            if not is_ephemeral:
+                await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
         except BaseException:
             self.conversations.pop(session_id, None)
             raise
@@ -103,13 +110,23 @@ class HttpUser:
         Raises:
             errors.SessionMissing: there is none.
         """
+        held = self.conversations.get(session_id)
+        was_known = await self._store.find(session_id, self.owner) is not None
         result = await self.program.call("session.delete", {"sessionId": session_id})
+        self.drop(session_id)
+        await self._store.forget(session_id, self.owner)
+        if result.get("success") is False and not was_known and held is None:
+            raise errors.SessionMissing("no such session")
+
+    def drop(self, session_id: str) -> None:
+        """Let go of a session that is deleted."""
         held = self.conversations.pop(session_id, None)
         if held is not None:
             held.hear_end()
-        was_known = await self._store.forget(session_id, self.owner)
-        if result.get("success") is False and not was_known and held is None:
-            raise errors.SessionMissing("no such session")
+
+    async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
+        """Keep what a session of this owner's is opened with that came to be by itself (a fork)."""
+        await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
 
     def take(self, method: str, params: Any, rpc_id: RequestId | None) -> None:
         """Hear what the gateway says."""
@@ -176,7 +193,7 @@ class HttpUsers:
             return user
 
     async def _open(self, principal: Principal) -> HttpUser:
-        user = HttpUser(principal.owner, self.store, self._clock)
+        user = HttpUser(principal.owner, self.store, self._clock, self.gateway.services.ownership)
         # The link outlives the request: it stands on no key, which each request proves anew.
         standing = replace(principal, key_id="", expires_at=None)
         opened, running = await program.open_program(self.gateway, standing, user.take)
@@ -194,6 +211,13 @@ class HttpUsers:
             if self._users.get(user.owner) is user:
                 del self._users[user.owner]
                 self._tasks.pop(user.owner, None)
+
+    async def forget(self, session_id: str, owner: Owner) -> None:
+        """Keep nothing of a session whose record is removed, whatever it was that deleted it (gateway.ownership)."""
+        user = self._users.get(owner)
+        if user is not None:
+            user.drop(session_id)
+        await self.store.forget(session_id, owner)
 
     async def close_user(self, owner: Owner) -> None:
         """End an owner's program, whatever it does (erasure)."""

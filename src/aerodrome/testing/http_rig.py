@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
+from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import HttpSettings
+from aerodrome.http.site import HttpSettings, HttpStores
 from aerodrome.testing.rig import Rig
 
 WAIT_SECONDS = 10.0
@@ -37,7 +38,7 @@ class HttpRig:
     rig: Rig
     edge: HttpEdge
     url: str
-    store: MemoryConversationStore
+    stores: HttpStores
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def caller(self, tenant: str, user: str = "user") -> httpx.AsyncClient:
@@ -71,12 +72,14 @@ async def read_events(answer: httpx.Response) -> AsyncIterator[ServerEvent]:
 
 
 @asynccontextmanager
-async def open_http(rig: Rig, settings: HttpSettings | None = None) -> AsyncIterator[HttpRig]:
-    """Serve HTTP over a rig for the length of a block."""
-    store = MemoryConversationStore()
-    edge = HttpEdge(rig.gateway, store, rig.clock, settings or HttpSettings())
+async def open_http(
+    rig: Rig, settings: HttpSettings | None = None, stores: HttpStores | None = None
+) -> AsyncIterator[HttpRig]:
+    """Serve HTTP over a rig for the length of a block; `stores` may be those of an edge before."""
+    stores = stores or HttpStores(MemoryConversationStore(), MemoryIdempotencyStore())
+    edge = HttpEdge(rig.gateway, stores, rig.clock, settings or HttpSettings(), minting=rig.minting)
     host, port = await edge.start()
-    http = HttpRig(rig, edge, f"http://{host}:{port}", store)
+    http = HttpRig(rig, edge, f"http://{host}:{port}", stores)
     try:
         yield http
     finally:

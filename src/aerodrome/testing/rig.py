@@ -18,10 +18,11 @@ from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
+from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
 from aerodrome.core.backoff import Backoff
-from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.identity import Owner, Scope, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
@@ -33,7 +34,7 @@ from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.deletion import Presence
 from aerodrome.gateway.listener import Listener
-from aerodrome.gateway.minting import Minter
+from aerodrome.gateway.minting import Minter, Minting
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.presence import ResidentPresence
@@ -43,6 +44,7 @@ from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.supplying import Supplier
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.issuers import IssuerKeys
@@ -112,11 +114,18 @@ class Rig:
         )
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
-        services = Services(self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor)
+        self.usage = MemoryUsageStore()
+        ledger = UsageLedger(self.usage, self.clock)
+        services = Services(
+            self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor, usage=ledger
+        )
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
+        nobody = IssuerVerifier([])
+        mint_keys = Verifiers(KeyVerifier(self.keys, Scope.MINT), nobody, nobody)
+        self.minting = Minting(self.minter, TenantAdmission(mint_keys, find_tenant, self.clock))
         self.watch = PrincipalWatch(self.gateway, self.keys, find_tenant, self.clock, settings.principals_seconds)
         self._watching: asyncio.Task[None] | None = None
         self.caretaker = Caretaker(services)

@@ -13,9 +13,7 @@ _T = tables.HTTP_SESSIONS.c
 _OWNED = (_T.tenant_name == sa.bindparam("tenant")) & (_T.user_name == sa.bindparam("user"))
 _FIND = sa.select(_T.options).where(_T.session_id == sa.bindparam("id"), _OWNED)
 _FIND_ALL = sa.select(_T.session_id, _T.options).where(_T.session_id.in_(sa.bindparam("ids", expanding=True)), _OWNED)
-_EPHEMERAL = (
-    sa.select(_T.session_id, _T.tenant_name, _T.user_name).where(_T.is_ephemeral != 0).order_by(_T.session_id)
-)
+_EPHEMERAL = sa.select(_T.session_id, _T.tenant_name, _T.user_name).where(_T.is_ephemeral != 0).order_by(_T.session_id)
 #: Whoever it was of: the registry says who owns the id now.
 _REMOVE_ANY = sa.delete(tables.HTTP_SESSIONS).where(_T.session_id == sa.bindparam("id"))
 _REMOVE = sa.delete(tables.HTTP_SESSIONS).where(_T.session_id == sa.bindparam("id"), _OWNED)
