@@ -130,14 +130,18 @@ def install(application: FastAPI) -> None:
 
 _CODES = {404: "method_unknown", 405: "method_unknown", 413: "frame_too_large", 415: "media_type_unknown"}
 
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+
 
 def _allowed(request: Request) -> list[str]:
     """Return the methods that a path has, over all its routes."""
-    found: set[str] = set()
-    for route in request.app.router.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
-    return sorted(found)
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.router.routes
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
 
 
 def route_of(request: Request) -> str:

@@ -43,7 +43,11 @@ class HttpRig:
 
     async def caller(self, tenant: str, user: str = "user") -> httpx.AsyncClient:
         """Return a client with a user's token; the rig closes it."""
-        headers = {"Authorization": f"Bearer {await self.rig.token(tenant, user)}"}
+        return await self.with_token(await self.rig.token(tenant, user))
+
+    async def with_token(self, token: str) -> httpx.AsyncClient:
+        """Return a client that shows a token; the rig closes it."""
+        headers = {"Authorization": f"Bearer {token}"}
         return await self._stack.enter_async_context(
             httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS)
         )
