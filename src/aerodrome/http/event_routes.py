@@ -25,6 +25,7 @@ Cursor = Annotated[str | None, Query(max_length=200, description="a cursor: what
 
 @router.get(
     "/events",
+    status_code=200,
     responses={**problems.documented(404, 422), 200: _EVENTS},
     response_class=sse.EventStream,
     operation_id="streamEvents",

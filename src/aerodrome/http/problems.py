@@ -168,10 +168,10 @@ _MEANINGS = {
     401: "The token is missing, wrong, expired or revoked",
     403: "Refused by the tenant's policy, or by the role of the caller",
     404: "There is no such thing, or it is not the caller's",
-    409: "It is there already, or was answered or ended meanwhile",
+    409: "It is there already, was answered or ended meanwhile, or its idempotency key is in use",
     413: "The request is larger than this gateway takes",
     415: "The body is not of the expected type",
-    422: "The runtime refused; says why",
+    422: "The runtime refused, and says why; or the idempotency key stands for another request",
     429: "Too many requests, turns or sessions; Retry-After says when to try again",
     503: "No runtime could serve it now, or this gateway is stopping; try again",
 }

@@ -1,0 +1,120 @@
+"""The OpenAPI document: current, served, honest: whatever is sent, what is answered is in it, and is no failure of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from aerodrome.http import application
+
+from .test_idempotency import make
+
+ROOT = Path(__file__).parents[2]
+
+#: Streams without end would hold the caller; they are asked for sessions that are not there only.
+ENDLESS = {"streamEvents"}
+EXAMPLES = 12
+load_all_checks()
+NAMES = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+]
+DOCUMENT = application.describe()
+OPERATIONS = {
+    operation["operationId"]: f"{method.upper()} {path}"
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+
+
+def load(name: str):
+    """Return a program of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_copy_in_the_docs_is_current():
+    copy = json.loads(load("write_openapi").PATH.read_text("utf-8"))
+    assert copy == json.loads(json.dumps(application.describe())), "run: .venv/bin/python tools/write_openapi.py"
+
+
+def test_every_operation_says_what_it_is_who_may_and_how_it_fails():
+    document = application.describe()
+    assert document["openapi"] == "3.1.0"
+    seen = set()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            where = f"{method} {path}"
+            assert operation["description"], where
+            assert operation["security"], where
+            assert operation["operationId"] not in seen, where
+            seen.add(operation["operationId"])
+            assert {"400", "401", "403", "413", "429", "503"} <= set(operation["responses"]), where
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(answer["content"]) == ["application/problem+json"], where
+            if method == "post":
+                assert any(one["name"] == "Idempotency-Key" for one in operation["parameters"]), where
+                assert {"409", "415", "422"} <= set(operation["responses"]), where
+
+
+async def test_the_document_is_served_to_everyone(http):
+    served = await (await http.stranger()).get("/v1/openapi.json")
+    assert served.json() == json.loads(json.dumps(application.describe()))
+
+
+def exercise(url: str, token: str, session_id: str, operation_id: str) -> None:
+    """Send an operation what its description allows and what it does not; check what is answered against it."""
+    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    schema.config.update(base_url=url)
+    operation = schema.find_operation_by_label(OPERATIONS[operation_id])
+    checks = list(CHECKS.get_by_names(NAMES))
+    headers = {"Authorization": f"Bearer {token}"}
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        try:
+            strategy = operation.as_strategy(generation_mode=mode)
+        except schemathesis.errors.InvalidSchema:
+            continue
+
+        @seed(1)
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=strategy)
+        def send(case) -> None:
+            if "session_id" in case.path_parameters and operation_id not in ENDLESS and mode is GenerationMode.POSITIVE:
+                case.path_parameters["session_id"] = session_id
+            answer = case.call(headers=headers, timeout=20)
+            case.validate_response(answer, checks=checks, headers=headers, transport_kwargs={"headers": headers})
+
+        send()
+
+
+@pytest.mark.parametrize("operation_id", list(OPERATIONS))
+async def test_whatever_is_sent_is_answered_as_described(http, operation_id):
+    caller = await http.caller("shared")
+    await make(caller, "s1")
+    await caller.post("/v1/sessions/s1/messages", json={"prompt": "hello"})
+
+    await asyncio.to_thread(exercise, http.url, await http.rig.token("shared", "user"), "s1", operation_id)
