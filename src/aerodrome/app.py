@@ -1,4 +1,4 @@
-"""The composition root: the only file that names concrete adapters.
+"""The composition root: the only file that names concrete adapters, beside signing_in, which is imported where it is wanted.
 
 `open_application` builds everything from settings; `run` serves until a signal; closing goes backwards through the same list.
 """
@@ -512,9 +512,10 @@ def _open_issuer(
 ) -> GitHubIssuer | None:
     """Return who renews GitHub tokens, None where no app is configured."""
     section = settings.github
-    if section.client_id is None or section.client_secret is None:
+    if section.client_id is None:
         return None
-    reference = secret.parse("github.client_secret", section.client_secret)
+    text = section.client_secret
+    reference = None if text is None else secret.parse("github.client_secret", text)
     issuer = GitHubIssuer(section.host, section.client_id, reference, secrets, clock)
     stack.push_async_callback(issuer.aclose)
     return issuer

@@ -25,6 +25,8 @@
     ├── RuntimeRefused             the runtime answered a call with an error of its own
     ├── RuntimeMissing             no usable Copilot CLI on this machine
     ├── SecretUnavailable          a secret could not be read; names its reference, never the value
+    ├── SignInFailed               a browser's or device's sign-in did not end well: denied, late, not to be proved
+    │   └── SignInUnavailable      the provider did not answer
     ├── AuditBroken                the audit log's chain does not hold
     └── StoreUnavailable           the registry's store did not answer
 
@@ -222,6 +224,23 @@ class SecretUnavailable(AerodromeError):
         self.is_outage = is_outage
 
 
+class SignInFailed(AerodromeError):
+    """A sign-in at GitHub or an identity provider did not end well; `reason` is for the log."""
+
+    code = "sign_in_failed"
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class SignInUnavailable(SignInFailed):
+    """The provider did not answer, or not in a form that can be read."""
+
+    code = "sign_in_unavailable"
+    retryable = True
+
+
 class AuditBroken(AerodromeError):
     """A record of the audit log was changed, removed or put in."""
 
@@ -273,6 +292,8 @@ WIRE: dict[str, Wire] = {
     "runtime_refused": Wire(-32603, 422, "runtime"),
     "runtime_missing": Wire(-32013, 503, "runtime"),
     "secret_unavailable": Wire(-32015, 503, "secret"),
+    "sign_in_failed": Wire(-32002, 401, "authentication"),
+    "sign_in_unavailable": Wire(-32015, 503, "sign_in"),
     "audit_broken": Wire(-32603, 500, "audit"),
     "store_unavailable": Wire(-32015, 503, "store"),
 }

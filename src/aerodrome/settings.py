@@ -21,15 +21,17 @@ from aerodrome import errors
 from aerodrome.adapters.distribution import surroundings
 from aerodrome.adapters.secrets import vault
 from aerodrome.adapters.secrets.vault import VaultSettings
-from aerodrome.core import audit, egress, github, identity, policy_document, provider, secret
+from aerodrome.core import audit, egress, github, identity, places, policy_document, provider, secret
 from aerodrome.core import issuer as issuer_module
 from aerodrome.core import policy as policies
 from aerodrome.core.envelope import Envelopes
+from aerodrome.core.github import Endpoints
 from aerodrome.core.identity import Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
 from aerodrome.core.provider import NamedProvider
+from aerodrome.core.sign_in import Role, Rules
 
 _PREFIX = "AERODROME_"
 _SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys", "audit_key")
@@ -169,13 +171,34 @@ class ProviderSection(_Section):
 
 
 class GitHubSection(_Section):
-    """`[github]`: users' stored GitHub tokens. The app is needed where tokens expire and are renewed."""
+    """`[github]`: users' GitHub tokens. The app is needed where users sign in, and where tokens expire and are renewed."""
 
     host: str = github.DEFAULT_HOST
+    api: str | None = None
+    scopes: tuple[str, ...] = ()
     client_id: str | None = None
     client_secret: str | None = Field(default=None, repr=False)
     refresh_before_seconds: float = Field(default=1800.0, gt=0)
     check_seconds: float = Field(default=60.0, gt=0)
+
+
+class SignInSection(_Section):
+    """`[sign_in]`: how browsers sign in, and who that is here: docs/principals.md."""
+
+    provider: Literal["oidc", "github"] = "oidc"
+    issuer: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = Field(default=None, repr=False)
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    organizations: tuple[str, ...] = ()
+    tenant: str | None = None
+    tenant_claim: str | None = None
+    tenants: tuple[str, ...] = ()
+    user_claim: str | None = None
+    users: tuple[str, ...] = ()
+    role_claim: str | None = None
+    roles: dict[str, Role] = Field(default_factory=dict)
+    skew_seconds: float = Field(default=30.0, ge=0, le=600)
 
 
 class AuditSection(_Section):
@@ -274,6 +297,7 @@ class Settings(BaseSettings):
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     secrets: SecretsSection = SecretsSection()
     github: GitHubSection = GitHubSection()
+    sign_in: SignInSection | None = None
     client_token: SecretStr | None = None
     upstream_token: SecretStr | None = None
     #: What the gateway's own secrets are derived from or encrypted with; see `read_master_key`.
@@ -340,6 +364,14 @@ class Settings(BaseSettings):
         """Return the issuers of the configuration."""
         return [_issuer(f"issuers.{number}", section) for number, section in enumerate(self.issuers)]
 
+    def github_endpoints(self) -> Endpoints:
+        """Return where GitHub is asked."""
+        return github.endpoints(self.github.host, self.github.api)
+
+    def sign_in_rules(self) -> Rules | None:
+        """Return who a browser's user may be, None if browsers do not sign in."""
+        return None if self.sign_in is None else _sign_in_rules(self.sign_in)
+
     def read_master_key(self) -> bytes | None:
         """Return the master key, from its file if one is named; None if there is none.
 
@@ -357,13 +389,13 @@ class Settings(BaseSettings):
             raise errors.ConfigError(f"master_key_file: cannot read {self.master_key_file}: {reason}") from None
         return _master_key("master_key_file", text)
 
-    def envelopes(self) -> Envelopes | None:
-        """Return what stored tokens are sealed with, None without a master key."""
+    def envelopes(self, purpose: str = "tokens") -> Envelopes | None:
+        """Return what stored tokens (or another purpose's values) are sealed with, None without a master key."""
         master = self.read_master_key()
         if master is None:
             return None
         old = self.old_master_keys.get_secret_value().split(",") if self.old_master_keys is not None else []
-        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], "tokens")
+        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], purpose)
 
     def vault_settings(self) -> VaultSettings | None:
         """Return where Vault is and how to prove oneself there, None if none is configured."""
@@ -458,6 +490,25 @@ def _said(section: UserSection) -> dict[str, Any]:
     return {word: getattr(section, word) for word in section.model_fields_set if word in policy_document.WORDS}
 
 
+def _sign_in_rules(section: SignInSection) -> Rules:
+    where = "sign_in"
+    if (section.tenant is None) == (section.tenant_claim is None) or bool(section.tenants) != bool(
+        section.tenant_claim
+    ):
+        raise errors.ConfigError(f"{where}: expected either tenant, or tenant_claim and tenants")
+    if bool(section.roles) != bool(section.role_claim):
+        raise errors.ConfigError(f"{where}: expected both role_claim and roles, or neither")
+    tenants = section.tenants if section.tenant is None else (section.tenant,)
+    return Rules(
+        frozenset(identity.check_name("tenant", tenant) for tenant in tenants),
+        section.tenant_claim,
+        section.user_claim or ("login" if section.provider == "github" else "sub"),
+        frozenset(identity.check_name("user", user) for user in section.users),
+        section.role_claim,
+        section.roles,
+    )
+
+
 def _issuer(where: str, section: IssuerSection) -> Issuer:
     if (section.tenant is None) == (section.tenant_claim is None) or bool(section.tenants) != bool(
         section.tenant_claim
@@ -513,6 +564,38 @@ def _check_tls(settings: Settings) -> None:
         raise errors.ConfigError("tls.client_names_tenant: needs tls.client_ca and the policy 'tenants'")
 
 
+def _check_github(settings: Settings) -> None:
+    section = settings.github
+    if section.client_secret is not None:
+        secret.parse("github.client_secret", section.client_secret)
+        if section.client_id is None:
+            raise errors.ConfigError("github.client_id: expected it where there is a client_secret")
+    settings.github_endpoints()
+
+
+def _check_sign_in(settings: Settings) -> None:
+    section = settings.sign_in
+    if section is None:
+        return
+    settings.sign_in_rules()
+    if section.provider == "github":
+        if section.issuer or section.client_id or section.client_secret:
+            raise errors.ConfigError("sign_in: provider 'github' uses the app of [github]; leave issuer and client out")
+        if settings.github.client_id is None or settings.github.client_secret is None:
+            raise errors.ConfigError("sign_in: provider 'github' needs client_id and client_secret in [github]")
+        if not (section.users or section.organizations):
+            # Anyone in the world has an account there.
+            raise errors.ConfigError("sign_in: provider 'github' needs users or organizations: whom may it let in?")
+        return
+    if section.organizations:
+        raise errors.ConfigError("sign_in.organizations: only GitHub has them; use tenant_claim or users")
+    if not section.issuer or not section.client_id or "openid" not in section.scopes:
+        raise errors.ConfigError("sign_in: expected issuer, client_id, and 'openid' among its scopes")
+    places.check("sign_in.issuer", section.issuer)
+    if section.client_secret is not None:
+        secret.parse("sign_in.client_secret", section.client_secret)
+
+
 def _check_http(settings: Settings) -> None:
     if settings.http.listen is None:
         return
@@ -527,11 +610,8 @@ def _check(settings: Settings) -> None:
     host, _ = split_address("listen", settings.listen)
     settings.configured_providers()
     settings.vault_settings()
-    if (settings.github.client_id is None) != (settings.github.client_secret is None):
-        raise errors.ConfigError("github: expected client_id and client_secret, or neither")
-    if settings.github.client_secret is not None:
-        secret.parse("github.client_secret", settings.github.client_secret)
-    policies.check_url("github.host", settings.github.host)
+    _check_github(settings)
+    _check_sign_in(settings)
     for name, tenant in settings.configured_tenants().items():
         settings.check_tenant_providers(f"tenants.{name}", tenant)
     settings.configured_issuers()

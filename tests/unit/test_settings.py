@@ -275,6 +275,7 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
         settings.VaultSection,
         settings.ProviderSection,
         settings.GitHubSection,
+        settings.SignInSection,
         settings.TlsSection,
         settings.AuditSection,
         settings.TokensSection,
@@ -343,7 +344,9 @@ def test_stored_github_tokens_stay_out_of_runtimes_that_strangers_share(write):
         settings.load(write('[tenants.t]\ngithub = "stored"')).configured_tenants()["t"].policy.github.value == "stored"
     )
     assert "strangers share" in refusal(write('[tenants.t]\nisolation = "shared"\ngithub = "stored"'))
-    assert "client_id and client_secret" in refusal(write('[github]\nclient_id = "a"'))
+    assert settings.load(write('[github]\nclient_id = "a"')).github.client_secret is None
+    assert "github.client_id: expected it" in refusal(write('[github]\nclient_secret = "env:A"'))
+    assert "github.host" in refusal(write('[github]\nhost = "http://git.acme.example"'))
     message = refusal(write('[github]\nclient_id = "a"\nclient_secret = "canary"'))
     assert message.startswith("github.client_secret: expected a reference")
     assert "canary" not in message
@@ -359,3 +362,47 @@ def test_stored_github_tokens_stay_out_of_runtimes_that_strangers_share(write):
 )
 def test_tls_settings_that_do_not_go_together_are_refused(write, text, complaint):
     assert refusal(write(text)).startswith(complaint)
+
+
+OIDC = '[sign_in]\nissuer = "https://login.example.com"\nclient_id = "a"\n'
+HUB = '[github]\nclient_id = "a"\nclient_secret = "env:A"\n[sign_in]\nprovider = "github"\n'
+
+
+def test_browsers_sign_in_by_an_openid_provider_or_github(write):
+    assert settings.load().sign_in_rules() is None
+    rules = settings.load(
+        write(f'{OIDC}tenant_claim = "org"\ntenants = ["t"]\nrole_claim = "groups"\nroles = {{ sre = "operator" }}')
+    ).sign_in_rules()
+    assert (rules.tenants, rules.tenant_claim, rules.user_claim) == ({"t"}, "org", "sub")
+    assert rules.roles["sre"].value == "operator"
+    rules = settings.load(write(f'{HUB}tenant = "t"\nusers = ["ann"]')).sign_in_rules()
+    assert (rules.tenants, rules.user_claim, rules.users) == ({"t"}, "login", {"ann"})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (OIDC, "sign_in: expected either tenant"),
+        (f'{OIDC}tenant = "t"\ntenant_claim = "org"\ntenants = ["t"]', "sign_in: expected either tenant"),
+        (f'{OIDC}tenant_claim = "org"', "sign_in: expected either tenant"),
+        (f'{OIDC}tenant = "T"', "tenant name"),
+        (f'{OIDC}tenant = "t"\nusers = ["A"]', "user name"),
+        (f'{OIDC}tenant = "t"\nrole_claim = "groups"', "sign_in: expected both role_claim and roles"),
+        (f'{OIDC}tenant = "t"\nrole_claim = "groups"\nroles = {{ a = "god" }}', "sign_in.roles"),
+        (f'{OIDC}tenant = "t"\nscopes = ["email"]', "sign_in: expected issuer, client_id, and 'openid'"),
+        (f'{OIDC}tenant = "t"\norganizations = ["acme"]', "sign_in.organizations: only GitHub"),
+        (f'{OIDC}tenant = "t"\nclient_secret = "canary"', "sign_in.client_secret: expected a reference"),
+        ('[sign_in]\ntenant = "t"', "sign_in: expected issuer"),
+        (
+            '[sign_in]\nissuer = "http://login.example.com"\nclient_id = "a"\ntenant = "t"',
+            "sign_in.issuer: expected https",
+        ),
+        (f'{HUB}tenant = "t"', "sign_in: provider 'github' needs users or organizations"),
+        (f'{HUB}tenant = "t"\nusers = ["a"]\nclient_id = "b"', "sign_in: provider 'github' uses the app of [github]"),
+        ('[sign_in]\nprovider = "github"\ntenant = "t"\nusers = ["a"]', "sign_in: provider 'github' needs client_id"),
+    ],
+)
+def test_a_sign_in_that_would_let_in_nobody_or_anybody_is_refused(write, text, complaint):
+    message = refusal(write(text))
+    assert complaint in message
+    assert "canary" not in message

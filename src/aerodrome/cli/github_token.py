@@ -1,24 +1,36 @@
-"""`aerodrome github-token set | list | remove | rewrap`: users' stored GitHub tokens. No logic: envelope and store do that."""
+"""`aerodrome github-token sign-in | set | list | remove | rewrap`: users' stored GitHub tokens.
+
+No logic: envelope, store and gateway.token_sign_in have it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
-from typing import Annotated, Any
+import webbrowser
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from aerodrome import app as application
-from aerodrome import errors
+from aerodrome import errors, observe
 from aerodrome.cli import common
+from aerodrome.clock import SystemClock
 from aerodrome.core import duration, envelope, github, identity
+from aerodrome.core.audit import Action
 from aerodrome.core.envelope import Envelopes
-from aerodrome.core.github import GitHubToken, StoredToken
+from aerodrome.core.github import Account, GitHubToken, StoredToken
 from aerodrome.core.identity import Owner
 from aerodrome.core.secret import Secret
 from aerodrome.settings import Settings
+
+if TYPE_CHECKING:
+    from aerodrome.adapters.oauth.loopback import Loopback
+    from aerodrome.gateway.token_sign_in import TokenSignIn
 
 app = typer.Typer(name="github-token", help="Users' stored GitHub tokens, encrypted.", no_args_is_help=True)
 
@@ -43,12 +55,65 @@ def set_token(
     token = GitHubToken(Secret(lines[0]), Secret(lines[1]) if len(lines) == 2 else None, expires_at)
 
     async def work(stores: application.Stores, settings: Settings) -> None:
-        if tenant not in settings.configured_tenants() and await stores.tenants.find(tenant) is None:
-            raise errors.TenantMissing(f"no tenant {tenant}; add it first: aerodrome tenant add {tenant}")
+        await _check_tenant(stores, settings, tenant)
+        await common.record(settings, Action.TOKEN_STORE, owner)
         await stores.tokens.put(github.seal(_envelopes(settings), owner, token, now))
 
     common.with_stores(config, state_directory, work)
     typer.echo(f"token of {user} in {tenant} stored")
+
+
+@app.command("sign-in")
+def sign_in(
+    tenant: str,
+    user: str,
+    web: Annotated[
+        bool, typer.Option("--web", help="In a browser of this machine, in place of a code that is entered anywhere.")
+    ] = False,
+    browser: Annotated[bool, typer.Option(help="Open the browser, with --web.")] = True,
+    config: common.Config = None,
+    state_directory: common.StateDirectory = None,
+) -> None:
+    """Have a user sign in at GitHub, and store the token that they grant."""
+    owner = Owner(identity.check_name("tenant", tenant), identity.check_name("user", user))
+
+    observe.configure_logs("warning", as_json=False)  # standard output is for the person who signs in
+
+    async def work(stores: application.Stores, settings: Settings) -> Account:
+        from aerodrome import signing_in  # noqa: PLC0415  authlib is slow to import
+
+        await _check_tenant(stores, settings, tenant)
+        clock = SystemClock()
+        async with AsyncExitStack() as stack:
+            secrets = application.open_secrets(settings, clock)
+            stack.push_async_callback(secrets.aclose)
+            granter = signing_in.open_granter(settings, secrets, clock)
+            stack.push_async_callback(granter.aclose)
+            note = functools.partial(common.record, settings, Action.TOKEN_STORE)
+            signer = signing_in.open_token_sign_in(settings, granter, stores.tokens, clock, note)
+            if not web:
+                return await _by_device(signer, owner)
+            loopback = signing_in.open_loopback()
+            stack.push_async_callback(loopback.aclose)
+            return await _by_browser(signer, owner, loopback, browser)
+
+    account = common.with_stores(config, state_directory, work)
+    typer.echo(f"token of {user} in {tenant} stored; it is of the GitHub account {account.login}")
+
+
+async def _by_device(signer: TokenSignIn, owner: Owner) -> Account:
+    grant = await signer.begin_device()
+    typer.echo(f"open {grant.url} in any browser and enter the code {grant.user_code}")
+    typer.echo(f"waiting for it, {grant.expires_in / 60:.0f} minutes at most ...")
+    return await signer.finish_device(owner, grant)
+
+
+async def _by_browser(signer: TokenSignIn, owner: Owner, loopback: Loopback, opens: bool) -> Account:
+    begun = await signer.begin(owner, await loopback.start())
+    typer.echo(f"open this in a browser of this machine:\n{begun.url}")
+    if opens:
+        webbrowser.open(begun.url)
+    return await signer.finish(owner, await loopback.wait(begun.kept), begun.kept)
 
 
 @app.command("list")
@@ -76,7 +141,11 @@ def remove(tenant: str, user: str, config: common.Config = None, state_directory
     """Remove a user's token: sessions opened from now on are refused it."""
 
     async def work(stores: application.Stores, settings: Settings) -> bool:
-        return await stores.tokens.remove(Owner(tenant, user))
+        owner = Owner(tenant, user)
+        if await stores.tokens.find(owner) is None:
+            return False
+        await common.record(settings, Action.TOKEN_REMOVE, owner)
+        return await stores.tokens.remove(owner)
 
     if not common.with_stores(config, state_directory, work):
         raise errors.KeyMissing(f"no GitHub token of {user} in {tenant} is stored")
@@ -97,6 +166,11 @@ def rewrap(config: common.Config = None, state_directory: common.StateDirectory 
         return count
 
     typer.echo(f"{common.with_stores(config, state_directory, work)} tokens wrapped with the present master key")
+
+
+async def _check_tenant(stores: application.Stores, settings: Settings, tenant: str) -> None:
+    if tenant not in settings.configured_tenants() and await stores.tenants.find(tenant) is None:
+        raise errors.TenantMissing(f"no tenant {tenant}; add it first: aerodrome tenant add {tenant}")
 
 
 def _envelopes(settings: Settings) -> Envelopes:

@@ -39,6 +39,8 @@ class Action(Enum):
     KEY_REVOKE = "key.revoke"
     KEY_ROTATE = "key.rotate"
     TOKEN_MINT = "token.mint"  # noqa: S105  (not a password)
+    TOKEN_STORE = "token.store"  # noqa: S105  a word
+    TOKEN_REMOVE = "token.remove"  # noqa: S105  a word
     TENANT_ADD = "tenant.add"
     TENANT_SET = "tenant.set"
     TENANT_REMOVE = "tenant.remove"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from aerodrome import errors
+from aerodrome.core import places
+from aerodrome.core import policy as policies
 from aerodrome.core.envelope import Envelopes
 from aerodrome.core.identity import Owner
 from aerodrome.core.secret import Secret
@@ -44,6 +48,24 @@ class StoredToken:
     can_refresh: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose token it is, at GitHub. `number` is theirs for ever; a login can be changed, and then be taken by another."""
+
+    number: int
+    login: str
+    name: str | None = None
+    email: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a GitHub is asked: sign-ins and tokens at `host`, everything else at `api`."""
+
+    host: str
+    api: str
+
+
 class _Content(msgspec.Struct):
     access: str
     refresh: str | None = None
@@ -69,3 +91,31 @@ def unseal(envelopes: Envelopes, stored: StoredToken) -> GitHubToken:
 def context(owner: Owner) -> str:
     """Return what a token is bound to: neither name may hold a slash (core.identity)."""
     return f"github-token/{owner.tenant}/{owner.user}"
+
+
+def token_of(document: Any, now: float) -> GitHubToken | None:
+    """Return the token in an answer of GitHub's, None if there is none in it."""
+    access = document.get("access_token") if isinstance(document, dict) else None
+    if not isinstance(access, str) or not access:
+        return None
+    refresh, seconds = document.get("refresh_token"), document.get("expires_in")
+    return GitHubToken(
+        Secret(access),
+        Secret(refresh) if isinstance(refresh, str) and refresh else None,
+        now + float(seconds) if isinstance(seconds, (int, float)) else None,
+    )
+
+
+def endpoints(host: str, api: str | None = None) -> Endpoints:
+    """Return where the GitHub at `host` is asked: github.com, a company's own server, or its part of ghe.com.
+
+    Raises:
+        errors.ConfigError: tokens would cross a network in clear.
+    """
+    host = places.check("github.host", policies.check_url("github.host", host)).rstrip("/")
+    parts = urlsplit(host)
+    if api is not None:
+        return Endpoints(host, places.check("github.api", policies.check_url("github.api", api)).rstrip("/"))
+    if parts.hostname == "github.com" or (parts.hostname or "").endswith(".ghe.com"):
+        return Endpoints(host, f"https://api.{parts.netloc}")
+    return Endpoints(host, f"{host}/api/v3")

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from aerodrome import errors
-from aerodrome.core import connection_token, identity, jwt
+from aerodrome.core import connection_token, identity, jwt, places
 from aerodrome.core.identity import Owner
 from aerodrome.core.jwt import Terms
 
 DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +79,4 @@ def _check_source(where: str, text: str) -> None:
         if not text.startswith("/"):
             raise errors.ConfigError(f"{where}: expected an https URL or an absolute path, found {text!r}")
         return
-    try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise errors.ConfigError(f"{where}: expected an https URL, found one that cannot be read") from None
-    if parts.username is not None or not host:
-        raise errors.ConfigError(f"{where}: expected an https URL with a host and no credentials")
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
-        # Whoever could change these keys on their way could be anyone.
-        raise errors.ConfigError(f"{where}: expected https (http from this machine only), found {text!r}")
+    places.check(where, text)

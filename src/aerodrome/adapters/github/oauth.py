@@ -1,17 +1,16 @@
 """GitHub's OAuth endpoint, as far as tokens are renewed there (port: ports.tokens.TokenIssuer).
 
-For user tokens of a GitHub App: they expire after some hours and come with a refresh token that is good once. Signing in is not
-here. The app's own secret is read by reference for each call.
+For user tokens of a GitHub App: they expire after some hours and come with a refresh token that is good once. Signing in is
+in adapters.oauth. The app's own secret is read by reference for each call.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import httpx
 
 from aerodrome import errors
 from aerodrome.clock import Clock
+from aerodrome.core import github
 from aerodrome.core.github import GitHubToken
 from aerodrome.core.secret import Reference, Secret
 from aerodrome.ports.secrets import SecretSource
@@ -23,7 +22,7 @@ class GitHubIssuer:
     """Renews tokens at `host`, in the name of an app."""
 
     def __init__(
-        self, host: str, client_id: str, client_secret: Reference, secrets: SecretSource, clock: Clock
+        self, host: str, client_id: str, client_secret: Reference | None, secrets: SecretSource, clock: Clock
     ) -> None:
         self._client_id = client_id
         self._client_secret = client_secret
@@ -35,10 +34,11 @@ class GitHubIssuer:
         """Return a new token for a refresh token."""
         form = {
             "client_id": self._client_id,
-            "client_secret": (await self._secrets.read(self._client_secret)).reveal(),
             "grant_type": "refresh_token",
             "refresh_token": refresh_token.reveal(),
         }
+        if self._client_secret is not None:  # GitHub wants none where the token came by the device flow
+            form["client_secret"] = (await self._secrets.read(self._client_secret)).reveal()
         try:
             answer = await self._http.post(
                 "/login/oauth/access_token", data=form, headers={"accept": "application/json"}
@@ -48,7 +48,7 @@ class GitHubIssuer:
             raise errors.SecretUnavailable(
                 f"GitHub did not answer to a token's renewal ({type(error).__name__})", is_outage=True
             ) from None
-        token = _token_of(document, self._clock.now())
+        token = github.token_of(document, self._clock.now())
         if token is None:
             # GitHub answers 200 to a refused one, with an error's code, which is no secret, and a text that may be anything.
             code = document.get("error") if isinstance(document, dict) else None
@@ -62,15 +62,3 @@ class GitHubIssuer:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
-
-
-def _token_of(document: Any, now: float) -> GitHubToken | None:
-    access = document.get("access_token") if isinstance(document, dict) else None
-    if not isinstance(access, str) or not access:
-        return None
-    refresh, seconds = document.get("refresh_token"), document.get("expires_in")
-    return GitHubToken(
-        Secret(access),
-        Secret(refresh) if isinstance(refresh, str) and refresh else None,
-        now + float(seconds) if isinstance(seconds, (int, float)) else None,
-    )
