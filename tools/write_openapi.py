@@ -1,6 +1,6 @@
 """Write docs/openapi.json, the OpenAPI document of the HTTP API as the code has it.
 
-    .venv/bin/python tools/write_openapi.py
+.venv/bin/python tools/write_openapi.py
 """
 
 from __future__ import annotations

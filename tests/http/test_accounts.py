@@ -176,7 +176,9 @@ async def test_whoever_may_only_connect_mints_nothing_and_a_stranger_is_told_not
     assert (await nobody.post("/v1/tokens", **request)).status_code == 401
 
 
-@pytest.mark.parametrize("wish", [{"user": "No One"}, {"user": "ann", "seconds": 99_999}, {"user": "ann", "seconds": 0}])
+@pytest.mark.parametrize(
+    "wish", [{"user": "No One"}, {"user": "ann", "seconds": 99_999}, {"user": "ann", "seconds": 0}]
+)
 async def test_a_token_that_cannot_be_is_refused(http, wish):
     backend = await key_for(http, Scope.MINT)
     refused = await backend.post("/v1/tokens", json=wish)

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner
 from aerodrome.http.rates import RateLimiter
 from aerodrome.http.site import HttpSettings
-from aerodrome import errors
 
 from .test_idempotency import make
 

@@ -134,11 +134,12 @@ class SessionDeletion:
                 _log.warning("session.reap_failed", session=session_id, realm=record.realm, reason=refusal)
                 return Outcome.FAILED
             if sessions.is_valid_id(session_id):
-                await self._remove_directory(directory, handle.work_directory, session_id)
+                await self.remove_files(directory, handle.work_directory, session_id)
             await ownership.forget(session_id, record.owner)
         return Outcome.REAPED
 
-    async def _remove_directory(self, directory: Path | None, of_realm: Path | None, session_id: str) -> None:
+    async def remove_files(self, directory: Path | None, of_realm: Path | None, session_id: str) -> None:
+        """Remove what a runtime leaves of a session that it has deleted: its working directory and its lock."""
         try:
             if directory is not None:
                 await asyncio.to_thread(remove_directory, directory, session_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -19,7 +19,6 @@ from aerodrome.http.callers import Authenticated, MintingCaller
 from aerodrome.http.shapes import Body, UsageFigures
 
 router = APIRouter(prefix="/v1", tags=["account"])
-_DAY = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _DAYS = 30
 _PAGE = 200
 _USER = re.compile(r"[a-z0-9](?:[a-z0-9_.@-]{0,62}[a-z0-9])?\Z")
@@ -152,31 +151,21 @@ def _models_of(provider: NamedProvider, policy: Policy) -> list[Model]:
 @router.get("/usage", responses=problems.documented(), operation_id="getUsage")
 async def usage(
     caller: Authenticated,
-    first: Annotated[
-        str | None, Query(pattern=_DAY, description="a day in UTC; default: 29 days before `last`")
-    ] = None,
-    last: Annotated[str | None, Query(pattern=_DAY, description="a day in UTC; default: today")] = None,
+    first: Annotated[date | None, Query(description="a day in UTC; default: 29 days before `last`")] = None,
+    last: Annotated[date | None, Query(description="a day in UTC; default: today")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = _PAGE,
     after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
 ) -> UsedDays:
     """Return what the caller's model calls took, by day and model."""
-    until = last or day_of(caller.site.clock.now())
-    since = first or _days_before(until, _DAYS - 1)
-    found = list(await caller.site.services.usage.list_days(caller.owner, since, until))
+    until = last or date.fromisoformat(day_of(caller.site.clock.now()))
+    since = first or date.fromordinal(max(1, until.toordinal() - _DAYS + 1))
+    found = list(await caller.site.services.usage.list_days(caller.owner, since.isoformat(), until.isoformat()))
     total = UsageFigures()
     for one in found:
         total = _sum(total, one)
     page, following = shapes.page(found, lambda one: f"{one.day}/{one.model}", limit, after)
     days = [UsedDay(day=one.day, model=one.model, usage=_sum(UsageFigures(), one)) for one in page]
     return UsedDays(days=days, total=total, next=following)
-
-
-def _days_before(day: str, days: int) -> str:
-    try:
-        end = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
-        return (end - timedelta(days=days)).strftime("%Y-%m-%d")
-    except (ValueError, OverflowError):
-        raise errors.InvalidParams(f"last: expected a day of the calendar, found {day}") from None
 
 
 def _sum(total: UsageFigures, one: DayUsage) -> UsageFigures:

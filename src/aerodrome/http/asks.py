@@ -17,6 +17,7 @@ import structlog
 from aerodrome import errors
 from aerodrome.core import placement
 from aerodrome.core.identity import Owner, Principal
+from aerodrome.gateway import calls
 from aerodrome.gateway.deletion import Outcome, SessionDeletion
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.service import TenantGateway
@@ -111,12 +112,35 @@ class Asks:
     async def _delete(self, ask: Ask) -> None:
         session_id = ask.held.session_id
         try:
-            await ask.user.delete(session_id)
+            await self._remove(session_id, ask.user)
         except errors.AerodromeError as error:
             # It is marked in the store: the next look deletes it.
             _log.info("http.leftover_failed", session=session_id, reason=error.message)
         finally:
             self._open.discard(session_id)
+
+    async def _remove(self, session_id: str, user: HttpUser | None = None, owner: Owner | None = None) -> None:
+        """Delete a session, at work or not if its user is at hand, with the files that a runtime leaves of it."""
+        whose = user.owner if user is not None else owner
+        assert whose is not None
+        services = self._gateway.services
+        record = await services.ownership.find_record(session_id)
+        if record is None or record.owner != whose:
+            await self._users.store.forget(session_id, whose)
+            return
+        policy = await self._gateway.admission.find_policy(whose)
+        realm = placement.realm_of_key(record.realm)
+        if policy is not None:
+            realm = placement.under(realm, policy)
+        async with self._deletion.open_runtime(realm) as (handle, link):
+            of_realm = handle.work_directory
+            directory = calls.work_directory(policy, whose, of_realm) if policy is not None else of_realm
+            outcome = await self._deletion.delete(record, handle, link, _always, directory)
+            if outcome is Outcome.LEFT and user is not None:
+                await user.delete(session_id)
+                await self._deletion.remove_files(directory, of_realm, session_id)
+            elif outcome is Outcome.REAPED:
+                await self._users.store.forget(session_id, whose)
 
     # -- leftovers --------------------------------------------------------------------------------------------------------
 
@@ -140,28 +164,9 @@ class Asks:
             if session_id in self._open:
                 continue
             try:
-                await self._delete_leftover(session_id, owner)
+                await self._remove(session_id, owner=owner)
             except errors.AerodromeError as error:
                 _log.warning("http.leftover_failed", session=session_id, reason=error.message)
-
-    async def _delete_leftover(self, session_id: str, owner: Owner) -> None:
-        services = self._gateway.services
-        record = await services.ownership.find_record(session_id)
-        if record is None or record.owner != owner:
-            await self._users.store.forget(session_id, owner)
-            return
-        policy = await self._gateway.admission.find_policy(owner)
-        realm = placement.realm_of_key(record.realm)
-        if policy is not None:
-            realm = placement.under(realm, policy)
-
-        async def is_due() -> bool:
-            return session_id not in self._open
-
-        async with self._deletion.open_runtime(realm) as (handle, link):
-            outcome = await self._deletion.delete(record, handle, link, is_due, handle.work_directory)
-        if outcome is Outcome.REAPED:
-            await self._users.store.forget(session_id, owner)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -173,3 +178,7 @@ class Asks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=_SETTLE_SECONDS)
+
+
+async def _always() -> bool:
+    return True

@@ -16,20 +16,23 @@ from aerodrome.http.problems import Problem
 
 DESCRIPTION = """Sessions of GitHub Copilot runtimes over HTTP.
 
-**Authentication.** Every call needs `Authorization: Bearer TOKEN`: a key, a connection token, or a JWT of a trusted issuer. A token is
-one user's of one tenant and sees that user's sessions only; a session of another user answers as a missing one does.
+**Authentication.** Every call needs `Authorization: Bearer TOKEN`: a key, a connection token, or a JWT of a trusted issuer. A
+token is one user's of one tenant and sees that user's sessions only; a session of another user answers as a missing one does.
 
-**Errors** are problem details (RFC 9457, `application/problem+json`) with a stable `code`, and say whether trying again can help. A
-method that a path has not is answered 405 with `Allow`, a path that is not there 404.
+**Errors** are problem details (RFC 9457, `application/problem+json`) with a stable `code`, and say whether trying again can
+help. A method that a path has not is answered 405 with `Allow`, a path that is not there 404.
 
-**Idempotency.** Every POST takes an `Idempotency-Key`: a request that is sent again under its key is not done again, but waits for the
-first one and is answered the same, with `Idempotency-Replayed: true`. Keys are their user's, and hold for a day by default.
+**Idempotency.** Every POST takes an `Idempotency-Key`: a request that is sent again under its key is not done again, but waits
+for the first one and is answered the same, with `Idempotency-Replayed: true`. Keys are their user's, and hold for a day by
+default.
 
-**Rates.** Where the operator limits requests, each answer has `RateLimit-Policy` and `RateLimit`; what is refused has `Retry-After`.
+**Rates.** Where the operator limits requests, each answer has `RateLimit-Policy` and `RateLimit`; what is refused has
+`Retry-After`.
 
 **Lists** have `limit`, `after` and `next`: give `next` of one page as `after` for the next one; null means that it was the last.
 
-**Streams** are server-sent events: `id` is a cursor to go on from with `Last-Event-ID`, `event` the type, `data` the event as JSON."""
+**Streams** are server-sent events: `id` is a cursor to go on from with `Last-Event-ID`, `event` the type, `data` the event as
+JSON."""
 
 _TAGS = {
     "sessions": "Conversations with an agent, kept until they are deleted or expire",
