@@ -14,8 +14,9 @@ help:
 demo: $(BIN)/.runtime
 	@$(BIN)/aerodrome demo
 
+# By two processes, a file of tests in one of them: half of the time goes by in waiting. One file alone: pytest FILE.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """What a sandbox costs: the time from a spawn to the first ping, memory, and the round trip, for each network and without one.
 
+Runtimes in a sandbox start cold, so the ratio to a spawn without one is what a user of host tools waits longer.
+
     python bench/sandbox.py [--rounds N]
 
 The real runtime, one at a time, by the product's own host; no gateway between.
@@ -24,9 +26,9 @@ from aerodrome.adapters.sandbox.bubblewrap import Network
 from aerodrome.adapters.sandbox.host import SandboxHost
 from aerodrome.adapters.sandbox.uids import UidRange
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Isolation
+from aerodrome.core.policy import HostTools, Isolation
 from aerodrome.fleet import spec
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.transport import control
 
@@ -42,18 +44,20 @@ class Measured:
     memory: list[float] = field(default_factory=list)
     ping: list[float] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    def describe(self, plain: Measured) -> str:
+        """Return the figures, with the ratio to a spawn without a sandbox."""
         p95 = sorted(self.ready)[int(len(self.ready) * 0.95)]
         ready, memory, ping = map(statistics.median, (self.ready, self.memory, self.ping))
-        return f"ready p50 {ready:.1f} ms, p95 {p95:.1f} | {memory:.1f} MiB | ping {ping:.0f} us"
+        ratio = ready / statistics.median(plain.ready)
+        return f"ready p50 {ready:.1f} ms ({ratio:.2f}), p95 {p95:.1f} | {memory:.1f} MiB | ping {ping:.0f} us"
 
 
 async def measure(found: RuntimeRelease, network: Network | None, rounds: int, state: Path) -> Measured:
     """Spawn so many runtimes, each for a realm of its own."""
-    open_realms = OpenRealms.UNSANDBOXED if network is None else OpenRealms.SANDBOXED
+    host_tools = HostTools.UNSANDBOXED if network is None else HostTools.SANDBOXED
     native = found.kind == "native"
     settings = FleetSettings(
-        found.entry, native, found.version, state, open_realms, environment={"COPILOT_OFFLINE": "true"}
+        found.entry, native, found.version, state, host_tools, environment={"COPILOT_OFFLINE": "true"}
     )
     host: RuntimeHost = ProcessHost()
     if network is not None:
@@ -68,7 +72,7 @@ async def measure(found: RuntimeRelease, network: Network | None, rounds: int, s
 
 async def measure_one(host: RuntimeHost, settings: FleetSettings, user: str, measured: Measured) -> None:
     """Spawn one, ping it, stop it."""
-    realm = Realm(f"user:bench/{user}", Isolation.USER, is_open=True)
+    realm = Realm(f"user:bench/{user}", Isolation.USER, has_host_tools=True)
     directories = spec.directories_of(realm, settings.state_directory)
     confinement = spec.confinement_of(realm, f"rt-{user}", settings)
     directories.create(is_confined=confinement is not None)
@@ -94,10 +98,12 @@ async def measure_one(host: RuntimeHost, settings: FleetSettings, user: str, mea
 async def main(rounds: int) -> None:
     """Print a line for each way to start a runtime."""
     found = await asyncio.to_thread(install.install)
+    plain = None
     for network in (None, *Network):
         with tempfile.TemporaryDirectory(prefix="aerodrome-bench-") as directory:
             measured = await measure(found, network, rounds, Path(directory))
-        print(f"{network.value if network else 'no sandbox':>10} | {measured}", flush=True)
+        plain = plain or measured
+        print(f"{network.value if network else 'no sandbox':>10} | {measured.describe(plain)}", flush=True)
 
 
 if __name__ == "__main__":

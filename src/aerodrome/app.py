@@ -12,9 +12,10 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 
@@ -29,21 +30,11 @@ from aerodrome.adapters.jwks.keys import JwksKeys
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
-from aerodrome.adapters.sandbox.bubblewrap import Network
-from aerodrome.adapters.sandbox.choice import Wishes
 from aerodrome.adapters.secrets.cached import CachedSecrets
 from aerodrome.adapters.secrets.command import CommandSource
 from aerodrome.adapters.secrets.local import EnvironmentSource, FileSource
 from aerodrome.adapters.secrets.vault import VaultSource
-from aerodrome.adapters.sql import engine, migrate
-from aerodrome.adapters.sql.conversations import SqlConversationStore
-from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
-from aerodrome.adapters.sql.keys import SqlKeyStore
-from aerodrome.adapters.sql.people import SqlPersonStore
-from aerodrome.adapters.sql.sessions import SqlSessionRegistry
-from aerodrome.adapters.sql.tenants import SqlTenantStore
-from aerodrome.adapters.sql.tokens import SqlTokenStore
-from aerodrome.adapters.sql.usage import SqlUsageStore
+from aerodrome.adapters.sql import stores as sql_stores
 from aerodrome.admin import erasure
 from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
@@ -53,9 +44,9 @@ from aerodrome.core import connection_token, secret
 from aerodrome.core.audit import Action, Entry
 from aerodrome.core.identity import Scope, Tenant
 from aerodrome.core.jwt import Terms
+from aerodrome.core.policy import HostTools
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import OpenRealms
 from aerodrome.gateway import admission as admission_module
 from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
@@ -77,8 +68,6 @@ from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
-from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import HttpStores
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.secrets import SecretSource
@@ -90,22 +79,10 @@ from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 _log = structlog.get_logger()
 
+Stores: TypeAlias = sql_stores.Stores
+
 #: Model calls under way; runtimes try a refused one again.
 FORWARDED_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """The registry's stores over one database."""
-
-    sessions: SqlSessionRegistry
-    tenants: SqlTenantStore
-    keys: SqlKeyStore
-    tokens: SqlTokenStore
-    people: SqlPersonStore
-    conversations: SqlConversationStore
-    usage: SqlUsageStore
-    idempotency: SqlIdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +102,13 @@ class Application:
     http: tuple[str, int] | None = None
 
 
-@asynccontextmanager
-async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+def open_stores(settings: Settings) -> AbstractAsyncContextManager[Stores]:
     """Open the registry's database, made or brought up to date first.
 
     Raises:
         errors.ConfigError: it is newer than this code. errors.StoreUnavailable: it cannot be opened.
     """
-    database = await engine.open_database(settings.database_url)
-    try:
-        await migrate.migrate(database)
-        yield Stores(
-            SqlSessionRegistry(database),
-            SqlTenantStore(database, SystemClock()),
-            SqlKeyStore(database),
-            SqlTokenStore(database),
-            SqlPersonStore(database),
-            SqlConversationStore(database),
-            SqlUsageStore(database),
-            SqlIdempotencyStore(database),
-        )
-    finally:
-        await database.aclose()
+    return sql_stores.open_stores(settings.database_url, SystemClock())
 
 
 @asynccontextmanager
@@ -185,10 +147,13 @@ async def open_application(
         # Pushed last, closed first: links end while runtimes and stores still answer.
         stack.push_async_callback(listener.aclose)
         host, port = await listener.start()
-        http = await _open_http(settings, gateway, stores, minting, stack)
-        reloader = Reloader(settings, load, policies) if load is not None and policies is not None else None
+        http = await _open_http(settings, gateway, stores, (certificate, minting), stack)
+        reloader: Reloader | None = None
+        if load is not None and policies is not None and gateway is not None:
+            reloader = Reloader(settings, load, policies, gateway.services.audit)
         if isinstance(fleet, RuntimePool):
-            facts, eraser = tailoring.facts(settings, f"{host}:{port}"), _eraser(settings, fleet, gateway, stores)
+            facts = tailoring.facts(settings, f"{host}:{port}")
+            eraser = _eraser(settings, fleet, gateway, stores, policies)
             minter = minting.minter if minting is not None else None
             operations = Operations(fleet, facts, gateway, ask_to_drain, minter, eraser)
             operations.reload = reloader.reload if reloader is not None else None
@@ -205,13 +170,17 @@ async def _open_http(
     settings: Settings,
     gateway: TenantGateway | None,
     stores: Stores | None,
-    minting: Minting | None,
+    given: tuple[ServerCertificate | None, Minting | None],
     stack: AsyncExitStack,
 ) -> tuple[str, int] | None:
     """Serve HTTP, where it is asked for; return its address."""
     if settings.http.listen is None or gateway is None or stores is None:
         return None
-    certificate = _certificate(settings)
+    # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
+    from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+    from aerodrome.http.site import HttpStores  # noqa: PLC0415
+
+    certificate, minting = given
     context = certificate.context() if certificate is not None else None
     kept = HttpStores(stores.conversations, stores.idempotency)
     edge = HttpEdge(gateway, kept, SystemClock(), tailoring.http_settings(settings), context, minting)
@@ -220,11 +189,25 @@ async def _open_http(
 
 
 def _eraser(
-    settings: Settings, fleet: RuntimePool, gateway: TenantGateway | None, stores: Stores | None
+    settings: Settings,
+    fleet: RuntimePool,
+    gateway: TenantGateway | None,
+    stores: Stores | None,
+    policies: PolicyWatch | None,
 ) -> Eraser | None:
-    if gateway is None or stores is None:
+    if gateway is None or stores is None or policies is None:
         return None
-    return Eraser(erasure.Site(settings.state_directory.absolute(), fleet, gateway.services, stores.people, gateway))
+    find_tenant = functools.partial(admission_module.find_tenant, policies.configured, stores.tenants)
+    state, outstanding = settings.state_directory.absolute(), _outstanding(settings, stores)
+    return Eraser(erasure.Site(state, fleet, gateway.services, stores.people, outstanding, find_tenant, gateway))
+
+
+def _outstanding(settings: Settings, stores: Stores) -> erasure.Outstanding:
+    tokens = settings.tokens
+    skew_seconds = max((tokens.skew_seconds, *(section.skew_seconds for section in settings.issuers)))
+    # A note must outlast every connection token, whatever is configured for others.
+    keep_seconds = max(tokens.erased_seconds, tokens.max_seconds + 2 * skew_seconds)
+    return erasure.Outstanding(stores.erasures, SystemClock(), skew_seconds, keep_seconds)
 
 
 @asynccontextmanager
@@ -248,7 +231,9 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
         ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
         services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
         stack.push_async_callback(services.aclose)
-        yield Eraser(erasure.Site(settings.state_directory.absolute(), pool, services, stores.people))
+        find_tenant = functools.partial(admission_module.find_tenant, settings.configured_tenants(), stores.tenants)
+        state, outstanding = settings.state_directory.absolute(), _outstanding(settings, stores)
+        yield Eraser(erasure.Site(state, pool, services, stores.people, outstanding, find_tenant))
 
 
 async def run(
@@ -342,14 +327,10 @@ async def _for_tenants(
     configured = settings.configured_tenants()
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
-        fleet.let_reach(supplier.forwarder_url.removeprefix("http://"))
+        fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
     # What deletes a session is not asked whether HTTP callers had it.
     ownership.watchers.append(stores.conversations.forget)
-    usage = UsageLedger(stores.usage, clock)
-    counting = asyncio.create_task(
-        usage.flush_every(gateway_settings.touch_seconds, _note_flush_failure), name="usage flush"
-    )
-    stack.push_async_callback(_end_task, counting)
+    usage = _open_usage(gateway_settings, stores, clock, stack)
     services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor, usage=usage)
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
@@ -367,14 +348,24 @@ async def _for_tenants(
         stack.push_async_callback(_end_task, reaping)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     verifiers = _verifiers(settings, stores, clock, stack)
-    gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock))
+    gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock, stores.erasures))
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
     watching = asyncio.create_task(watch.run(), name="principal watch")
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
     nobody = IssuerVerifier([])
-    may_mint = TenantAdmission(Verifiers(KeyVerifier(stores.keys, Scope.MINT), nobody, nobody), find_tenant, clock)
+    may_mint = TenantAdmission(
+        Verifiers(KeyVerifier(stores.keys, Scope.MINT), nobody, nobody), find_tenant, clock, stores.erasures
+    )
     return gateway, _watch_policies(gateway, configured, stores, stack), Minting(minter, may_mint)
+
+
+def _open_usage(settings: GatewaySettings, stores: Stores, clock: Clock, stack: AsyncExitStack) -> UsageLedger:
+    """Begin to count what model calls take."""
+    usage = UsageLedger(stores.usage, clock)
+    counting = asyncio.create_task(usage.flush_every(settings.touch_seconds, _note_flush_failure), name="usage flush")
+    stack.push_async_callback(_end_task, counting)
+    return usage
 
 
 def _watch_policies(
@@ -480,31 +471,19 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
 
 async def _open_pool(settings: Settings, found: release.RuntimeRelease, keeps_warm: bool = True) -> RuntimePool:
     """Begin to keep runtimes, those with host tools sandboxed as the settings have it."""
-    runtimes, open_realms = await _open_host(settings, found)
-    chosen = replace(tailoring.fleet_settings(settings, found), open_realms=open_realms)
+    runtimes, host_tools = await _open_host(settings, found)
+    chosen = replace(tailoring.fleet_settings(settings, found), host_tools=host_tools)
     pool = RuntimePool(runtimes, chosen if keeps_warm else replace(chosen, warm_runtimes=0))
     pool.start()
     return pool
 
 
-async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, OpenRealms]:
+async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple[RuntimeHost, HostTools]:
     """Return where runtimes are started, and what becomes of those with host tools."""
-    section = settings.sandbox
     if settings.policy == "transparent":
-        return ProcessHost(), OpenRealms.UNSANDBOXED  # the operator's own program, which is to notice nothing
-    wishes = Wishes(
-        mode=section.mode,
-        is_waived=bool(section.unsandboxed),
-        program=section.bubblewrap,
-        network=Network(section.network),
-        read_only=(found.package_dir, found.entry, *section.read_only),
-        first_uid=section.first_uid,
-        uids=section.uids,
-    )
-    sandbox = await asyncio.to_thread(choice.choose, wishes)
-    if sandbox is not None:
-        return choice.host_of(ProcessHost(), sandbox, wishes), OpenRealms.SANDBOXED
-    return ProcessHost(), OpenRealms.UNSANDBOXED if wishes.is_waived else OpenRealms.REFUSED
+        return ProcessHost(), HostTools.UNSANDBOXED  # the operator's own program, which is to notice nothing
+    wishes = tailoring.sandbox_wishes(settings, (found.package_dir, found.entry))
+    return choice.open_host(ProcessHost(), await asyncio.to_thread(choice.choose, wishes), wishes)
 
 
 def _open_issuer(

@@ -29,6 +29,7 @@ EVENTS: dict[str, str] = {
     "certificate.reloaded": "the certificate changed on disk; new links are shown the new one",
     "credential.ignored": "a program gave its runtime a GitHub token; it is not passed on to the gateway",
     "egress.refused": "a sandboxed runtime asked for what policy does not let it reach; said once for each reason and runtime",
+    "egress.unopened": "a port of loopback that policy names now cannot be opened in a running sandbox; the next one has it",
     "gateway.drained": "a drain is over: nothing runs any more, or its deadline has passed",
     "gateway.draining": "no new work is taken; so many sessions are still at work",
     "gateway.lost": "a forwarder's connection to the gateway ended; it is opened again",

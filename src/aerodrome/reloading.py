@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import structlog
 
 from aerodrome import errors
+from aerodrome.core.audit import Outcome
+from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.settings import Settings
 
@@ -30,13 +32,16 @@ class Reloaded:
 class Reloader:
     """Reads the configuration again. `load` does what the start did."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings], watch: PolicyWatch) -> None:
+    def __init__(
+        self, settings: Settings, load: Callable[[], Settings], watch: PolicyWatch, auditor: Auditor = UNAUDITED
+    ) -> None:
         self._settings = settings
         self._load = load
         self._watch = watch
+        self._audit = auditor
 
-    async def reload(self) -> Reloaded:
-        """Read the configuration and put its tenants in force.
+    async def reload(self, by: str) -> Reloaded:
+        """Read the configuration and put its tenants in force; `by` says in the audit log who asked.
 
         Raises:
             errors.ConfigError: it is wrong; everything stays as it was.
@@ -47,6 +52,7 @@ class Reloader:
             tenants = fresh.configured_tenants()
         except errors.ConfigError as error:
             _log.error("policy.reload_failed", reason=error.message)
+            self._audit.reloaded(by, error.code, Outcome.REFUSED)
             raise
         try:
             links = await self._watch.replace_configured(tenants)
@@ -54,13 +60,14 @@ class Reloader:
             _log.warning("policy.unread", reason=error.message)
             links = 0
         done = Reloaded(len(tenants), links, self._name_differences(fresh))
+        self._audit.reloaded(by, f"{done.tenants} tenants, {links} links have another policy")
         _log.info("policy.reloaded", tenants=done.tenants, links=links, needs_restart=done.needs_restart)
         return done
 
     async def reload_by_signal(self) -> None:
         """Reload for one who hears no answer: the log has it."""
         try:
-            await self.reload()
+            await self.reload("signal")
         except errors.ConfigError:
             pass  # logged
         except Exception:

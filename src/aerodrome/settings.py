@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aerodrome import errors
-from aerodrome.adapters.distribution import surroundings
+from aerodrome import configuration, errors
 from aerodrome.adapters.secrets import vault
 from aerodrome.adapters.secrets.vault import VaultSettings
 from aerodrome.core import audit, egress, github, identity, places, policy_document, provider, secret
@@ -33,8 +31,6 @@ from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, T
 from aerodrome.core.provider import NamedProvider
 from aerodrome.core.sign_in import Role, Rules
 
-_PREFIX = "AERODROME_"
-_SECRETS = ("client_token", "upstream_token", "master_key", "master_key_file", "old_master_keys", "audit_key")
 _MASTER_KEY_BYTES = 32
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})\Z")
 
@@ -248,6 +244,8 @@ class TokensSection(_Section):
 
     max_seconds: float = Field(default=3600.0, ge=1)
     skew_seconds: float = Field(default=30.0, ge=0, le=600)
+    #: So long tokens made before their user's erasure are known to be; never less than connection tokens live.
+    erased_seconds: float = Field(default=7 * 86400.0, ge=0)
 
 
 class IssuerSection(_Section):
@@ -270,7 +268,7 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=configuration.PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -278,7 +276,7 @@ class Settings(BaseSettings):
     )
 
     listen: str = "127.0.0.1:4321"
-    state_directory: Path = Field(default_factory=lambda: surroundings.default_state_directory(os.environ))
+    state_directory: Path = Field(default_factory=lambda: configuration.default_state_directory(os.environ))
     policy: Literal["tenants", "transparent"] = "tenants"
     upstream: str | None = None
     drain_seconds: float = Field(default=30.0, ge=0)
@@ -445,7 +443,7 @@ def load(config: Path | None = None, **options: Any) -> Settings:
     Raises:
         errors.ConfigError: a value is wrong, a key is unknown, or two settings do not go together.
     """
-    _FileSource.values = _read_file(config) if config is not None else {}
+    _FileSource.values = configuration.read_file(config) if config is not None else {}
     try:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except pydantic.ValidationError as error:
@@ -539,21 +537,6 @@ def _master_key(name: str, text: str) -> bytes:
     return key
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise errors.ConfigError(f"cannot read {path}: {error.strerror}; name an existing file with --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.ConfigError(f"{path} is not TOML: {error}") from None
-    for name in _SECRETS:
-        if name in values:
-            raise errors.ConfigError(
-                f"{name} in {path}: tokens do not belong in a file; set {_PREFIX}{name.upper()} instead"
-            )
-    return values
-
-
 def _check_tls(settings: Settings) -> None:
     tls = settings.tls
     if (tls.certificate is None) != (tls.key is None):
@@ -619,7 +602,7 @@ def _check(settings: Settings) -> None:
         if settings.client_token is None and not is_loopback(host):
             raise errors.ConfigError(
                 f"listen: {settings.listen} can be reached from other machines and no client token is set; "
-                f"set {_PREFIX}CLIENT_TOKEN, or listen on 127.0.0.1"
+                f"set {configuration.PREFIX}CLIENT_TOKEN, or listen on 127.0.0.1"
             )
     elif settings.upstream is not None:
         raise errors.ConfigError(
@@ -636,7 +619,7 @@ def _explain(error: pydantic.ValidationError, config: Path | None) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
         parts = [str(part) for part in problem["loc"]]
-        key, variable = ".".join(parts), _PREFIX + "__".join(parts).upper()
+        key, variable = ".".join(parts), configuration.PREFIX + "__".join(parts).upper()
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: no such setting; check its spelling against docs/configuration.md")
         else:

@@ -5,9 +5,13 @@ Pure. Which parts there are is for app.py.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from aerodrome import settings as settings_module
 from aerodrome.adapters.audit.log import AuditSettings
 from aerodrome.adapters.distribution import release
+from aerodrome.adapters.sandbox.bubblewrap import Network
+from aerodrome.adapters.sandbox.choice import Wishes
 from aerodrome.admin.views import Facts
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.vitals import DriftLimits
@@ -20,9 +24,6 @@ from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.ports.host import ResourceLimits
 from aerodrome.settings import RuntimeSection, Settings
-
-#: Whether runtimes whose tools reach the host are held by a sandbox; without one, `host_tools` of a policy is not given.
-HAS_SANDBOX = False
 
 
 def _near_directly(environment: dict[str, str]) -> dict[str, str]:
@@ -67,6 +68,20 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
     )
 
 
+def sandbox_wishes(settings: Settings, release_paths: tuple[Path, ...] = ()) -> Wishes:
+    """Return what the settings ask for."""
+    section = settings.sandbox
+    return Wishes(
+        mode=section.mode,
+        is_waived=bool(section.unsandboxed),
+        program=section.bubblewrap,
+        network=Network(section.network),
+        read_only=(*release_paths, *section.read_only),
+        first_uid=section.first_uid,
+        uids=section.uids,
+    )
+
+
 def _drift_limits(section: RuntimeSection) -> DriftLimits:
     return DriftLimits(
         memory_bytes=section.recycle_memory_bytes,
@@ -100,7 +115,6 @@ def gateway_settings(settings: Settings, found: release.RuntimeRelease | None) -
         live_memory_bytes=settings.runtime.live_memory_bytes if has_cheap_sessions else 0,
         freeze_seconds=settings.runtime.freeze_seconds,
         hibernate_seconds=settings.runtime.idle_seconds,
-        has_sandbox=HAS_SANDBOX,
     )
 
 

@@ -518,8 +518,8 @@ def test_another_users_command_says_whom_to_run_it_as(public_directory):
         os.chmod(public_directory / "admin.sock", 0o600)
         listening.listen()
         script = (
-            "import os, pwd, sys; from aerodrome.cli.main import main; os.setgid(65534); os.setuid(65534);"
-            f"sys.argv[1:] = ['show', 'pool', '--state-directory', '{public_directory}']; main()"
+            "import os, pwd, sys; from aerodrome.cli import main; main.load('show'); os.setgid(65534); os.setuid(65534);"
+            f"sys.argv[1:] = ['show', 'pool', '--state-directory', '{public_directory}']; main.main()"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,11 +20,12 @@ from aerodrome.admin.server import AdminServer
 from aerodrome.admin.traces import Bounds
 from aerodrome.admin.views import Facts
 from aerodrome.cli.main import app
-from aerodrome.core import identity
+from aerodrome.core import connection_token, identity
 from aerodrome.core.audit import Action, Outcome
-from aerodrome.core.identity import Owner
+from aerodrome.core.identity import Owner, Tenant
 from aerodrome.fleet import spec
 from aerodrome.testing import rig as rigs
+from aerodrome.testing.peer import RpcError
 from aerodrome.testing.scripted_host import ScriptedHost
 
 FACTS = Facts("tenants", "127.0.0.1:1", "state", 50, 120, 60.0, 300.0, 30.0)
@@ -39,7 +41,9 @@ async def opened(directory) -> AsyncIterator[tuple[rigs.Rig, SqlPersonStore, Sql
         try:
             await migrate.migrate(database)
             people = SqlPersonStore(database)
-            eraser = Eraser(erasure.Site(directory, rig.pool, rig.services, people, rig.gateway))
+            outstanding = erasure.Outstanding(rig.erasures, rig.clock, skew_seconds=0.0, keep_seconds=3600.0)
+            site = erasure.Site(directory, rig.pool, rig.services, people, outstanding, rig.find_tenant, rig.gateway)
+            eraser = Eraser(site)
             assert await server.start(Operations(rig.pool, FACTS, rig.gateway, None, eraser=eraser))
             yield rig, people, SqlKeyStore(database)
         finally:
@@ -141,6 +145,96 @@ async def test_a_users_own_realm_is_removed_whole(tmp_path):
         assert (await command(tmp_path, "alone", "ann", "--yes")).exit_code == 0
         assert not root.exists()
         assert outside.exists()
+
+
+# -- below a work root ------------------------------------------------------------------------------------------------
+
+
+async def work_below(rig, root, tenant: str = "shared") -> None:
+    """Have the sessions of a tenant work elsewhere from now on."""
+    policy = dataclasses.replace(rig.configured[tenant].policy, work_root=str(root))
+    await rig.policies.replace_configured({**rig.configured, tenant: Tenant(tenant, policy, "config")})
+
+
+@pytest.mark.parametrize("tenant", ["shared", "guarded"])
+async def test_directories_below_a_work_root_go_with_their_user_and_nobody_elses(tmp_path, tenant):
+    root, outside = tmp_path / "srv" / "work", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    async with opened(tmp_path / "state") as (rig, _, _keys):
+        await work_below(rig, root, tenant)
+        ann, bob = await rig.client(tenant, "ann"), await rig.client(tenant, "bob")
+        for client, session_id in ((ann, ID), (ann, "second"), (bob, "bobs")):
+            await client.call("session.create", {"sessionId": session_id, "model": "demo"})
+        (root / tenant / "ann" / ID / "deep").mkdir()
+        (root / tenant / "ann" / ID / "deep" / "notes").write_text("hers")
+        (root / tenant / "ann" / ID / "way-out").symlink_to(outside)
+        done = await command(tmp_path / "state", tenant, "ann", "--yes")
+        assert (done.exit_code, done.exception) == (0, None), done.output
+        assert not (root / tenant / "ann").exists()
+        assert (root / tenant / "bob" / "bobs").is_dir()
+        assert (outside / "kept").exists()
+
+
+async def test_what_the_gateway_did_not_make_below_a_work_root_stays_and_is_named_as_left(tmp_path):
+    root = tmp_path / "work"
+    async with opened(tmp_path / "state") as (rig, _, _keys):
+        await work_below(rig, root)
+        await (await rig.client("shared", "ann")).call("session.create", {"sessionId": ID, "model": "demo"})
+        (root / "shared" / "ann" / "by-the-operator").mkdir()
+        done = await command(tmp_path / "state", "shared", "ann", "--yes")
+        assert done.exit_code == 1
+        assert f"LEFT: {root}/shared/ann: 1 entries" in done.output
+        assert [path.name for path in (root / "shared" / "ann").iterdir()] == ["by-the-operator"]
+        (root / "shared" / "ann" / "by-the-operator").rmdir()
+        assert (await command(tmp_path / "state", "shared", "ann", "--yes")).exit_code == 0
+        assert not (root / "shared" / "ann").exists()
+
+
+@pytest.mark.parametrize("where", ["shared", "shared/ann", f"shared/ann/{ID}"])
+async def test_no_link_below_a_work_root_is_followed_out_of_it(tmp_path, where):
+    root, outside = tmp_path / "work", tmp_path / "outside"
+    async with opened(tmp_path / "state") as (rig, _, _keys):
+        await work_below(rig, root)
+        await (await rig.client("shared", "ann")).call("session.create", {"sessionId": ID, "model": "demo"})
+        (root / where).rename(outside)  # and what was there is outside now
+        (root / where).symlink_to(outside)
+        (outside / "kept").touch()
+        done = await command(tmp_path / "state", "shared", "ann", "--yes")
+        assert done.exit_code == 1
+        assert f"LEFT: {root}/shared/ann" in done.output
+        assert (outside / "kept").exists()
+        assert (root / where).is_symlink()
+
+
+# -- tokens that are still out ----------------------------------------------------------------------------------------
+
+
+async def signed(keys, user: str, issued_at: float) -> str:
+    key, secret = connection_token.create_signing_key(rigs.MASTER_KEY, Owner("shared", "backend"), 0.0)
+    await keys.add(key)
+    return connection_token.sign(key.key_id, secret, user, issued_at, issued_at + 600)
+
+
+@pytest.mark.parametrize("user", ["ann", None])
+async def test_a_token_made_before_its_user_was_erased_proves_nobody_and_one_made_after_does(tmp_path, user):
+    async with opened(tmp_path) as (rig, _, _keys):
+        now = rig.clock.now()
+        old, bobs = await signed(rig.keys, "ann", now - 10), await signed(rig.keys, "bob", now - 10)
+        await (await rig.stranger()).call("connect", {"token": old})
+        named = [user] if user is not None else []
+        assert (await command(tmp_path, "shared", *named, "--yes")).exit_code == 0
+        with pytest.raises(RpcError, match="AUTHENTICATION_FAILED"):
+            await (await rig.stranger()).call("connect", {"token": old})
+        if user is not None:
+            await (await rig.stranger()).call("connect", {"token": bobs})
+        else:
+            with pytest.raises(RpcError, match="AUTHENTICATION_FAILED"):
+                await (await rig.stranger()).call("connect", {"token": bobs})
+        again = await signed(rig.keys, "ann", now + 1 + int(rig.clock.now() - now))
+        await rig.settled(lambda: rig.clock.now() > now + 1)
+        await (await rig.stranger()).call("connect", {"token": again})
+        await rig.client("shared", "ann")  # a new key is new
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------

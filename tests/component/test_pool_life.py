@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from aerodrome import errors
 from aerodrome.clock import SystemClock
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Isolation
+from aerodrome.core.policy import HostTools, Isolation
 from aerodrome.core.vitals import BASELINE_PINGS, DriftLimits
 from aerodrome.fleet import spec
 from aerodrome.fleet.pool import RuntimePool
@@ -27,7 +28,7 @@ from aerodrome.testing.scripted_host import ScriptedHost, ScriptedProcess
 from aerodrome.testing.scripted_runtime import Faults
 
 ANN, BEN = Realm("user:acme/ann", Isolation.USER), Realm("user:acme/ben", Isolation.USER)
-OPEN = Realm("user:free/zoe", Isolation.USER, is_open=True)
+OPEN = Realm("user:free/zoe", Isolation.USER, is_open=True, has_host_tools=True)
 SHARED = Realm("shared", Isolation.SHARED)
 BRISK = HealthSettings(interval_seconds=0.01, deadline_seconds=0.1)
 
@@ -158,6 +159,94 @@ async def test_a_handle_freezes_and_thaws_its_own_process(open_pool):
         assert pings(host.processes[0]) == before
         handle.thaw()
         assert await seconds is not None
+
+
+# -- host tools ---------------------------------------------------------------------------------------------------------------
+
+TOOLS = replace(ANN, has_host_tools=True, egress=("one.example:80",))
+
+
+async def test_a_realm_with_host_tools_is_confined_and_spawned_for_itself_over_its_directories_as_they_are(
+    open_pool, tmp_path
+):
+    pool, host = open_pool(host_tools=HostTools.SANDBOXED, warm_runtimes=1, egress=("all.example:1",))
+    await eventually(lambda: len(pool.describe()) == 1)
+    await pool.acquire(TOOLS)
+    await pool.acquire(BEN)
+    warm, made = host.processes[0].spec, host.processes[1].spec
+    assert warm.confinement is None
+    assert made.confinement.egress == ("one.example:80", "all.example:1")
+    own = spec.directories_of(ANN, tmp_path)
+    assert made.environment["HOME"] == str(own.home)
+    assert made.confinement.directories == own.all
+    assert {view.realm for view in pool.describe()} >= {ANN.key, BEN.key}
+    assert [process.spec.confinement for process in host.processes if process.spec is not made] == [None] * (
+        len(host.processes) - 1
+    )
+
+
+async def test_host_tools_without_a_sandbox_are_refused_with_what_to_do_and_others_are_served(open_pool):
+    pool, host = open_pool(host_tools=HostTools.REFUSED)
+    for realm, way in ((TOOLS, "host_tools = false"), (OPEN, 'trust = "limited"')):
+        with pytest.raises(errors.PolicyRejected, match=f"host tools need a sandbox .* {way}"):
+            await pool.acquire(realm)
+    await pool.acquire(BEN)
+    assert len(host.processes) == 1
+
+
+async def test_a_realm_that_gets_host_tools_gets_a_confined_runtime_and_keeps_to_one_when_they_are_taken_back(
+    open_pool, tmp_path
+):
+    pool, host = open_pool(host_tools=HostTools.SANDBOXED)
+    first = await pool.acquire(ANN)
+    second = await pool.acquire(TOOLS)
+    assert first.lost.done()
+    pool.retire(second, "idle")
+    await pool.acquire(ANN)  # what an agent left in its directories is read in no runtime outside
+    assert [process.spec.confinement is not None for process in host.processes] == [False, True, True]
+    assert spec.directories_of(ANN, tmp_path).were_confined
+    other, _ = open_pool(host_tools=HostTools.REFUSED)
+    with pytest.raises(errors.PolicyRejected, match="what they left needs a sandbox"):
+        await other.acquire(ANN)
+
+
+async def test_what_a_realm_may_reach_changes_in_runtimes_that_serve_and_in_those_on_their_way(open_pool):
+    pool, host = open_pool(host_tools=HostTools.SANDBOXED, egress=("all.example:1",))
+    await pool.acquire(TOOLS)
+    host.may_spawn.clear()
+    coming = asyncio.create_task(pool.acquire(replace(TOOLS, key=BEN.key)))
+    await eventually(lambda: len(host.processes) == 2)
+    for key in (ANN.key, BEN.key):
+        pool.let_reach(replace(TOOLS, key=key, egress=("two.example:80",)))
+    host.may_spawn.set()
+    await coming
+    assert [process.reaches for process in host.processes] == [[("two.example:80", "all.example:1")]] * 2
+    pool.let_reach(Realm("user:acme/nobody", Isolation.USER))
+
+
+async def test_a_runtime_that_was_spawned_to_delete_sessions_is_told_what_it_may_reach_before_it_serves_clients(
+    open_pool,
+):
+    pool, host = open_pool(host_tools=HostTools.SANDBOXED)
+    pool.retire(await pool.acquire(TOOLS), "idle")
+    await pool.acquire(ANN)  # by a stored key: no policy is said
+    assert host.processes[1].spec.confinement.egress == ()
+    await pool.acquire(TOOLS)
+    await pool.acquire(TOOLS)
+    assert host.processes[1].reaches == [("one.example:80",)]
+
+
+async def test_where_sessions_work_elsewhere_that_is_in_the_sandbox_and_no_link_leads_out_of_it(open_pool, tmp_path):
+    pool, host = open_pool(host_tools=HostTools.SANDBOXED)
+    await pool.acquire(TOOLS)
+    there = replace(TOOLS, work_root=str(tmp_path / "work"))
+    await pool.acquire(there)  # the one that is there does not show it
+    assert [len(process.spec.confinement.directories) for process in host.processes] == [4, 5]
+    assert host.processes[1].spec.confinement.directories[-1] == tmp_path / "work" / "acme" / "ann"
+    assert (tmp_path / "work" / "acme" / "ann").is_dir()
+    (tmp_path / "work" / "acme" / "eve").symlink_to("/etc")
+    with pytest.raises(errors.SpawnFailed, match="found a link"):
+        await pool.acquire(replace(there, key="user:acme/eve"))
 
 
 # -- health -------------------------------------------------------------------------------------------------------------------

@@ -247,6 +247,86 @@ async def test_the_proxy_lets_through_what_policy_names_and_sends_no_second_requ
     assert heard[0] == b"GET /a?b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say back what is said, until that ends."""
+    while said := await reader.read(1024):
+        writer.write(said)
+    writer.close()
+
+
+async def say(way: socket.socket, word: bytes) -> bytes:
+    """Say a word to whoever is behind a connection; return the answer, empty once it is cut."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        try:
+            await loop.sock_sendall(way, word)
+            return await loop.sock_recv(way, 1024)
+        except ConnectionError:
+            return b""
+
+
+async def tunnel(runtime: RuntimeProcess, target: str) -> socket.socket:
+    """Have the proxy open a way to a target."""
+    way = await runtime.network.connect(PROXY_PORT)
+    assert (await say(way, f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())).startswith(b"HTTP/1.1 200"), target
+    return way
+
+
+@needs_bubblewrap
+async def test_what_policy_lets_out_no_more_is_cut_and_what_it_lets_out_now_is_open_while_the_runtime_goes_on(
+    house, mark
+):
+    async with (
+        await asyncio.start_server(echo, "127.0.0.1", 0) as near,
+        await asyncio.start_server(echo, "127.0.0.2", 0) as far,
+        await asyncio.start_server(echo, "127.0.0.3", 0) as other,
+    ):
+        ports = [server.sockets[0].getsockname()[1] for server in (near, far, other)]
+        names = [f"127.0.0.{number}:{port}" for number, port in enumerate(ports, 1)]
+        runtime = await house.listening(f"sleep {mark}", names[0], names[1])
+        direct, kept, cut = (
+            await runtime.network.connect(ports[0]),
+            await tunnel(runtime, names[1]),
+            await tunnel(runtime, names[0]),
+        )
+        assert [await say(way, b"a") for way in (direct, kept, cut)] == [b"a"] * 3
+
+        runtime.let_reach((names[1], names[2]))
+
+        assert [await say(way, b"b") for way in (direct, kept, cut)] == [b"", b"b", b""]
+        assert (await ask(runtime, f"CONNECT {names[0]} HTTP/1.1\r\n\r\n".encode())).startswith(b"HTTP/1.1 403")
+        with pytest.raises(ConnectionRefusedError):
+            await runtime.network.connect(ports[0])
+        opened = await tunnel(runtime, names[2])
+        runtime.let_reach((names[0],))
+        runtime.let_reach((names[0], names[1]))
+        again = await eventually_connected(runtime, ports[0])
+        assert await say(again, b"c") == b"c"
+        assert await say(opened, b"c") == b""
+        assert not runtime.exited.done()
+        for way in (direct, kept, cut, opened, again):
+            way.close()
+
+
+async def eventually_connected(runtime: RuntimeProcess, port: int) -> socket.socket:
+    """Connect to a port inside that opens a moment later."""
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(ConnectionRefusedError):
+                return await runtime.network.connect(port)
+
+
+@needs_bubblewrap
+async def test_a_name_without_a_port_is_let_out_to_and_does_not_lead_to_this_machine(house, mark):
+    async with await asyncio.start_server(echo, "127.0.0.2", 0) as far:
+        port = far.sockets[0].getsockname()[1]
+        name = socket.gethostname()
+        runtime = await house.listening(f"sleep {mark}", name, "localhost", "*.localhost", "10.255.255.1")
+        for target in (f"localhost:{port}", f"a.localhost:{port}", f"127.0.0.2:{port}", f"{name}.elsewhere:{port}"):
+            answer = await ask(runtime, f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
+            assert answer[9:12] in (b"403", b"502"), (target, answer)
+
+
 @needs_bubblewrap
 async def test_where_everything_public_is_allowed_this_machine_is_still_not_reached(house, mark):
     with socket.create_server(("127.0.0.1", 0)) as here:

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.tokens import MemoryTokenStore
 from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.conversations import SqlConversationStore
+from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
@@ -34,6 +36,7 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
             SqlTenantStore(database, FixedClock()),
             SqlKeyStore(database),
             SqlTokenStore(database),
+            SqlErasureStore(database),
             SqlConversationStore(database),
             SqlUsageStore(database),
             SqlIdempotencyStore(database),
@@ -49,6 +52,7 @@ def memory() -> Stores:
         MemoryTenantStore(keys, FixedClock()),
         keys,
         MemoryTokenStore(),
+        MemoryErasureStore(),
         MemoryConversationStore(),
         MemoryUsageStore(),
         MemoryIdempotencyStore(),

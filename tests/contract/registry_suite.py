@@ -18,6 +18,7 @@ from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
+from aerodrome.ports.people import ErasureStore
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
 from aerodrome.ports.usage import UsageStore
@@ -34,6 +35,7 @@ class Stores:
     tenants: TenantStore
     keys: KeyStore
     tokens: TokenStore
+    erasures: ErasureStore
     conversations: ConversationStore
     usage: UsageStore
     idempotency: IdempotencyStore

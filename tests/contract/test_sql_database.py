@@ -57,6 +57,13 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def describe(connection):
+    """Return every statement that made the schema, however it is spaced, and the revision."""
+    made = connection.execute(sa.text("SELECT type, name, sql FROM sqlite_master ORDER BY type, name")).all()
+    revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return [(kind, name, "".join((sql or "").split())) for kind, name, sql in made], revision
+
+
 class TestLasting:
     async def test_what_was_stored_is_there_after_reopening(self, path):
         async with migrated(path) as database:
@@ -260,8 +267,14 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 class TestMigration:
-    async def test_a_migrated_database_has_exactly_the_tables_the_code_expects(self, path):
-        async with migrated(path) as database:
+    async def test_a_new_database_is_to_the_letter_what_all_migrations_make(self, tmp_path):
+        async with migrated(tmp_path / "new.db") as new, opened(tmp_path / "old.db") as old:
+            await old.write(lambda connection: migrate.run_scripts(connection, None, old.name))
+            assert await new.read(describe) == await old.read(describe)
+
+    async def test_a_database_that_is_migrated_has_exactly_the_tables_the_code_expects(self, path):
+        async with opened(path) as database:
+            await database.write(lambda connection: migrate.run_scripts(connection, None, database.name))
             differences = await database.read(
                 lambda connection: compare_metadata(MigrationContext.configure(connection), tables.METADATA)
             )

@@ -65,9 +65,10 @@ async def open_place(
     policy: dict[str, Any] | None = None,
     runtime: dict[str, Any] | None = None,
     sandbox: dict[str, Any] | None = None,
+    tenants: dict[str, dict[str, Any]] | None = None,
     **sections: Any,
 ) -> AsyncIterator[Place]:
-    """Run a gateway with the tenants `user` and `shared`; `policy` is added to both, the rest is settings."""
+    """Run a gateway with the tenants `user` and `shared`, or others; `policy` is added to each, the rest is settings."""
     async with demo.open_model() as model:
         common = {"providers": [model["base_url"]], **(policy or {})}
         settings = settings_module.load(
@@ -77,7 +78,7 @@ async def open_place(
             runtime={"environment": {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}, **(runtime or {})},
             # These tests are of what sessions do; what a sandbox does is tests/e2e/test_sandbox.py.
             sandbox=sandbox or UNSANDBOXED,
-            tenants={name: {**tenant, **common} for name, tenant in TENANTS.items()},
+            tenants={name: {**tenant, **common} for name, tenant in (tenants or TENANTS).items()},
             **sections,
         )
         async with app.open_application(settings) as application, AsyncExitStack() as closing:

@@ -161,3 +161,28 @@ class FactTool:
     async def _tell(self, invocation: ToolInvocation) -> ToolResult:
         self.calls.append(invocation.arguments)
         return ToolResult(text_result_for_llm=f"a fact about {invocation.arguments['topic']}")
+
+
+class SlowTool(FactTool):
+    """A tool that answers when it is told to: until then, a turn that has called it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(skip_permission=True)
+        self.called, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def _tell(self, invocation: ToolInvocation) -> ToolResult:
+        self.called.set()
+        await self.may_answer.wait()
+        return await super()._tell(invocation)
+
+
+async def begin_turn(program: Program, said: str = "") -> tuple[CopilotSession, SlowTool, asyncio.Task[str]]:
+    """Begin a turn that ends once its tool may answer, with what it says then; `said` is a turn before it, if any."""
+    tool = SlowTool()
+    session = await program.create(tools=[tool.tool])
+    if said:
+        await say(session, said)
+    turn = asyncio.create_task(say(session, '[tool fact {"topic": "the moon"}]', 60))
+    async with asyncio.timeout(TURN_SECONDS):
+        await tool.called.wait()
+    return session, tool, turn

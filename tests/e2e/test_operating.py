@@ -9,7 +9,6 @@ import sys
 from asyncio.subprocess import Process
 
 import pytest
-from copilot.session import CopilotSession
 
 from aerodrome import app
 from aerodrome import settings as settings_module
@@ -17,7 +16,7 @@ from aerodrome.admin import client as admin
 from aerodrome.testing import demo_process
 from aerodrome.testing.demo_process import DemoProcess
 
-from .python_sdk import FactTool, Program, Programs, Recorder, say
+from .python_sdk import Programs, Recorder, begin_turn, say
 
 pytestmark = pytest.mark.runtime
 
@@ -56,29 +55,6 @@ class Operator:
     async def show(self, what: str, *words: str) -> list[dict]:
         """Return what is shown, as JSON."""
         return json.loads(await self.run("show", what, "--json", *words))
-
-
-class SlowTool(FactTool):
-    """A tool that answers when it is told to: until then, a turn that has called it goes on."""
-
-    def __init__(self) -> None:
-        super().__init__(skip_permission=True)
-        self.called, self.may_answer = asyncio.Event(), asyncio.Event()
-
-    async def _tell(self, invocation):
-        self.called.set()
-        await self.may_answer.wait()
-        return await super()._tell(invocation)
-
-
-async def begin_turn(program: Program) -> tuple[CopilotSession, SlowTool, asyncio.Task[str]]:
-    """Begin a turn that ends once its tool may answer, with what it says then."""
-    tool = SlowTool()
-    session = await program.create(tools=[tool.tool])
-    turn = asyncio.create_task(say(session, '[tool fact {"topic": "the moon"}]', 60))
-    async with asyncio.timeout(COMMAND_SECONDS):
-        await tool.called.wait()
-    return session, tool, turn
 
 
 @pytest.fixture

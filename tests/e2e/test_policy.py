@@ -26,7 +26,7 @@ from aerodrome.core.override import Override
 from aerodrome.core.policy import Isolation, Policy
 from aerodrome.testing.demo_process import Principal
 
-from .attacks_client import TOOL, Program
+from .attacks.client import TOOL, Program
 from .place import Place, open_place
 
 pytestmark = [pytest.mark.runtime, pytest.mark.asyncio(loop_scope="module")]

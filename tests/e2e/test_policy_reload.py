@@ -20,7 +20,7 @@ from aerodrome.core import identity
 from aerodrome.core.identity import Owner
 from aerodrome.testing.demo_process import Principal
 
-from .attacks_client import Program
+from .attacks.client import Program
 
 pytestmark = pytest.mark.runtime
 

@@ -281,9 +281,9 @@ async def test_a_wrong_or_missing_token_fails_as_at_the_runtime(demo, token):
 
 
 async def test_a_token_with_another_users_secret_is_refused(cast, demo):
-    number = cast.owner.token.rsplit("_", 1)[0]
-    secret = cast.stranger.token.split("_", 2)[2]
-    client = CopilotClient(connection=RuntimeConnection.for_uri(demo.sdk, connection_token=f"{number}_{secret}"))
+    _, key_id, _ = cast.owner.token.split("_", 2)
+    _, _, secret = cast.stranger.token.split("_", 2)
+    client = CopilotClient(connection=RuntimeConnection.for_uri(demo.sdk, connection_token=f"aero_{key_id}_{secret}"))
     try:
         with pytest.raises(JsonRpcError, match="AUTHENTICATION_FAILED"):
             await client.start()

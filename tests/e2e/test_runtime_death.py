@@ -263,6 +263,7 @@ async def test_a_program_that_only_listens_hears_what_another_says_after_a_death
         await kill_idle_runtimes(demo, one, other)
         assert await say(session, f"turn {number}") == f"You said: turn {number}"
         await heard.first("assistant.message", lambda event, n=number: event.data.content == f"You said: turn {n}")
+        await heard.first("session.idle", at_least=number + 1)  # until then, the turn is not over for this program
 
     assert heard.of("session.error") == []
     assert len({event.id for _, event in heard.notes}) == len(heard.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ async def _announce(application: app.Application) -> None:
 
 if __name__ == "__main__":
     unsandboxed = {"mode": "off", "unsandboxed": "agents run commands as the gateway's user"}
+    if any(name.startswith("AERODROME_SANDBOX__") for name in os.environ):
+        unsandboxed = None
     loaded = settings.load(None, listen="127.0.0.1:0", state_directory=Path(sys.argv[1]), sandbox=unsandboxed)
     observe.configure_logs(loaded.log_level, loaded.log_json)
     app.run_loop(app.run(loaded, _announce))

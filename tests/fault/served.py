@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Served:
     state: Path
     model: dict[str, Any]
     tokens: dict[Owner, str]
+    #: With what it must exit in the end: a test that kills it says so.
+    exit_code: int = 0
 
     @property
     def create(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ async def serving(
     `variables` are settings, such as RUNTIME__IDLE_SECONDS.
     """
     async with demo_module.open_model() as model:
-        tokens = await _prepare(state, tenants)
+        tokens = await _prepare(state, tenants, model["base_url"])
         environment = {f"AERODROME_{name}": value for name, value in variables.items()}
         environment["AERODROME_RUNTIME__ENVIRONMENT"] = '{"COPILOT_OFFLINE": "true"}'
         process = subprocess.Popen(  # noqa: ASYNC220  its lines are read in a thread
@@ -125,9 +127,10 @@ async def serving(
             line = (await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), READY_SECONDS)).decode()
             assert line.startswith("listening on "), line
             host, _, port = line.rsplit(None, 1)[-1].rpartition(":")
-            yield Served(process, host, int(port), state, model, tokens)
+            served = Served(process, host, int(port), state, model, tokens)
+            yield served
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 30) == 0
+            assert await asyncio.to_thread(process.wait, 30) == served.exit_code
         finally:
             if process.poll() is None:
                 process.kill()
@@ -136,13 +139,17 @@ async def serving(
                 process.stdout.close()
 
 
-async def _prepare(state: Path, tenants: Mapping[str, tuple[Policy, tuple[str, ...]]]) -> dict[Owner, str]:
-    """Put tenants and a key for each user into the database of a gateway that does not run yet."""
+async def _prepare(
+    state: Path, tenants: Mapping[str, tuple[Policy, tuple[str, ...]]], model_url: str
+) -> dict[Owner, str]:
+    """Put tenants and a key for each user into the database of a gateway that does not run yet; all may use the model."""
     os.makedirs(state, mode=0o700, exist_ok=True)
     tokens: dict[Owner, str] = {}
     async with app.open_stores(settings_module.load(None, state_directory=state)) as stores:
         for name, (policy, users) in tenants.items():
-            await stores.tenants.add(Tenant(name, policy))
+            # By its address: no `*` lets a sandbox reach this machine.
+            reaching = replace(policy, provider_urls=(*policy.provider_urls, model_url))
+            await stores.tenants.add(Tenant(name, reaching))
             for user in users:
                 key, tokens[Owner(name, user)] = identity.create_key(Owner(name, user), time.time())
                 await stores.keys.add(key)

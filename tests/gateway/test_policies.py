@@ -9,9 +9,10 @@ import pytest
 
 from aerodrome import errors
 from aerodrome.adapters.memory.registry import MemoryTenantStore
+from aerodrome.core import egress
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.override import Override
-from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, HostTools, Isolation, Policy, Trust
 from aerodrome.core.session import SessionRecord
 from aerodrome.gateway import reaper
 from aerodrome.gateway.policy_watch import PolicyWatch
@@ -169,6 +170,7 @@ async def test_a_change_that_concerns_no_tool_or_model_leaves_open_sessions_wher
         ("guarded", {"trust": Trust.FULL}),
         ("guarded", {"isolation": Isolation.TENANT}),
         ("team", {"isolation": Isolation.SHARED}),
+        ("team", {"host_tools": True}),
         ("patient", {"trust": Trust.LIMITED}),
     ],
 )
@@ -288,10 +290,105 @@ async def test_sessions_work_below_the_directory_that_policy_names(rig, tmp_path
     assert (tmp_path / "work" / "shared" / "ann" / "a").is_dir()
 
 
-async def test_host_tools_are_given_by_no_gateway_without_a_sandbox(open_rig):
-    for has_sandbox in (False, True):
-        rig = await open_rig(has_sandbox=has_sandbox)
-        await put(rig, "team", host_tools=True)
-        await create(await rig.client("team"), "a")
-        offered = rig.scripted.runtimes[0].called("session.create")[0]["availableTools"]
-        assert ("builtin:bash" in offered) is has_sandbox
+SANDBOXED = {"host_tools": HostTools.SANDBOXED}
+
+
+@pytest.mark.parametrize("tenant", ["guarded", "team"])
+async def test_host_tools_are_refused_by_a_gateway_without_a_sandbox(open_rig, tenant):
+    rig = await open_rig(fleet={"host_tools": HostTools.REFUSED})
+    bystander = await rig.client("shared")
+    await put(rig, tenant, host_tools=True)
+    refused = await refusal(create(await rig.client(tenant), "a"), REFUSED)
+    assert "host tools need a sandbox" in str(refused)
+    await create(bystander, "b")
+    assert len(rig.scripted.runtimes) == 1
+
+
+@pytest.mark.parametrize("tenant", ["guarded", "team"])
+@pytest.mark.parametrize("hold", [HostTools.SANDBOXED, HostTools.UNSANDBOXED])
+async def test_host_tools_are_given_in_a_sandbox_or_by_the_operators_word(open_rig, tenant, hold):
+    rig = await open_rig(fleet={"host_tools": hold})
+    await put(rig, tenant, host_tools=True)
+    await create(await rig.client(tenant), "a")
+    [process] = rig.scripted.processes
+    assert "builtin:bash" in process.runtime.called("session.create")[0]["availableTools"]
+    assert (process.spec.confinement is not None) is (hold is HostTools.SANDBOXED)
+
+
+async def test_a_shared_runtime_has_no_host_tools_even_if_a_policy_slips_through(open_rig):
+    rig = await open_rig(fleet=SANDBOXED)
+    await put(rig, "shared", host_tools=True)
+    client = await rig.client("shared")
+    await create(client, "a", availableTools=["builtin:*", "bash"])
+    [process] = rig.scripted.processes
+    assert "builtin:bash" not in process.runtime.called("session.create")[0]["availableTools"]
+    assert process.spec.confinement is None
+
+
+async def test_host_tools_given_and_taken_back_close_the_links_and_sessions_go_on_in_a_runtime_that_fits(open_rig):
+    rig = await open_rig(fleet=SANDBOXED)
+    client = await rig.client("team")
+    await create(client, "a")
+    await client.call("session.send", {"sessionId": "a", "prompt": "x"})
+    await client.wait_for_event("a", "session.idle")
+    for number, gives in enumerate((True, False), 1):
+        await put(rig, "team", host_tools=gives)
+        await client.wait_closed()
+        client = await rig.client("team")
+        await client.call("session.resume", {"sessionId": "a"})
+        process = rig.scripted.processes[number]
+        assert ("builtin:bash" in process.runtime.called("session.resume")[0]["availableTools"]) is gives
+        assert process.spec.confinement is not None, "what its agents wrote stays in a sandbox"
+        await rig.settled(lambda number=number: rig.scripted.processes[number - 1].exited.done())
+
+
+@pytest.mark.parametrize(
+    ("tenant", "before", "change"),
+    [
+        ("team", {"host_tools": True}, {"egress": ("x.example",)}),
+        ("team", {"host_tools": True}, {"provider_urls": ("http://x.example",)}),
+        ("guarded", {"host_tools": True}, {"mcp_urls": ("http://x.example",)}),
+        ("alone", {}, {"provider_urls": ()}),
+    ],
+)
+async def test_what_a_sandbox_lets_out_changes_while_it_runs_and_the_links_stay(open_rig, tenant, before, change):
+    rig = await open_rig(fleet=SANDBOXED)
+    await put(rig, tenant, **before)
+    idle, client = await rig.client(tenant, "idle"), await rig.client(tenant)
+    await create(idle, "i")
+    await idle.aclose()
+    await create(client, "a")
+    await rig.settled(lambda: rig.listener.links == 1)
+
+    await put(rig, tenant, **before, **change)
+
+    wanted = egress.targets_of(rig.configured[tenant].policy)
+    assert all(process.reaches[-1] == wanted for process in rig.scripted.alive)
+    await client.call("session.send", {"sessionId": "a", "prompt": "x"})
+    await client.wait_for_event("a", "session.idle")
+    await put(rig, tenant, **before)
+    assert rig.scripted.alive[0].reaches[-1] == egress.targets_of(rig.configured[tenant].policy)
+
+
+async def test_a_runtime_that_is_spawned_after_a_change_reaches_what_policy_names_now(open_rig):
+    rig = await open_rig(fleet=SANDBOXED)
+    await put(rig, "team", host_tools=True)
+    client = await rig.client("team")
+    await put(rig, "team", host_tools=True, egress=("x.example",))
+    await create(client, "a")
+    assert rig.scripted.processes[0].spec.confinement.egress == ("x.example",)
+
+
+async def test_a_working_root_that_agents_see_is_their_runtimes_and_another_one_has_them_connect_again(
+    open_rig, tmp_path
+):
+    rig = await open_rig(fleet=SANDBOXED)
+    await put(rig, "team", host_tools=True, work_root=str(tmp_path / "one"))
+    client = await rig.client("team", "ann")
+    await create(client, "a")
+    assert rig.scripted.processes[0].spec.confinement.directories[-1] == tmp_path / "one" / "team"
+    (tmp_path / "one" / "team" / "ben").symlink_to(tmp_path)
+    refused = await refusal(create(await rig.client("team", "ben"), "b"), REFUSED)
+    assert "a link or a file stands in its place" in str(refused)
+    await put(rig, "team", host_tools=True, work_root=str(tmp_path / "two"))
+    await client.wait_closed()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aerodrome import errors
+from aerodrome.core.audit import Outcome
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.testing.certificates import Authority
@@ -221,6 +222,7 @@ async def test_a_certificate_may_have_to_name_the_tenant(open_rig, authority, se
                 with pytest.raises(RpcError, match="AUTHENTICATION_FAILED"):
                     await connecting
             await client.aclose()
+    assert [entry.outcome for entry in rig.audit_log.entries] == [Outcome.DONE, Outcome.REFUSED]
 
 
 async def test_a_renewed_certificate_is_shown_to_new_links_while_open_ones_go_on(rig, tmp_path):

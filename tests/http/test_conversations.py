@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from aerodrome.core.audit import Outcome
+from aerodrome.core.identity import Owner
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
 
 
@@ -188,3 +190,22 @@ async def test_a_token_that_ends_takes_its_streams_along(open_http):
             await http.rig.keys.revoke(key.key_id, http.rig.clock.now())
         assert [event async for event in read_events(answer)] == []
     assert (await caller.get(session)).status_code == 401
+
+
+async def test_each_refusal_over_http_is_one_record(http):
+    await make(await http.caller("shared"))
+    mallory, stranger = await http.caller("shared", "mallory"), await http.stranger()
+
+    assert (await stranger.get("/v1/sessions/s1")).status_code == 401
+    assert (await stranger.get("/v1/sessions/s1", headers={"Authorization": "Bearer canary"})).status_code == 401
+    for named in ("s1", "nobodys", "s1"):
+        assert (await mallory.get(f"/v1/sessions/{named}")).status_code == 404
+
+    refused = [entry for entry in http.rig.audit_log.entries if entry.outcome is Outcome.REFUSED]
+    assert [(entry.owner, entry.session_id, entry.reason) for entry in refused] == [
+        (None, None, "authentication_required"),
+        (None, None, "authentication_failed"),
+        (Owner("shared", "mallory"), "s1", "session_foreign"),
+        (Owner("shared", "mallory"), "nobodys", "session_missing"),
+    ]
+    assert "canary" not in str(http.rig.audit_log.entries)

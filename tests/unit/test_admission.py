@@ -16,6 +16,7 @@ from joserfc.jwk import ECKey
 
 from aerodrome import errors
 from aerodrome.adapters.jwks.keys import JwksKeys
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemoryTenantStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity
@@ -49,7 +50,7 @@ async def open_admission(jwks: str, master: bytes | None = MASTER) -> tuple[Tena
     claims = {"iss": issuer.name, "aud": "app", "sub": "eve", "exp": now + 3600}
     by_issuer = jose.encode({"alg": "ES256", "kid": "k1"}, claims, SIGNER)
     tokens = [by_key, connection_token.sign(signing.key_id, secret, "ben", now, now + 600), by_issuer]
-    return TenantAdmission(verifiers, find_tenant, clock), tokens
+    return TenantAdmission(verifiers, find_tenant, clock, MemoryErasureStore()), tokens
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aerodrome import errors
 from aerodrome.core import audit
-from aerodrome.core.audit import Action, Broken, Damper, Entry, Head, Outcome, Record
+from aerodrome.core.audit import Broken, Head, Record
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 COUNT = 8
@@ -142,33 +142,3 @@ def test_a_field_stays_on_one_line_and_within_its_length(text):
     assert len(cut) <= audit.MAX_FIELD_CHARACTERS
     line, _ = audit.append(Head(), record(method=cut), ())
     assert walk([line]).number == 1
-
-
-# -- floods ---------------------------------------------------------------------------------------------------------
-
-
-def refusal(method: str = "m", session: str | None = None) -> Entry:
-    return Entry(Action.CALL, Outcome.REFUSED, method=method, session_id=session)
-
-
-def test_equal_refusals_of_a_second_are_one_record_and_a_count():
-    damper = Damper()
-    assert [damper.admits(1, refusal(), 0.1) for _ in range(1000)] == [True] + [False] * 999
-    assert damper.collect(0.5) == []
-    (counted,) = damper.collect(1.2)
-    assert (counted.method, counted.count) == ("m", 999)
-    assert len(damper) == 0
-    assert damper.admits(1, refusal(), 1.3)
-
-
-def test_many_different_refusals_are_a_few_records_and_one_count():
-    damper = Damper(per_second=5)
-    admitted = sum(damper.admits(1, refusal(f"m{at}", f"s{at}"), 0.0) for at in range(1000))
-    (counted,) = damper.collect(2.0)
-    assert (admitted, counted.count, counted.target, counted.session_id) == (5, 995, "several", None)
-
-
-def test_sources_are_apart_up_to_a_number():
-    damper = Damper(per_second=1, sources=3)
-    assert sum(damper.admits(source, refusal(f"m{source}"), 0.0) for source in range(100)) == 4
-    assert sum(entry.count for entry in damper.collect(2.0)) == 96

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+
 import pytest
 
 from aerodrome import errors
@@ -89,3 +92,13 @@ def test_the_arguments_of_the_sdks_are_understood(arguments, port):
 def test_anything_but_serving_an_sdk_is_refused(arguments):
     with pytest.raises(errors.ConfigError):
         shim.parse(arguments.split())
+
+
+async def test_a_program_that_ends_as_soon_as_it_knows_the_port_is_missed(monkeypatch, token_file):
+    told: list[str] = []
+    monkeypatch.setattr(builtins, "print", lambda line, **_: told.append(line))
+    monkeypatch.setattr(shim.os, "getppid", lambda: 1 if told else 4321)
+    environment = {"AERODROME_URL": "tls://127.0.0.1:1", "AERODROME_TOKEN_FILE": str(token_file)}
+    async with asyncio.timeout(10):
+        await shim.run(["--headless", "--port", "0"], environment)
+    assert told[0].startswith("CLI server listening on port ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -22,31 +23,33 @@ BANNED_NAMES = {"utils.py", "helpers.py"}
 BANNED_SUFFIXES = ("Manager", "Helper", "Util", "Handler", "Base")
 
 
-def code_lines(text: str, first: int, last: int) -> int:
-    """Count lines that are code: neither blank nor comment nor docstring."""
-    tree = ast.parse(text)
+def code_of(text: str, tree: ast.Module) -> list[int]:
+    """Return the numbers of the lines that are code: neither blank nor comment nor docstring."""
     quiet: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             quiet.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = text.splitlines()
-    return sum(
-        1
-        for number in range(first, last + 1)
-        if number not in quiet and lines[number - 1].strip() and not lines[number - 1].strip().startswith("#")
-    )
+    return [
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if number not in quiet and line.strip() and not line.strip().startswith("#")
+    ]
 
 
+@functools.cache
 def find_violations(path: Path) -> set[str]:
     """Return what of a file is over a limit."""
     text = path.read_text("utf-8")
+    tree = ast.parse(text)
+    code = code_of(text, tree)
     name = path.relative_to(SOURCE).as_posix()
-    found = {f"{name} length"} if code_lines(text, 1, len(text.splitlines())) > MAX_FILE_LINES else set()
-    for node in ast.walk(ast.parse(text)):
+    found = {f"{name} length"} if len(code) > MAX_FILE_LINES else set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name.endswith(BANNED_SUFFIXES):
             found.add(f"{name}:{node.name} name")
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            if code_lines(text, node.lineno, node.end_lineno or node.lineno) > MAX_FUNCTION_LINES:
+            last = node.end_lineno or node.lineno
+            if len([number for number in code if node.lineno <= number <= last]) > MAX_FUNCTION_LINES:
                 found.add(f"{name}:{node.name} length")
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             if len([a for a in arguments if a.arg not in ("self", "cls")]) > MAX_PARAMETERS:

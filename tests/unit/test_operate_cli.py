@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -269,3 +272,60 @@ def test_times_are_said_in_two_units_at_most(seconds, words):
 )
 def test_sizes_are_said_in_the_largest_unit(count, words):
     assert common.size(count) == words
+
+
+#: What only a gateway needs, or the registry: a second or so of a command's start.
+HEAVY = ("sqlalchemy", "alembic", "pydantic", "cryptography", "joserfc", "starlette", "uvicorn", "httpx", "structlog")
+HEAVY += ("aerodrome.app", "aerodrome.settings", "aerodrome.gateway", "aerodrome.fleet", "aerodrome.adapters")
+PROGRAM = """
+import sys
+from aerodrome.cli.main import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def modules_loaded_by(*words: str) -> set[str]:
+    """Run a command in a process of its own; return what it imported."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stderr.splitlines()[-1].split())
+
+
+def test_help_loads_nothing_but_the_names_of_commands():
+    loaded = modules_loaded_by("--help")
+    assert "aerodrome.cli.main" in loaded
+    assert loaded & {*HEAVY, "rich", "asyncio", "msgspec", "aerodrome.cli.show", "aerodrome.cli.common"} == set()
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "words"),
+    [
+        ("show.pool", {"pool": {"runtimes": 2}, "settings": {}}, ["show", "pool"]),
+        ("cordon", {"was_cordoned": False, "reason": "r"}, ["cordon", "rt-1"]),
+        ("token.mint", {"token": "t"}, ["token", "mint", "acme", "alice"]),
+    ],
+)
+def test_a_command_that_asks_the_running_gateway_loads_nothing_that_only_a_gateway_needs(gateway, verb, answer, words):
+    gateway.answers[verb] = answer
+    loaded = modules_loaded_by(*words)
+    assert [method for method, _ in gateway.asked] == [verb]
+    assert loaded & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_list_of_commands_says_what_each_ones_own_help_begins_with(name):
+    about = main.COMMANDS[name][1]
+    help_text = " ".join(CliRunner().invoke(main.app, [name, "--help"]).stdout.split())
+    assert about.removesuffix(".") in help_text
+    assert re.search(rf"^ +{name} ", CliRunner().invoke(main.app, ["--help"]).stdout, re.MULTILINE)
+
+
+def test_a_command_that_does_not_exist_is_compared_with_those_that_do():
+    result = CliRunner().invoke(main.app, ["shwo"])
+    assert result.exit_code == 2
+    assert "Did you mean 'show'?" in result.stderr

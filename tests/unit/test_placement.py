@@ -74,3 +74,14 @@ def test_a_realm_knows_its_tenant_and_whether_its_users_may_rely_on_what_a_runti
     assert not realm(ALICE, Isolation.USER).is_open
     assert not placement.realm_of(ALICE, Policy(Isolation.TENANT, Trust.FULL)).is_open
     assert [realm(EVE, isolation).tenant for isolation in Isolation] == ["globex", "globex", ""]
+
+
+def test_a_realm_has_host_tools_and_a_working_root_where_its_own_isolation_gives_them():
+    policy = Policy(Isolation.TENANT, host_tools=True, work_root="/srv", egress=("x.example",))
+    own = placement.realm_of(ALICE, policy)
+    assert (own.has_host_tools, own.work_root, own.egress, own.user) == (True, "/srv", ("x.example",), None)
+    assert realm(ALICE, Isolation.USER).user == "alice"
+    for key in ("user:acme/alice", "shared"):
+        other = placement.under(placement.realm_of_key(key), policy)
+        assert (other.has_host_tools, other.is_open, other.work_root) == (False, False, None), key
+    assert placement.realm_of_key("shared").egress is None, "a stored key says nothing of what policy lets out"

@@ -151,8 +151,10 @@ def test_any_of_several_entries_is_enough():
     assert not policy.allows_provider("https://three.example")
 
 
-def test_a_star_allows_every_url():
-    assert allows("*", "http://127.0.0.1:1234/v1?x=y")
+def test_a_star_allows_every_public_url():
+    assert allows("*", "https://api.example.com:8443/v1")
+    assert not allows("*", "http://127.0.0.1:1234/v1")
+    assert not allows("*", "https://api.example.com/v1?x=y")
 
 
 @given(st.lists(SEGMENTS, max_size=4), st.lists(SEGMENTS, max_size=4), st.integers(1, 65535))

@@ -11,7 +11,7 @@ from aerodrome import errors
 from aerodrome.cli import main
 from aerodrome.core.identity import Tenant
 from aerodrome.core.override import Override
-from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.core.policy import HostTools, Isolation, Policy, Trust
 from aerodrome.protocol.explanation import Explainer
 
 CONFIG = """
@@ -132,16 +132,68 @@ def test_what_does_not_go_together_is_refused_and_nothing_changes(run, words, re
     assert run("tenant", "list", "--json") == before
 
 
+def refused() -> tuple[HostTools, str]:
+    return HostTools.REFUSED, "there is no sandbox (no bwrap)"
+
+
+def sandboxed() -> tuple[HostTools, str]:
+    return HostTools.SANDBOXED, "in a sandbox of /bin/bwrap"
+
+
+def unasked() -> tuple[HostTools, str]:
+    raise AssertionError("no sandbox is tried for a policy without host tools")
+
+
 def test_host_tools_are_explained_with_what_holds_them():
     tenant = Tenant("t", Policy(Isolation.USER, host_tools=True), users={"ann": Override(tools=("builtin:view",))})
-    assert not Explainer(tenant, None, has_sandbox=False).explain("tool:builtin:bash").is_allowed
-    assert Explainer(tenant, None, has_sandbox=True).explain("tool:builtin:bash").is_allowed
-    assert not Explainer(tenant, "ann", has_sandbox=True).explain("tool:builtin:bash").is_allowed
+    found = Explainer(tenant, None, refused).explain("tool:builtin:bash")
+    assert not found.is_allowed
+    assert "runtimes with host tools are refused: there is no sandbox (no bwrap)" in found.reasons[-1]
+    found = Explainer(tenant, None, sandboxed).explain("tool:builtin:bash")
+    assert found.is_allowed
+    assert found.reasons[-1] == "runtimes with host tools are started in a sandbox of /bin/bwrap"
+    assert not Explainer(tenant, "ann", sandboxed).explain("tool:builtin:bash").is_allowed
 
 
-def test_where_the_host_is_open_everything_is_allowed_for_that_reason():
-    explainer = Explainer(Tenant("t", Policy(trust=Trust.FULL)), None, has_sandbox=False)
+def test_where_host_tools_have_no_sandbox_nothing_else_is_had_either_but_what_the_gateway_answers():
+    explainer = Explainer(Tenant("t", Policy(Isolation.USER, host_tools=True)), None, refused)
+    for subject in ("tool:custom:x", "model:any", "session.create"):
+        assert not explainer.explain(subject).is_allowed, subject
+    assert explainer.explain("connect").is_allowed
+    limited = Tenant("t", Policy(Isolation.USER))
+    assert Explainer(limited, None, unasked).explain("tool:custom:x").is_allowed
+    assert not Explainer(limited, None, unasked).explain("tool:builtin:bash").is_allowed
+
+
+def test_an_address_is_explained_with_what_a_sandbox_lets_out():
+    tenant = Tenant("t", Policy(Isolation.USER, egress=("*.example.com:443",), host_tools=True))
+    explainer = Explainer(tenant, None, sandboxed)
+    said = "\n".join(explainer.explain("url:https://git.example.com/x").reasons)
+    assert "for programs of agents git.example.com:443: allowed by a sandbox; egress = *.example.com:443" in said
+    assert "git.example.com:80: refused" in "\n".join(explainer.explain("url:http://git.example.com/x").reasons)
+
+
+def test_where_the_host_is_open_everything_is_allowed_for_that_reason_if_a_sandbox_holds_it():
+    tenant = Tenant("t", Policy(trust=Trust.FULL))
     for subject in ("tool:builtin:bash", "model:any", "url:http://localhost", "session.shell.exec"):
-        found = explainer.explain(subject)
+        found = Explainer(tenant, None, sandboxed).explain(subject)
         assert found.is_allowed
         assert "trust = full (tenant in the database)" in "\n".join(found.reasons)
+        assert not Explainer(tenant, None, refused).explain(subject).is_allowed
+
+
+@pytest.mark.parametrize(
+    ("section", "is_allowed", "reason"),
+    [
+        ({"mode": "off"}, False, "sandbox.mode is off"),
+        ({"mode": "auto", "bubblewrap": "/nonexistent/bwrap"}, False, "/nonexistent/bwrap"),
+        ({"mode": "off", "unsandboxed": "agents run commands as the gateway's user"}, True, "without a sandbox"),
+    ],
+)
+def test_the_command_says_what_a_gateway_of_these_settings_would_do(run, monkeypatch, section, is_allowed, reason):
+    for name, value in section.items():
+        monkeypatch.setenv(f"AERODROME_SANDBOX__{name.upper()}", value)
+    run("tenant", "add", "acme", "--isolation", "tenant", "--host-tools")
+    code, said = run("policy", "explain", "acme", "tool:builtin:bash")
+    assert (code == 0) is is_allowed
+    assert reason in str(said)

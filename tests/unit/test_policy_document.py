@@ -13,6 +13,7 @@ from aerodrome.core import policy_document
 from aerodrome.core.identity import Tenant
 from aerodrome.core.override import FIELDS, Override
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
+from aerodrome.protocol import hardening_tools
 
 NAMES = st.lists(st.sampled_from(["a", "b*", "c"]), max_size=3).map(tuple)
 VALUES = {
@@ -92,7 +93,9 @@ def test_a_wrong_value_is_refused_by_its_name(word, value):
         policy_document.policy_of("t", {word: value})
 
 
-@pytest.mark.parametrize("host", ["models.example.com", "*.example.com", "10.1.2.3:8080", "[fe80::1]:443", "localhost"])
+@pytest.mark.parametrize(
+    "host", ["models.example.com", "*.example.com", "10.1.2.3:8080", "[fe80::1]:443", "localhost:80"]
+)
 def test_a_host_that_a_sandbox_can_hold_is_taken(host):
     assert policy_document.policy_of("t", {"egress": [host]}).egress == (host,)
 
@@ -101,7 +104,7 @@ def test_host_tools_are_refused_where_strangers_share_runtimes():
     said = {"isolation": "shared", "host_tools": True}
     with pytest.raises(errors.ConfigError, match=r"t\.host_tools: .* set isolation to user or tenant"):
         policy_document.policy_of("t", said)
-    assert policy_document.policy_of("t", {**said, "isolation": "tenant"}).needs_sandbox
+    assert policy_document.policy_of("t", {**said, "isolation": "tenant"}).gives_host_tools
 
 
 @pytest.mark.parametrize("said", [{"models": ["m"]}, {"tools": []}, {"work_root": "/srv"}])
@@ -121,7 +124,35 @@ def test_a_user_has_a_runtime_of_another_kind_only_where_it_is_theirs_alone(said
         policy_document.check_tenant("t", Tenant("t", Policy(Isolation.TENANT), users=users))
 
 
-def test_tools_that_need_a_sandbox_are_not_given_without_one():
-    assert not Policy(host_tools=True).without_host_tools().host_tools
-    trusted = Policy(trust=Trust.FULL, host_tools=True)
-    assert trusted.without_host_tools() is trusted
+@pytest.mark.parametrize("said", [{"providers": ["http://x.example"]}, {"mcp_servers": []}, {"work_root": "/srv"}])
+def test_users_that_share_a_sandbox_share_what_it_holds(said):
+    users = {"ann": policy_document.override_of("u", said)}
+    for policy in (Policy(Isolation.USER, host_tools=True), Policy(Isolation.TENANT)):
+        policy_document.check_tenant("t", Tenant("t", policy, users=users))
+    with pytest.raises(
+        errors.ConfigError, match=rf"users\.ann\.{next(iter(said))}: users of this tenant share runtimes"
+    ):
+        policy_document.check_tenant("t", Tenant("t", Policy(Isolation.TENANT, host_tools=True), users=users))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "*.localhost", "0.0.0.0"])
+def test_this_machine_is_let_out_to_only_at_ports_that_are_named(host):
+    with pytest.raises(errors.ConfigError, match="at the ports that are named"):
+        policy_document.policy_of("t", {"egress": [host]})
+    assert policy_document.policy_of("t", {"egress": [f"{host}:80"]}).egress == (f"{host}:80",)
+
+
+@pytest.mark.parametrize(
+    ("policy", "gives"),
+    [
+        (Policy(Isolation.USER, host_tools=True), True),
+        (Policy(Isolation.TENANT, host_tools=True), True),
+        (Policy(Isolation.SHARED, host_tools=True), False),
+        (Policy(Isolation.USER, Trust.FULL), True),
+        (Policy(Isolation.TENANT, Trust.FULL), False),
+        (Policy(Isolation.USER), False),
+    ],
+)
+def test_tools_that_reach_the_host_are_given_where_policy_says_so_and_never_where_strangers_share(policy, gives):
+    assert policy.gives_host_tools is gives
+    assert ("bash" in hardening_tools.builtin_tools(policy)) is gives

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from aerodrome import errors, settings
+from aerodrome import configuration, errors, settings
 from aerodrome.core.policy import Isolation, Trust
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -283,7 +283,7 @@ def test_the_documented_file_is_accepted_and_names_every_setting(write):
     ):
         for name in section.model_fields:
             assert name in text, name
-    for name in set(settings.Settings.model_fields) - {*settings._SECRETS, "tenants"}:
+    for name in set(settings.Settings.model_fields) - {*configuration.SECRETS, "tenants"}:
         assert name in text, name
 
 
@@ -362,6 +362,24 @@ def test_stored_github_tokens_stay_out_of_runtimes_that_strangers_share(write):
 )
 def test_tls_settings_that_do_not_go_together_are_refused(write, text, complaint):
     assert refusal(write(text)).startswith(complaint)
+
+
+@pytest.mark.parametrize("option", [None, Path("/by/option")])
+@pytest.mark.parametrize("variable", [None, "AERODROME_STATE_DIRECTORY", "aerodrome_state_directory"])
+@pytest.mark.parametrize("text", [None, "", 'state_directory = "/by/file"'])
+def test_commands_find_the_state_directory_where_the_gateway_does(write, monkeypatch, option, variable, text):
+    if variable is not None:
+        monkeypatch.setenv(variable, "/by/environment")
+    config = None if text is None else write(text)
+    found = configuration.state_directory(config, option)
+    assert found == settings.load(config, state_directory=option).state_directory
+
+
+def test_commands_find_the_state_directory_beside_mistakes_in_other_settings(write):
+    config = write('state_directory = "/by/file"\nlisten = "nowhere"\nno_such = 1')
+    assert configuration.state_directory(config, None) == Path("/by/file")
+    with pytest.raises(errors.ConfigError, match="state_directory: expected a path, found 7; mend it in "):
+        configuration.state_directory(write("state_directory = 7"), None)
 
 
 OIDC = '[sign_in]\nissuer = "https://login.example.com"\nclient_id = "a"\n'

@@ -1,4 +1,4 @@
-"""Where the admin socket of a state directory is, and a name for it that is short enough.
+"""What both sides of the admin socket know: where it is, a name for it that is short enough, and the last word on it.
 
 The kernel takes 107 bytes for the path of a unix socket. A longer one is reached through a descriptor of its directory
 (/proc/self/fd/N/admin.sock): the socket is where it belongs all the same, and nothing has to be recorded elsewhere.
@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _MAX_PATH_BYTES = 107
+
+#: The last words on every link that is open when the gateway has stopped.
+STOPPED = "gateway.stopped"
 
 
 def socket_path(directory: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aerodrome import errors
-from aerodrome.admin import address, server
+from aerodrome.admin import address
 from aerodrome.transport import control
 from aerodrome.transport.control import ControlLink
 from aerodrome.transport.link import Link
@@ -64,7 +64,7 @@ class AdminClient:
         await self._control.aclose()
 
     def _hear(self, method: str, body: bytes) -> None:
-        if method == server.STOPPED:
+        if method == address.STOPPED:
             self._has_stopped = True
         else:
             self._progress(method, msgspec.json.decode(body)["params"])

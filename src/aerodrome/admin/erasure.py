@@ -1,10 +1,12 @@
 """Erases a user: links, sessions in the runtimes, directories, rows, the salt of their audit records; then looks for traces.
 
-The order: keys first, so that nobody comes in again; links next, so that nothing is at work; then sessions, each through a
-runtime of its realm where others share that (gateway.deletion), by removing the whole realm where it is the user's alone; then
-rows and salt. It may be run again: what is gone already is no error. Others' sessions and realms are not touched. What it
-proves is what admin.traces and the registry do not find; what others wrote of the user in sessions of their own stays theirs.
-The ids of keys stay in audit records: without the registry's row they lead to nobody.
+The order: it is noted that tokens made until now prove nobody (core.erasure); keys go, so that nobody comes in again; then links,
+so that nothing is at work; then sessions, each through a runtime of its realm where others share that (gateway.deletion), by
+removing the whole realm where it is the user's alone; then rows and salt. It may be run again: what is gone already is no error.
+Others' sessions and realms are not touched. Below a policy's `work_root`, outside the state directory, only directories of
+sessions in the registry are removed, and the user's own if nothing else is in it (gateway.workplaces); the rest is named as left.
+What it proves is what admin.traces and the registry do not find; what others wrote of the user in sessions of their own stays
+theirs. The ids of keys stay in audit records: without the registry's row they lead to nobody.
 """
 
 from __future__ import annotations
@@ -19,20 +21,26 @@ import msgspec
 
 from aerodrome import errors
 from aerodrome.admin import traces, views
+from aerodrome.clock import Clock
+from aerodrome.core import erasure as erasures
 from aerodrome.core import placement
+from aerodrome.core import session as sessions
 from aerodrome.core.audit import Action, Entry, Outcome
+from aerodrome.core.erasure import Erasure
 from aerodrome.core.identity import Owner
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Isolation
 from aerodrome.core.session import SessionRecord
 from aerodrome.fleet import spec
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.gateway import deletion
+from aerodrome.gateway import deletion, workplaces
+from aerodrome.gateway.admission import FindTenant
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.deletion import SessionDeletion
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.ports.people import PersonStore
+from aerodrome.gateway.workplaces import Workplace
+from aerodrome.ports.people import ErasureStore, PersonStore
 
 _LEAVE_SECONDS = 15.0
 _SETTLE_SECONDS = 5.0
@@ -60,6 +68,22 @@ class Report(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class Outstanding:
+    """Where erasures are noted against tokens that are still out: how far clocks may be apart, how long a note is kept."""
+
+    store: ErasureStore
+    clock: Clock
+    skew_seconds: float
+    keep_seconds: float
+
+    async def void(self, owner: Owner) -> None:
+        """Have all tokens made for an owner until now prove nobody."""
+        now = self.clock.now()
+        erasure = Erasure(erasures.digest(owner), now + self.skew_seconds, now + self.keep_seconds)
+        await self.store.note(erasure, now)
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where is erased: `gateway` is None where none runs, and no link can be open."""
 
@@ -67,6 +91,8 @@ class Site:
     pool: RuntimePool
     services: Services
     people: PersonStore
+    outstanding: Outstanding
+    find_tenant: FindTenant
     gateway: TenantGateway | None = None
 
 
@@ -86,6 +112,8 @@ class Eraser:
             errors.StoreUnavailable: the registry or the audit log does not answer; what was not done yet is not done.
         """
         async with self._one_at_a_time:
+            if user is None:
+                await self._site.outstanding.void(Owner(tenant, erasures.EVERYONE))
             users = [user] if user is not None else await self._list_users(tenant)
             reports = [await self._erase(Owner(tenant, name), caller) for name in users]
             if user is None:
@@ -102,12 +130,16 @@ class Eraser:
         audit = self._site.services.audit
         report = Report(owner.tenant, owner.user, rows={}, left=[])
         audit.note(Entry(Action.ERASE_BEGIN, by=caller, owner=owner))
+        await self._site.outstanding.void(owner)
+        places = await self._find_workplaces(owner)
         rows = Counter(await self._site.people.erase(owner, keep_sessions=True))
         report.links = await self._close_links(owner, report)
         # Only now: a session may have been created while links were open.
         records = list(await self._site.services.ownership.registry.list_owned(owner))
         await self._delete_sessions(owner, records, report)
         await self._site.services.usage.forget(owner)
+        for place in places:
+            await self._remove_work(place, records, report)
         if not report.left:
             rows.update(await self._site.people.erase(owner))
         report.rows = dict(rows)
@@ -179,7 +211,8 @@ class Eraser:
                     found = await self._site.services.ownership.find_record(record.session_id)
                     return found is not None and found.owner == record.owner
 
-                outcome = await self._deletion.delete(record, handle, link, is_theirs, handle.work_directory)
+                place = Workplace(handle.work_directory) if handle.work_directory is not None else None
+                outcome = await self._deletion.delete(record, handle, link, is_theirs, place)
                 if outcome is deletion.Outcome.REAPED:
                     report.sessions += 1
                 else:
@@ -196,6 +229,30 @@ class Eraser:
             report.directories += 1
         except OSError as error:
             report.left.append(f"{root.name}: {error.strerror}")
+
+    async def _find_workplaces(self, owner: Owner) -> list[Workplace]:
+        """Return where the user's sessions may have worked outside the state directory, by the policy that holds now."""
+        try:
+            tenant = await self._site.find_tenant(owner.tenant)
+        except errors.ConfigError:
+            return []  # its policy cannot be read, so that no session was begun under it
+        policies = [tenant.policy, tenant.policy_for(owner.user)] if tenant is not None else []
+        roots = {policy.work_root for policy in policies if policy.work_root is not None}
+        return [workplaces.below_root(root, owner) for root in sorted(roots)]
+
+    async def _remove_work(self, place: Workplace, records: list[SessionRecord], report: Report) -> None:
+        """Remove the directories of the user's sessions below a work root, and say what else is in theirs."""
+        where = f"{place.root}/{'/'.join(place.below)}"
+        try:
+            for record in records:
+                if sessions.is_valid_id(record.session_id):
+                    report.directories += await asyncio.to_thread(place.remove, record.session_id)
+            left = await asyncio.to_thread(place.close)
+        except OSError as error:
+            report.left.append(f"{where}: {error.strerror or error}")
+            return
+        if left:
+            report.left.append(f"{where}: {left} entries that are no session's directory")
 
     # -- proof ------------------------------------------------------------------------------------------------------------
 

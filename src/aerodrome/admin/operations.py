@@ -148,7 +148,7 @@ class Operations:
             "reload": Verb(Nothing, self._reload, changes=True),
         }
         #: Reads the configuration again; None where there is nothing to read.
-        self.reload: Callable[[], Awaitable[Any]] | None = None
+        self.reload: Callable[[str], Awaitable[Any]] | None = None
 
     async def call(self, method: str, params: dict[str, Any], notify: Notify, caller: str) -> Any:
         """Do what a request asks; return its result.
@@ -278,7 +278,7 @@ class Operations:
     async def _reload(self, _: Nothing, _notify: Notify) -> Any:
         if self.reload is None:
             raise errors.PolicyRejected("this gateway has no tenants of a configuration that could be read again")
-        return await self.reload()
+        return await self.reload("operator")
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="recycling")

@@ -33,9 +33,6 @@ _MAX_FRAME_BYTES = 64 * 1024
 _CREDENTIALS = struct.Struct("3i")
 _OPTION = getattr(socket, "SO_PEERCRED", None)
 
-#: The last words on every link that is open when the gateway has stopped.
-STOPPED = "gateway.stopped"
-
 
 class AdminLink(Link):
     """A link whose peer is a process of this machine; `uid` is None where the kernel does not say whose."""
@@ -134,7 +131,7 @@ class AdminServer:
         except errors.InvalidRequest as error:
             link.send(handshake.answer_error(None, error))
         except asyncio.CancelledError:
-            link.send(messages.notification(STOPPED))
+            link.send(messages.notification(address.STOPPED))
             raise
         finally:
             await listener.close_politely(link, 0.5)

@@ -11,17 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors, settings
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import audit, duration
 from aerodrome.core.identity import Owner
 from aerodrome.settings import Settings
 
-app = typer.Typer(name="audit", help="The audit log: who did what, decided how.", no_args_is_help=True)
+app = groups.group()
 
 Since = Annotated[str | None, typer.Option(help="Only the last 30m, 12h, 90d ...")]
 TenantName = Annotated[str | None, typer.Option(help="Only this tenant's.")]
@@ -94,15 +93,15 @@ def _read(
         return [(record.session_id, owner) for owner in owners for record in await stores.sessions.list_owned(owner)]
 
     since, tenant, session_id = wanted
-    return trail.records(since, tenant, session_id, common.with_stores(config, state_directory, list_sessions))
+    return trail.records(since, tenant, session_id, registry.with_stores(config, state_directory, list_sessions))
 
 
 def _print(records: Iterable[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         for record in records:
-            typer.echo(msgspec.json.encode(record).decode())
+            common.print_json(record)
         return
-    common.print_table(_COLUMNS, [_as_row(record) for record in records])
+    tables.print_table(_COLUMNS, [_as_row(record) for record in records])
 
 
 def _as_row(record: dict[str, Any]) -> list[str]:

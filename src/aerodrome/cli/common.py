@@ -1,58 +1,28 @@
-"""What the administration commands share: options, the store, and how rows are printed."""
+"""What the administration commands share: options, the running gateway, and how quantities are said.
+
+Loads little, because commands that only ask the running gateway need no more. Those that work on the registry use `registry`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import datetime
-import os
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-import rich.console
-import rich.markup
-import rich.table
 import typer
 
-from aerodrome import app, errors, settings
+from aerodrome import configuration
 from aerodrome.admin import client as admin
 from aerodrome.admin.client import AdminClient, Progress
-from aerodrome.admin.erasure import Report
-from aerodrome.core.audit import Action, Entry
-from aerodrome.core.identity import Owner
-from aerodrome.settings import Settings
 
 T = TypeVar("T")
 
 Config = Annotated[Path | None, typer.Option(help="A TOML file; see docs/configuration.md.")]
 StateDirectory = Annotated[Path | None, typer.Option(help="Where sessions, tenants and keys are kept.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def with_stores(
-    config: Path | None, state_directory: Path | None, work: Callable[[app.Stores, Settings], Awaitable[T]]
-) -> T:
-    """Run `work` on the registry of these settings; it may be in use by a running gateway."""
-    loaded = settings.load(config, state_directory=state_directory)
-
-    async def run() -> T:
-        async with app.open_stores(loaded) as stores:
-            return await work(stores, loaded)
-
-    return asyncio.run(run())
-
-
-async def record(settings: Settings, action: Action, owner: Owner | None = None, **what: str | None) -> None:
-    """Record in the audit log what this command has done, or is about to do."""
-    entry = Entry(action, by=caller(), owner=owner, **what)  # type: ignore[arg-type]
-    await asyncio.to_thread(app.record, settings, entry)
-
-
-def caller() -> str:
-    """Return who runs this command."""
-    return f"uid {os.getuid()}, pid {os.getpid()}"
 
 
 def with_gateway(
@@ -62,47 +32,23 @@ def with_gateway(
     progress: Progress = lambda _, __: None,
 ) -> T:
     """Run `work` with the gateway that runs over these settings' state directory."""
-    loaded = settings.load(config, state_directory=state_directory)
+    directory = configuration.state_directory(config, state_directory)
 
     async def run() -> T:
-        async with admin.open_client(loaded.state_directory, progress) as client:
+        async with admin.open_client(directory, progress) as client:
             return await work(client)
 
     return asyncio.run(run())
 
 
-def erase(config: Path | None, state_directory: Path | None, tenant: str, user: str | None) -> list[Report]:
-    """Erase by the gateway that runs over these settings' state directory, or in this process where none runs."""
-    loaded = settings.load(config, state_directory=state_directory)
-
-    async def run() -> list[Report]:
-        try:
-            async with admin.open_client(loaded.state_directory) as client:
-                answer = await client.call("erase", patient=True, tenant=tenant, user=user)
-        except admin.NoGateway:
-            async with app.open_eraser(loaded) as eraser:
-                return await eraser.erase(tenant, user, caller())
-        if answer is None:
-            raise errors.Draining("the gateway has stopped meanwhile; erase again, what is gone already is no error")
-        return msgspec.convert(answer, list[Report])
-
-    return asyncio.run(run())
+def print_json(value: Any) -> None:
+    """Print a value as JSON on one line."""
+    typer.echo(msgspec.json.encode(value).decode())
 
 
 def date(at: float) -> str:
     """Return a Unix time as people and scripts read it: ISO 8601, UTC, whole seconds."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns."""
-    table = rich.table.Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(rich.markup.escape, row))
-    # Piped output has no width of its own; a cut-off value would be worse than a long line.
-    rich.console.Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def age(seconds: float | None) -> str:

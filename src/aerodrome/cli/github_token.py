@@ -13,12 +13,11 @@ import webbrowser
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors, observe
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.clock import SystemClock
 from aerodrome.core import duration, envelope, github, identity
 from aerodrome.core.audit import Action
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from aerodrome.adapters.oauth.loopback import Loopback
     from aerodrome.gateway.token_sign_in import TokenSignIn
 
-app = typer.Typer(name="github-token", help="Users' stored GitHub tokens, encrypted.", no_args_is_help=True)
+app = groups.group()
 
 
 @app.command("set")
@@ -56,10 +55,10 @@ def set_token(
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         await _check_tenant(stores, settings, tenant)
-        await common.record(settings, Action.TOKEN_STORE, owner)
+        await registry.record(settings, Action.TOKEN_STORE, owner)
         await stores.tokens.put(github.seal(_envelopes(settings), owner, token, now))
 
-    common.with_stores(config, state_directory, work)
+    registry.with_stores(config, state_directory, work)
     typer.echo(f"token of {user} in {tenant} stored")
 
 
@@ -89,7 +88,7 @@ def sign_in(
             stack.push_async_callback(secrets.aclose)
             granter = signing_in.open_granter(settings, secrets, clock)
             stack.push_async_callback(granter.aclose)
-            note = functools.partial(common.record, settings, Action.TOKEN_STORE)
+            note = functools.partial(registry.record, settings, Action.TOKEN_STORE)
             signer = signing_in.open_token_sign_in(settings, granter, stores.tokens, clock, note)
             if not web:
                 return await _by_device(signer, owner)
@@ -97,7 +96,7 @@ def sign_in(
             stack.push_async_callback(loopback.aclose)
             return await _by_browser(signer, owner, loopback, browser)
 
-    account = common.with_stores(config, state_directory, work)
+    account = registry.with_stores(config, state_directory, work)
     typer.echo(f"token of {user} in {tenant} stored; it is of the GitHub account {account.login}")
 
 
@@ -128,12 +127,12 @@ def list_tokens(
     async def work(stores: application.Stores, settings: Settings) -> list[StoredToken]:
         return list(await stores.tokens.list_all(tenant))
 
-    tokens = [_as_dict(token) for token in common.with_stores(config, state_directory, work)]
+    tokens = [_as_dict(token) for token in registry.with_stores(config, state_directory, work)]
     if as_json:
-        typer.echo(msgspec.json.encode(tokens).decode())
+        common.print_json(tokens)
         return
     columns = ("tenant", "user", "stored", "expires", "renewed", "master key")
-    common.print_table(columns, [[str(cell) for cell in token.values()] for token in tokens])
+    tables.print_table(columns, [[str(cell) for cell in token.values()] for token in tokens])
 
 
 @app.command()
@@ -144,10 +143,10 @@ def remove(tenant: str, user: str, config: common.Config = None, state_directory
         owner = Owner(tenant, user)
         if await stores.tokens.find(owner) is None:
             return False
-        await common.record(settings, Action.TOKEN_REMOVE, owner)
+        await registry.record(settings, Action.TOKEN_REMOVE, owner)
         return await stores.tokens.remove(owner)
 
-    if not common.with_stores(config, state_directory, work):
+    if not registry.with_stores(config, state_directory, work):
         raise errors.KeyMissing(f"no GitHub token of {user} in {tenant} is stored")
     typer.echo(f"token of {user} in {tenant} removed")
 
@@ -165,7 +164,7 @@ def rewrap(config: common.Config = None, state_directory: common.StateDirectory 
                 count += await stores.tokens.replace(dataclasses.replace(token, sealed=sealed), token)
         return count
 
-    typer.echo(f"{common.with_stores(config, state_directory, work)} tokens wrapped with the present master key")
+    typer.echo(f"{registry.with_stores(config, state_directory, work)} tokens wrapped with the present master key")
 
 
 async def _check_tenant(stores: application.Stores, settings: Settings, tenant: str) -> None:

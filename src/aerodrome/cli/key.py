@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import connection_token, duration, identity
 from aerodrome.core.audit import Action
 from aerodrome.core.identity import Key, Owner, Scope
 from aerodrome.settings import Settings
 
-app = typer.Typer(name="key", help="Keys: connection tokens for users of tenants.", no_args_is_help=True)
+app = groups.group()
 
 Expires = Annotated[str | None, typer.Option(help="Lifetime such as 30m, 12h or 90d; never without it.")]
 _CONNECT = ["connect"]
@@ -40,10 +39,10 @@ def create(
 
     async def work(stores: application.Stores, settings: Settings) -> None:
         await _check_tenant(tenant, stores, settings)
-        await common.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
+        await registry.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
         await stores.keys.add(key)
 
-    common.with_stores(config, state_directory, work)
+    registry.with_stores(config, state_directory, work)
     typer.echo(token)
 
 
@@ -67,11 +66,11 @@ def mint_key(
         await _check_tenant(tenant, stores, settings)
         now = time.time()
         made = connection_token.create_signing_key(_master(settings), owner, now, _end("--expires", expires, now))
-        await common.record(settings, Action.KEY_CREATE, owner, key_id=made[0].key_id, reason="signing key")
+        await registry.record(settings, Action.KEY_CREATE, owner, key_id=made[0].key_id, reason="signing key")
         await stores.keys.add(made[0])
         return made
 
-    key, secret = common.with_stores(config, state_directory, work)
+    key, secret = registry.with_stores(config, state_directory, work)
     typer.echo(f"key {key.key_id}\nsecret {secret}")
 
 
@@ -96,11 +95,11 @@ def rotate(
             shown = f"key {key.key_id}\nsecret {secret}"
         else:
             key, shown = identity.create_key(old.owner, now, ends_at, old.scopes)
-        await common.record(settings, Action.KEY_ROTATE, old.owner, key_id=key_id, target=key.key_id)
+        await registry.record(settings, Action.KEY_ROTATE, old.owner, key_id=key_id, target=key.key_id)
         await stores.keys.rotate(key_id, key, now + duration.parse("--overlap", overlap))
         return shown
 
-    typer.echo(common.with_stores(config, state_directory, work))
+    typer.echo(registry.with_stores(config, state_directory, work))
 
 
 @app.command("list")
@@ -115,11 +114,11 @@ def list_keys(
     async def work(stores: application.Stores, settings: Settings) -> list[Key]:
         return list(await stores.keys.list_all(tenant))
 
-    keys = [_as_dict(key, time.time()) for key in common.with_stores(config, state_directory, work)]
+    keys = [_as_dict(key, time.time()) for key in registry.with_stores(config, state_directory, work)]
     if as_json:
-        typer.echo(msgspec.json.encode(keys).decode())
+        common.print_json(keys)
         return
-    common.print_table(
+    tables.print_table(
         ("key", "tenant", "user", "scopes", "created", "expires", "state"),
         [[str(cell) for cell in key.values()] for key in keys],
     )
@@ -132,9 +131,9 @@ def revoke(key_id: str, config: common.Config = None, state_directory: common.St
     async def work(stores: application.Stores, settings: Settings) -> None:
         await stores.keys.revoke(key_id, time.time())
         known = await stores.keys.find(key_id)
-        await common.record(settings, Action.KEY_REVOKE, known.owner if known is not None else None, key_id=key_id)
+        await registry.record(settings, Action.KEY_REVOKE, known.owner if known is not None else None, key_id=key_id)
 
-    common.with_stores(config, state_directory, work)
+    registry.with_stores(config, state_directory, work)
     typer.echo(f"key {key_id} revoked")
 
 

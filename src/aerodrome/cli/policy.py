@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors, tailoring
-from aerodrome.cli import common
+from aerodrome.adapters.sandbox import choice
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import Policy
@@ -23,7 +23,7 @@ from aerodrome.protocol import explanation
 from aerodrome.protocol.explanation import Explainer
 from aerodrome.settings import Settings
 
-app = typer.Typer(name="policy", help="Policies: what holds for a tenant or a user, and why.", no_args_is_help=True)
+app = groups.group()
 
 Whose = Annotated[str, typer.Argument(metavar="TENANT[/USER]", help="Whose policy.")]
 _LENGTHS = ("session_idle_seconds", "session_age_seconds")
@@ -44,11 +44,9 @@ def show(
         for field in dataclasses.fields(Policy)
     ]
     if as_json:
-        typer.echo(
-            msgspec.json.encode([dict(zip(("field", "value", "from"), row, strict=True)) for row in rows]).decode()
-        )
+        common.print_json([dict(zip(("field", "value", "from"), row, strict=True)) for row in rows])
     else:
-        common.print_table(("field", "value", "from"), rows)
+        tables.print_table(("field", "value", "from"), rows)
 
 
 @app.command()
@@ -62,10 +60,13 @@ def explain(
     state_directory: common.StateDirectory = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Say whether something is allowed, by which rule, and where that is written; exit code 1 if it is refused."""
+    """Say whether something is allowed, by which rule, and where that is written; exit code 1 if it is refused.
+
+    For a policy with host tools one sandbox is made, as by a gateway that you start here now.
+    """
     found = _explainer(whose, config, state_directory).explain(subject)
     if as_json:
-        typer.echo(msgspec.json.encode({"allowed": found.is_allowed, "reasons": found.reasons}).decode())
+        common.print_json({"allowed": found.is_allowed, "reasons": found.reasons})
     else:
         typer.echo("\n".join((f"{whose}: {subject} is {'allowed' if found.is_allowed else 'refused'}", *found.reasons)))
     if not found.is_allowed:
@@ -77,15 +78,15 @@ def _explainer(whose: str, config: Any, state_directory: Any) -> Explainer:
     if slash:
         identity.check_name("user", user)
 
-    async def work(stores: application.Stores, settings: Settings) -> Tenant:
+    async def work(stores: application.Stores, settings: Settings) -> tuple[Tenant, Settings]:
         tenants = await admission.list_tenants(settings.configured_tenants(), stores.tenants)
         for tenant in tenants:
             if tenant.name == name:
-                return tenant
+                return tenant, settings
         raise errors.TenantMissing(f"no tenant {name}; aerodrome tenant list shows which there are")
 
-    tenant = common.with_stores(config, state_directory, work)
-    return Explainer(tenant, user or None, has_sandbox=tailoring.HAS_SANDBOX)
+    tenant, settings = registry.with_stores(config, state_directory, work)
+    return Explainer(tenant, user or None, lambda: choice.foresee(tailoring.sandbox_wishes(settings)))
 
 
 def _words(field: str, value: Any) -> str:

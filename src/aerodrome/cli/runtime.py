@@ -9,29 +9,28 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import rich.console
 import rich.markup
 import rich.table
 import typer
 
-from aerodrome import errors, settings
-from aerodrome.adapters.distribution import cache, check, doctor, install, locate, release, surroundings
+from aerodrome import configuration, errors, settings
+from aerodrome.adapters.distribution import cache, check, doctor, install, locate, release
 from aerodrome.adapters.sandbox import probe
 from aerodrome.adapters.sandbox.bubblewrap import Network
+from aerodrome.cli import common, groups
 
-app = typer.Typer(name="runtime", help="Find, install and check the Copilot runtime.", no_args_is_help=True)
+app = groups.group()
 
 CliPath = Annotated[
     Path | None, typer.Option("--cli-path", help="The Copilot CLI to use: binary or package; before COPILOT_CLI_PATH.")
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Hash every file instead of comparing sizes and times.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 _COLOURS = {check.Status.OK: "green", check.Status.WARN: "yellow", check.Status.FAIL: "red"}
 
 
 @app.command("install")
-def install_command(cli_path: CliPath = None, verify: Verify = False, as_json: AsJson = False) -> None:
+def install_command(cli_path: CliPath = None, verify: Verify = False, as_json: common.AsJson = False) -> None:
     """Find the runtime, or fetch the pinned one with npm; print the path of its entry point."""
     try:
         found = install.install(cli_path, verify=verify, report=_say)
@@ -41,7 +40,7 @@ def install_command(cli_path: CliPath = None, verify: Verify = False, as_json: A
 
 
 @app.command("path")
-def path_command(cli_path: CliPath = None, verify: Verify = False, as_json: AsJson = False) -> None:
+def path_command(cli_path: CliPath = None, verify: Verify = False, as_json: common.AsJson = False) -> None:
     """Print the path of the entry point that would be started; never use the network."""
     try:
         found = locate.locate(cli_path, verify=verify, report=_say)
@@ -55,7 +54,7 @@ def doctor_command(
     cli_path: CliPath = None,
     listen: Annotated[str, typer.Option(help="The address the gateway will listen on.")] = "127.0.0.1:4321",
     state_directory: Annotated[Path | None, typer.Option(help="Where the gateway will keep its state.")] = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Check everything a new user trips over; exit with 1 if something fails."""
     try:
@@ -63,11 +62,11 @@ def doctor_command(
         pin = release.pinned()
     except errors.AerodromeError as error:
         raise _stop(error) from error
-    state = state_directory or surroundings.default_state_directory(os.environ)
+    state = state_directory or configuration.default_state_directory(os.environ)
     machine = check.Machine(os.environ, cache.directory(), state, host, port, cli_path, pin)
     findings = [*doctor.examine(machine), _sandbox()]
     if as_json:
-        typer.echo(msgspec.json.encode(findings).decode())
+        common.print_json(findings)
     else:
         _table(findings)
     if not doctor.healthy(findings):
@@ -80,9 +79,7 @@ def _sandbox() -> check.Check:
     try:
         found = probe.find(defaults.bubblewrap, Network(defaults.network), (), defaults.first_uid)
     except errors.ConfigError as error:
-        return check.warn(
-            "sandbox", error.message, 'without one, tenants with trust = "full" are refused: docs/sandbox.md'
-        )
+        return check.warn("sandbox", error.message, "without one, tenants with host tools are refused: docs/sandbox.md")
     users = "a user id for each realm" if found.setpriv else "all as this user"
     return check.ok("sandbox", f"{found.program} made one; {users}")
 
@@ -100,7 +97,10 @@ def _table(findings: list[check.Check]) -> None:
 def _print(found: release.RuntimeRelease, as_json: bool) -> None:
     if found.warning:
         _say(found.warning)
-    typer.echo(msgspec.json.encode(_facts(found)).decode() if as_json else str(found.entry))
+    if as_json:
+        common.print_json(_facts(found))
+    else:
+        typer.echo(str(found.entry))
 
 
 def _facts(found: release.RuntimeRelease) -> dict[str, Any]:

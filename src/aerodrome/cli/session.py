@@ -10,19 +10,18 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core.expiry import Expiry, Horizon
 from aerodrome.core.identity import Tenant
 from aerodrome.core.session import SessionRecord
 from aerodrome.gateway import admission, reaper
 from aerodrome.settings import Settings
 
-app = typer.Typer(name="session", help="Sessions: whose they are, and which have expired.", no_args_is_help=True)
+app = groups.group()
 
 _EVERYTHING = Horizon(math.inf, math.inf)
 
@@ -40,7 +39,8 @@ def list_sessions(
         await _find_tenant(tenant, stores, settings)
         return [_as_dict(record) async for record in _list_all(tenant, stores)]
 
-    _print(common.with_stores(config, state_directory, work), ("session", "tenant", "user", "created", "used"), as_json)
+    columns = ("session", "tenant", "user", "created", "used")
+    _print(registry.with_stores(config, state_directory, work), columns, as_json)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def reap(
         return [_as_due(record, due) for each in tenants async for record, due in _list_expired(each, stores)]
 
     columns = ("session", "tenant", "user", "created", "used", "limit", "expired")
-    _print(common.with_stores(config, state_directory, work), columns, as_json)
+    _print(registry.with_stores(config, state_directory, work), columns, as_json)
 
 
 async def _find_tenant(name: str, stores: application.Stores, settings: Settings) -> Tenant:
@@ -92,9 +92,9 @@ async def _list_expired(tenant: Tenant, stores: application.Stores) -> AsyncIter
 
 def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(rows).decode())
+        common.print_json(rows)
     else:
-        common.print_table(columns, [[str(cell) for cell in row.values()] for row in rows])
+        tables.print_table(columns, [[str(cell) for cell in row.values()] for row in rows])
 
 
 def _as_dict(record: SessionRecord) -> dict[str, Any]:

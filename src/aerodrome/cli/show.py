@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome.admin.client import AdminClient
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, tables
 
 _NESTED = ("pool", "settings")
 _PAGE_RECORDS = 200
 
-app = typer.Typer(name="show", help="What the running gateway holds now.", no_args_is_help=True)
+app = groups.group()
 
 OneTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
@@ -69,10 +68,10 @@ def pool(
     """Show the gateway as a whole: its counts, and the settings that they run against."""
     found = common.with_gateway(config, state_directory, lambda client: client.call("show.pool"))
     if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        common.print_json(found)
         return
     flat = {**found["settings"], **found["pool"], **{name: found[name] for name in found if name not in _NESTED}}
-    common.print_table(("what", ""), [[name.replace("_", " "), _cell(name, value)] for name, value in flat.items()])
+    tables.print_table(("what", ""), [[name.replace("_", " "), _cell(name, value)] for name, value in flat.items()])
 
 
 async def _pages(client: AdminClient, what: str, tenant: str | None, limit: int) -> list[dict[str, Any]]:
@@ -92,9 +91,9 @@ async def _pages(client: AdminClient, what: str, tenant: str | None, limit: int)
 
 def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], cells: Any, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(rows).decode())
+        common.print_json(rows)
     else:
-        common.print_table(columns, [[_text(cell) for cell in cells(row)] for row in rows])
+        tables.print_table(columns, [[_text(cell) for cell in cells(row)] for row in rows])
 
 
 def _runtime_cells(row: dict[str, Any]) -> list[Any]:

@@ -6,13 +6,12 @@ import dataclasses
 import functools
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from aerodrome import app as application
 from aerodrome import errors
 from aerodrome.admin.erasure import Report
-from aerodrome.cli import common
+from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, identity, policy_document
 from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
@@ -21,7 +20,7 @@ from aerodrome.core.policy_document import WORDS
 from aerodrome.gateway import admission
 from aerodrome.settings import Settings
 
-app = typer.Typer(name="tenant", help="Tenants and their policies.", no_args_is_help=True)
+app = groups.group()
 
 IsolationOption = Annotated[
     Isolation | None, typer.Option(help="Who shares a runtime: user (where nothing is said), tenant or shared.")
@@ -105,9 +104,9 @@ def _save(
         action, policy = Action.TENANT_ADD if is_new else Action.TENANT_SET, changed.policy
         whose = "" if user is None else f" (user {user})"
         reason = f"{policy.isolation.value}, trust {policy.trust.value}{whose}"
-        await common.record(settings, action, tenant=name, reason=reason)
+        await registry.record(settings, action, tenant=name, reason=reason)
 
-    common.with_stores(config, state_directory, work)
+    registry.with_stores(config, state_directory, work)
     whose = f"tenant {name}" if user is None else f"user {user} of tenant {name}"
     typer.echo(f"tenant {name} added; next: aerodrome key create {name} USER" if is_new else f"{whose} changed")
 
@@ -156,9 +155,9 @@ def list_tenants(
     async def work(stores: application.Stores, settings: Settings) -> list[Tenant]:
         return await admission.list_tenants(settings.configured_tenants(), stores.tenants)
 
-    tenants = common.with_stores(config, state_directory, work)
+    tenants = registry.with_stores(config, state_directory, work)
     if as_json:
-        typer.echo(msgspec.json.encode([_as_dict(tenant) for tenant in tenants]).decode())
+        common.print_json([_as_dict(tenant) for tenant in tenants])
         return
     rows = [[str(cell) for cell in _as_dict(tenant).values()] for tenant in tenants]
     columns = (
@@ -175,7 +174,7 @@ def list_tenants(
         "users",
         "source",
     )
-    common.print_table(columns, rows)
+    tables.print_table(columns, rows)
 
 
 @app.command()
@@ -185,9 +184,9 @@ def remove(name: str, config: common.Config = None, state_directory: common.Stat
     async def work(stores: application.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         await stores.tenants.remove(name)
-        await common.record(settings, Action.TENANT_REMOVE, tenant=name)
+        await registry.record(settings, Action.TENANT_REMOVE, tenant=name)
 
-    common.with_stores(config, state_directory, work)
+    registry.with_stores(config, state_directory, work)
     typer.echo(f"tenant {name} removed, its keys revoked")
 
 
@@ -205,9 +204,9 @@ def erase(
     whom = f"every user of {tenant}" if user is None else f"user {user} of {tenant}"
     if not yes:
         typer.confirm(f"erase {whom}: links, sessions, files, keys, for good?", abort=True)
-    reports = common.erase(config, state_directory, tenant, user)
+    reports = registry.erase(config, state_directory, tenant, user)
     if as_json:
-        typer.echo(msgspec.json.encode(reports).decode())
+        common.print_json(reports)
     else:
         for report in reports:
             _print_report(report)

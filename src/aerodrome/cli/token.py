@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from aerodrome.cli import common
+from aerodrome.cli import common, groups
 from aerodrome.core import duration
 
-app = typer.Typer(name="token", help="Connection tokens: short-lived, for one user.", no_args_is_help=True)
+app = groups.group()
 
 
 @app.callback()

@@ -3,15 +3,16 @@
 A record is one line `{"hash":...,"previous":...,"record":{...}}` of JSON with sorted keys. `hash` is SHA-256 over the previous
 hash and the record's bytes; with a key it is an HMAC, which whoever steals or rewrites the files cannot make. Users and
 sessions are in it as pseudonyms under a salt of each user: when the salt is dropped (an erasure) nothing in the record leads to
-the person, and the chain still holds. No I/O: adapters.audit keeps the lines, gateway.audit says what is recorded.
+the person, and the chain still holds. No I/O: adapters.audit keeps the lines, gateway.audit says what is recorded,
+core.damping how much of a flood.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
@@ -29,11 +30,16 @@ class Action(Enum):
     """What was done, or asked for."""
 
     LINK_AUTHENTICATE = "link.authenticate"
+    LINK_FRAME = "link.frame"
+    LINK_CLOSE = "link.close"
     SESSION_CREATE = "session.create"
     SESSION_RESUME = "session.resume"
     SESSION_CLAIM = "session.claim"
     SESSION_DELETE = "session.delete"
+    SESSION_RESTRICT = "session.restrict"
+    TURN_ABORT = "turn.abort"
     CALL = "call"
+    TOOL = "tool"
     OPERATE = "operate"
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
@@ -252,44 +258,3 @@ def _key_of(record: Record, keys: Sequence[bytes]) -> bytes | None:
 def _digest(previous: str, record: Record, key: bytes | None) -> str:
     text = previous.encode() + b"\n" + _encode(record)
     return (hashlib.sha256(text) if key is None else hmac.new(key, text, hashlib.sha256)).hexdigest()
-
-
-@dataclass(slots=True)
-class _Window:
-    """What one source has said in the second that began then."""
-
-    began: float
-    passed: int = 0
-    held: dict[Entry, int] = field(default_factory=dict)
-
-
-class Damper:
-    """Lets the first of equal refusals of one source pass, and a few others; the rest of a second is counted, not recorded."""
-
-    def __init__(self, per_second: int = 10, sources: int = 10_000) -> None:
-        self._per_second = per_second
-        self._sources = sources
-        self._windows: dict[Hashable, _Window] = {}
-
-    def admits(self, source: Hashable, entry: Entry, now: float) -> bool:
-        """Say whether an entry is to be recorded now; one that is not comes out of `collect`."""
-        if source not in self._windows and len(self._windows) >= self._sources:
-            source = None
-        window = self._windows.setdefault(source, _Window(now))
-        if entry not in window.held and window.passed < self._per_second:
-            window.passed += 1
-            window.held[entry] = 0
-            return True
-        if entry not in window.held:
-            entry = replace(entry, session_id=None, session_owner=None, method=None, key_id=None, target="several")
-        window.held[entry] = window.held.get(entry, 0) + 1
-        return False
-
-    def collect(self, now: float, seconds: float = 1.0) -> list[Entry]:
-        """Return what was counted in windows that began `seconds` ago or earlier, each with its count, and forget them."""
-        over = [source for source, window in self._windows.items() if now - window.began >= seconds]
-        windows = [self._windows.pop(source) for source in over]
-        return [replace(entry, count=count) for window in windows for entry, count in window.held.items() if count]
-
-    def __len__(self) -> int:
-        return len(self._windows)

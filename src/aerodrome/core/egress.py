@@ -1,6 +1,7 @@
-"""What a sandboxed runtime may reach over the network: HOST:PORT by policy, and which addresses a name may not lead to.
+"""What a sandboxed runtime may reach over the network: hosts and ports by policy, and which addresses a name may not lead to.
 
-A URL of a policy counts by its host and port. Paths are held by the rules for parameters (`protocol`), not here: inside TLS no
+A URL of a policy counts by its host and port. Its `egress` may leave the port out (any port), or say `*.HOST` for every name
+below a host. Paths are held by the rules for parameters (`protocol`), not here: inside TLS no
 proxy sees them.
 """
 
@@ -11,18 +12,21 @@ import re
 from collections.abc import Iterable
 
 from aerodrome import errors
+from aerodrome.core import addresses
 from aerodrome.core.policy import Policy
 
 ANYTHING = "*"
+is_public = addresses.is_public
 _TARGET = re.compile(r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\]):(?P<port>[0-9]{1,5})\Z", re.ASCII)
+_PATTERN = re.compile(r"(?P<wild>\*\.)?(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?\Z", re.ASCII)
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>[^/:\[\]]+|\[[^\]]+\])(?::(?P<port>[0-9]+))?", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
 
 
 def targets_of(policy: Policy) -> tuple[str, ...]:
-    """Return HOST:PORT of every model endpoint and MCP server that a policy allows; `*` where it allows all."""
-    found = {_target(url) for url in (*policy.provider_urls, *policy.mcp_urls)}
-    return tuple(sorted(found))
+    """Return HOST:PORT of every model endpoint and MCP server that a policy allows, `*` where it allows all; and its `egress`."""
+    found = {target_of(url) for url in (*policy.provider_urls, *policy.mcp_urls)}
+    return tuple(sorted({*found, *policy.egress}))
 
 
 def check_target(name: str, text: str) -> str:
@@ -46,28 +50,52 @@ def split(text: str) -> tuple[str, int] | None:
 
 def is_allowed(host: str, port: int, targets: Iterable[str]) -> bool:
     """Say whether a host and port are among the targets; which addresses the name leads to is asked afterwards."""
-    return is_named(host, port, targets) or ANYTHING in targets
+    return any(target == ANYTHING or _matches(target, host.lower(), port) for target in targets)
 
 
 def is_named(host: str, port: int, targets: Iterable[str]) -> bool:
-    """Say whether a host and port are there literally: only such may lead to an address of this machine or network."""
-    wanted = (host.lower(), port)
-    return any(split(target) == wanted for target in targets)
+    """Say whether a host and port are there literally: only such may lead to an address of this machine or network.
+
+    A private address may be there without a port. A name without one may not lead there: whoever answers for the name would
+    choose among all ports of this machine.
+    """
+    host = host.lower()
+    if any(split(target) == (host, port) for target in targets):
+        return True
+    return not is_loopback(host) and _is_address(host) and any(target.strip("[]") == host for target in targets)
 
 
-def is_public(address: str) -> bool:
-    """Say whether an address is one of the internet's: not this machine's, nor of a private or link-local network."""
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine itself, by name or address; a host of another name may still lead there."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    if not _is_address(host):
+        return False
+    found = ipaddress.ip_address(host)
+    inner = getattr(found, "ipv4_mapped", None) or found
+    return bool(inner.is_loopback or inner.is_unspecified)
+
+
+def may_reach(host: str, port: int, address: str, targets: Iterable[str]) -> bool:
+    """Say whether an address that a host's name led to may be reached at a port."""
+    known = tuple(targets)
+    return is_allowed(host, port, known) and (is_named(host, port, known) or is_public(address))
+
+
+def _matches(target: str, host: str, port: int) -> bool:
+    match = _PATTERN.match(target)
+    if match is None or (match["port"] is not None and int(match["port"]) != port):
+        return False
+    named = match["host"].strip("[]")
+    return host.endswith(f".{named}") if match["wild"] else host == named
+
+
+def _is_address(host: str) -> bool:
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ipaddress.ip_address(host)
     except ValueError:
         return False
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    if isinstance(found, ipaddress.IPv6Address) and found in _NAT64:
-        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    return found.is_global and not found.is_multicast and (inner is None or is_public(str(inner)))
-
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+    return True
 
 
 def loopback_ports(targets: Iterable[str]) -> list[int]:
@@ -76,7 +104,8 @@ def loopback_ports(targets: Iterable[str]) -> list[int]:
     return sorted({port for host, port in filter(None, found) if host in ("127.0.0.1", "localhost")})
 
 
-def _target(url: str) -> str:
+def target_of(url: str) -> str:
+    """Return HOST:PORT of a URL; `*` if it is none."""
     match = _URL.match(url.lower())
     if match is None:
         return ANYTHING  # policies hold checked URLs and "*" only

@@ -138,6 +138,12 @@ def check_claims(claims: dict[str, Any], terms: Terms, now: float) -> float:
     return times.exp + terms.skew_seconds
 
 
+def issued_at(claims: dict[str, Any]) -> float | None:
+    """Return when a token says that it was made, in Unix time; None if it does not say."""
+    made = claims.get("iat")
+    return float(made) if isinstance(made, (int, float)) and not isinstance(made, bool) else None
+
+
 def _decode(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 

@@ -6,11 +6,11 @@ Pure values and rules. What a method or parameter may do under a policy is decid
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from aerodrome import errors
-from aerodrome.core import patterns
+from aerodrome.core import addresses, patterns
 from aerodrome.core.patterns import Decision
 
 #: The URLs that every parser reads alike: a name, IPv4 or bracketed IPv6 host; no user part, query, fragment, escape or
@@ -59,11 +59,19 @@ class Access(Enum):
     OPEN = "open"
 
 
+class HostTools(Enum):
+    """What holds the runtimes whose tools reach the host: a sandbox; nothing, by the operator's word; or there are none."""
+
+    SANDBOXED = "sandboxed"
+    UNSANDBOXED = "unsandboxed"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a tenant, or one user of it, may do.
 
-    Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix.
+    Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix; `*` is every public one.
     A session is deleted `session_idle_seconds` after its last use or `session_age_seconds` after its creation; None: never.
     `models` and `tools` are patterns (core.patterns); None: whatever the rest allows. A cap of 0 is none. `work_root` is the
     directory below which guarded sessions work; None: their realm's. `egress` and `host_tools` are for sandboxes to hold.
@@ -97,9 +105,9 @@ class Policy:
         return Access.OPEN if alone and self.trust is Trust.FULL else Access.GUARDED
 
     @property
-    def needs_sandbox(self) -> bool:
-        """Say whether runtimes under it must be held by a sandbox: their tools reach the host, and the tenant is not trusted."""
-        return self.host_tools and self.access is Access.GUARDED
+    def gives_host_tools(self) -> bool:
+        """Say whether tools of its runtimes may reach the host, so that a sandbox must hold them; never where it is shared."""
+        return self.access is Access.OPEN or (self.host_tools and self.isolation is not Isolation.SHARED)
 
     @property
     def exact_models(self) -> tuple[str, ...]:
@@ -113,10 +121,6 @@ class Policy:
     def judge_tool(self, tool: str) -> Decision:
         """Say whether sessions may have a tool `SOURCE:NAME`, and which pattern decides."""
         return patterns.judge_tool(self.tools, tool)
-
-    def without_host_tools(self) -> Policy:
-        """Return it as it holds where runtimes have no sandbox: without the tools that need one."""
-        return replace(self, host_tools=False) if self.needs_sandbox else self
 
     def allows_provider(self, url: str) -> bool:
         """Say whether sessions may send model calls to `url`."""
@@ -145,9 +149,10 @@ def check_url(name: str, url: str) -> str:
 
 
 def _covers(allowed: str, url: str) -> bool:
-    if allowed == "*":
-        return True
     want, have = _parts(allowed), _parts(url)
+    if allowed == "*":
+        # Not this machine, nor its network: who means those names them.
+        return have is not None and addresses.is_public_host(have[1])
     if want is None or have is None or want[:3] != have[:3]:
         return False
     return f"{have[3]}/".startswith(f"{want[3]}/")

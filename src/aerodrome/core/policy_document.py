@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aerodrome import errors
-from aerodrome.core import duration, patterns
+from aerodrome.core import duration, egress, patterns
 from aerodrome.core.identity import Tenant
 from aerodrome.core.override import FIELDS, Override
 from aerodrome.core.policy import Access, ClientLoss, GitHubAccess, Isolation, Policy, Trust, check_url
@@ -25,6 +25,8 @@ _HOST = re.compile(
 )
 #: Fields of a runtime as a whole: a user may have their own only with a runtime of their own.
 _OF_RUNTIMES = ("egress", "host_tools")
+#: What else a sandbox holds, for all who share it.
+_OF_SANDBOXES = ("provider_urls", "mcp_urls", "work_root")
 #: Fields that are held by rebuilding what a client sends, which a tenant to whom the host is open sends as it likes.
 _OF_GUARDED = ("models", "tools", "work_root")
 
@@ -43,6 +45,10 @@ def _host(name: str, value: str) -> str:
     if match is None or int(match["port"] or 1) not in range(1, 65536):
         raise errors.ConfigError(
             f"{name}: expected HOST, *.HOST, an IPv4 address or [IPv6], with :PORT or without, found {value!r}"
+        )
+    if match["port"] is None and egress.is_loopback(value.lower().removeprefix("*.").strip("[]")):
+        raise errors.ConfigError(
+            f"{name}: this machine is reached at the ports that are named, found {value!r} without one"
         )
     return value.lower()
 
@@ -136,10 +142,11 @@ def check_tenant(where: str, tenant: Tenant) -> Tenant:
     check(where, tenant.policy)
     for user, override in tenant.users.items():
         at = f"{where}.users.{user}"
-        shared = [field for field in _OF_RUNTIMES if field in override.said]
+        of_all = (*_OF_RUNTIMES, *_OF_SANDBOXES) if tenant.policy.gives_host_tools else _OF_RUNTIMES
+        shared = [field for field in of_all if field in override.said]
         if shared and tenant.policy.isolation is not Isolation.USER:
             raise errors.ConfigError(
-                f"{at}.{shared[0]}: users of this tenant share runtimes; say it for the tenant, or set isolation to user"
+                f"{at}.{WORD_OF[shared[0]]}: users of this tenant share runtimes; say it for the tenant, or set isolation to user"
             )
         check(at, override.apply(tenant.policy))
     return tenant

@@ -47,6 +47,9 @@ class GivenUpstream:
         if not handle.lost.done():
             handle.lost.set_result(reason)
 
+    def let_reach(self, realm: Realm) -> None:
+        """Do nothing: whatever holds the upstream is not ours."""
+
     def subscribe(self, broadcast: Broadcast) -> None:
         """Deliver nothing: there is no control link to a runtime of the operator's own."""
 

@@ -20,7 +20,7 @@ from aerodrome.core.runtime import RuntimeState
 from aerodrome.fleet import spec
 from aerodrome.fleet.health import HealthWatch
 from aerodrome.fleet.queue import SpawnQueue
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.fleet.supervisor import SupervisedRuntime
 from aerodrome.fleet.warm import WarmPool
 from aerodrome.ports.fleet import Broadcast, PoolView, RuntimeHandle, RuntimeView
@@ -43,6 +43,8 @@ class _RealmRuntimes:
     #: Those that serve, cordoned ones too.
     ready: dict[str, _Placed] = field(default_factory=dict)
     spawning: asyncio.Task[None] | None = None
+    #: The realm under a policy that has changed since they were spawned.
+    reaching: Realm | None = None
 
     @property
     def placeable(self) -> list[_Placed]:
@@ -79,33 +81,39 @@ class RuntimePool:
         spec.remove_leftovers(self._settings.state_directory)
         self._warm.start()
 
-    def let_reach(self, target: str) -> None:
+    def let_all_reach(self, target: str) -> None:
         """Let sandboxed runtimes that are spawned from now on reach HOST:PORT, whatever their realm's policy names."""
         self._settings = replace(self._settings, egress=(*self._settings.egress, target))
+
+    def let_reach(self, realm: Realm) -> None:
+        """Put in force what a realm's policy lets its sandboxed runtimes reach now, those on their way included."""
+        runtimes = self._realms.get(realm.key)
+        if runtimes is None:
+            return
+        runtimes.reaching = realm
+        for placed in runtimes.ready.values():
+            placed.runtime.let_reach(realm)
 
     async def acquire(self, realm: Realm, runtime_id: str | None = None) -> RuntimeHandle:
         """Return a ready runtime with its link counted (see ports.fleet)."""
         if self._closing:
             raise errors.Draining("this gateway is stopping; connect again to reach another")
-        if realm.is_open and self._settings.open_realms is OpenRealms.REFUSED:
-            raise errors.PolicyRejected(
-                "host tools need a sandbox and this gateway has none; ask its operator to install bubblewrap, "
-                'or to set trust = "limited" (docs/sandbox.md)'
-            )
+        spec.check_held(realm, self._settings)
         if runtime_id is not None:
             self._end_unconfined(realm)
-            return self._count_link(self._find(realm, runtime_id))
+            return self._count_link(self._find(realm, runtime_id), realm)
         while True:
             self._end_unconfined(realm)
             # Anew each time: a realm whose last runtime is gone is forgotten.
             runtimes = self._realms.setdefault(realm.key, _RealmRuntimes())
             if placed := self._least_loaded(runtimes):
-                return self._count_link(placed)
+                return self._count_link(placed, realm)
             self._check_room(realm, runtimes)
             if runtimes.spawning is None:
-                self._warm.note_demand()
+                if not spec.is_spawned_for(realm, self._settings):
+                    self._warm.note_demand()
                 if placed := self._place_warm(realm, runtimes):
-                    return self._count_link(placed)
+                    return self._count_link(placed, realm)
                 self._make_room(realm)
                 runtimes.spawning = self._run(self._spawn(realm, runtimes), f"spawn for {realm.key}")
             # Shielded: the spawn is everybody's, a caller who gives up must not take it along.
@@ -245,7 +253,8 @@ class RuntimePool:
 
     def _place_warm(self, realm: Realm, runtimes: _RealmRuntimes) -> _Placed | None:
         """Bind a warm runtime, if there is one that may serve this realm (see fleet.spec)."""
-        runtime = None if realm.is_open else self._warm.take(spec.spawn_key(self._settings))
+        is_its_own = spec.is_spawned_for(realm, self._settings)
+        runtime = None if is_its_own else self._warm.take(spec.spawn_key(self._settings))
         if runtime is None:
             return None
         try:
@@ -282,6 +291,8 @@ class RuntimePool:
     def _place(self, realm: Realm, runtimes: _RealmRuntimes, runtime: SupervisedRuntime) -> _Placed:
         assert runtime.handle is not None
         placed = runtimes.ready[runtime.runtime_id] = _Placed(runtime, runtime.handle)
+        if runtimes.reaching is not None:
+            runtime.let_reach(runtimes.reaching)
         runtime.lost.add_done_callback(lambda _: self._forget(realm, runtime.runtime_id))
         return placed
 
@@ -324,7 +335,9 @@ class RuntimePool:
         if runtimes is not None and not runtimes.ready and runtimes.spawning is None:
             del self._realms[realm.key]
 
-    def _count_link(self, placed: _Placed) -> RuntimeHandle:
+    def _count_link(self, placed: _Placed, realm: Realm) -> RuntimeHandle:
+        if not placed.runtime.knows_reach:
+            placed.runtime.let_reach(realm)
         if placed.idle_timer is not None:
             placed.idle_timer.cancel()
             placed.idle_timer = None

@@ -3,9 +3,12 @@
 A runtime is started with paths of its own, STATE/runtimes/<id>/{copilot,home,tmp,work}, which are symbolic links: to its realm's
 directories, or while it is warm to empty ones of its own. The runtime keeps the paths as it was given them and looks them up at
 each use (measured on release 1.0.102), so that a link turned to a realm's directory takes effect at the next session. What it
-reads once, at its start, is its working directory, COPILOT_HOME/settings.json, config.json and providers.json: realms whose users
-may rely on those (`Realm.is_open`) are never given a warm one. Their runtimes are told the realm's directories as they are,
-because such users may keep the paths that a runtime names (`workspacePath`) for longer than it lives.
+reads once, at its start, is its working directory, COPILOT_HOME/settings.json, config.json and providers.json: realms whose
+agents may rely on those (`Realm.has_host_tools`) are never given a warm one. Their runtimes are told the realm's directories as
+they are, because such agents may keep the paths that a runtime names (`workspacePath`) for longer than it lives; and a sandbox's
+mounts, made at its start, follow no links.
+
+Once a realm was sandboxed it always is: an agent wrote to its COPILOT_HOME what a runtime outside might read and run.
 
 Default deny: the environment holds only what is named here and what the operator names; nothing is inherited, so no secret
 of the gateway's can reach a runtime by accident.
@@ -19,11 +22,12 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 
+from aerodrome import errors
 from aerodrome.core.backoff import Backoff
 from aerodrome.core.placement import Realm
+from aerodrome.core.policy import HostTools
 from aerodrome.core.vitals import DriftLimits
 from aerodrome.ports.host import Confinement, ResourceLimits, SpawnSpec
 
@@ -33,14 +37,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Drift in open files begins at this part of what a runtime may open.
 _OPEN_FILES_PART = 0.8
-
-
-class OpenRealms(Enum):
-    """What becomes of realms whose users may have a runtime run commands (`Realm.is_open`)."""
-
-    SANDBOXED = "sandboxed"
-    UNSANDBOXED = "unsandboxed"
-    REFUSED = "refused"
+#: In the root directory of a realm that was sandboxed once; no sandbox shows it.
+_SANDBOXED_MARK = "sandboxed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,8 @@ class FleetSettings:
     is_native: bool
     version: str
     state_directory: Path
-    open_realms: OpenRealms = OpenRealms.REFUSED
+    #: What becomes of realms whose agents may have a runtime run commands (`Realm.has_host_tools`).
+    host_tools: HostTools = HostTools.REFUSED
     #: HOST:PORT that sandboxed runtimes may reach besides what their realm's policy names.
     egress: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -117,7 +116,9 @@ class Directories:
         """Make them, readable by this user alone; `is_confined`: a sandbox may give them to a user of its own."""
         for path in (self.root, *self.all):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not is_confined and os.geteuid() == 0 and self.root.stat().st_uid != 0:
+        if is_confined:
+            (self.root / _SANDBOXED_MARK).touch(mode=0o600)
+        elif os.geteuid() == 0 and self.root.stat().st_uid != 0:
             # What root is about to write there belongs to no sandbox's user: the next one is to look (adapters.sandbox.uids).
             os.chown(self.root, 0, 0)
 
@@ -133,6 +134,11 @@ class Directories:
     def remove(self) -> None:
         """Remove them with all that is in them; links are not followed."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def were_confined(self) -> bool:
+        """Say whether agents in a sandbox may have written to them."""
+        return (self.root / _SANDBOXED_MARK).exists()
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -180,13 +186,59 @@ def directories_of(realm: Realm, state_directory: Path) -> Directories:
     return Directories(state_directory / "realms" / f"{slug}-{digest}")
 
 
+def needs_sandbox(realm: Realm, settings: FleetSettings) -> bool:
+    """Say whether a realm's runtimes must be held by a sandbox: their tools reach the host, or did."""
+    return realm.has_host_tools or directories_of(realm, settings.state_directory).were_confined
+
+
+def is_spawned_for(realm: Realm, settings: FleetSettings) -> bool:
+    """Say whether a realm's runtimes are spawned for it alone, over its directories as they are; others may be warm ones."""
+    is_confined = settings.host_tools is HostTools.SANDBOXED and needs_sandbox(realm, settings)
+    return realm.has_host_tools or is_confined
+
+
+def check_held(realm: Realm, settings: FleetSettings) -> None:
+    """Check that there is a sandbox for a realm that must have one, or the operator's word that it may do without.
+
+    Raises:
+        errors.PolicyRejected: there is neither.
+    """
+    if settings.host_tools is not HostTools.REFUSED or not needs_sandbox(realm, settings):
+        return
+    what = "host tools need" if realm.has_host_tools else "agents had host tools here, and what they left needs"
+    way = 'to set trust = "limited"' if realm.is_open else "to set host_tools = false"
+    raise errors.PolicyRejected(
+        f"{what} a sandbox and this gateway has none; ask its operator to install bubblewrap"
+        + (f", or {way} (docs/sandbox.md)" if realm.has_host_tools else " (docs/sandbox.md)")
+    )
+
+
 def confinement_of(realm: Realm | None, runtime_id: str, settings: FleetSettings) -> Confinement | None:
-    """Return what a realm's runtime is confined to; None: its sessions have no host tools, or the operator wants no sandbox."""
-    if realm is None or not realm.is_open or settings.open_realms is not OpenRealms.SANDBOXED:
+    """Return what a realm's runtime is confined to; None: its sessions have no host tools, or the operator wants no sandbox.
+
+    Raises:
+        errors.SpawnFailed: its sessions work where a link leads elsewhere.
+    """
+    if realm is None or settings.host_tools is not HostTools.SANDBOXED or not needs_sandbox(realm, settings):
         return None
     directories = directories_of(realm, settings.state_directory)
     place = runtime_directories(runtime_id, settings.state_directory).root / "sandbox"
-    return Confinement(directories.root, directories.all, place, (*realm.egress, *settings.egress))
+    elsewhere = () if realm.work_root is None else (_work_below(realm, realm.work_root),)
+    return Confinement(directories.root, (*directories.all, *elsewhere), place, egress_of(realm, settings))
+
+
+def egress_of(realm: Realm, settings: FleetSettings) -> tuple[str, ...]:
+    """Return what a realm's sandboxed runtimes may reach: what its policy names, and what the operator lets all of them."""
+    return (*(realm.egress or ()), *settings.egress)
+
+
+def _work_below(realm: Realm, work_root: str) -> Path:
+    """Return the directory below a policy's `work_root` that is the realm's. Who could write there may have left links."""
+    names = Path(realm.tenant, realm.user or "")
+    directory = Path(work_root) / names
+    if Path(os.path.realpath(directory)) != Path(os.path.realpath(work_root)) / names:
+        raise errors.SpawnFailed(f"expected a directory at {directory}, found a link; remove it")
+    return directory
 
 
 def spawn_spec(

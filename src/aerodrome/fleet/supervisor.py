@@ -49,10 +49,10 @@ class SupervisedRuntime:
         self._settings = settings
         self._broadcast = broadcast
         self._token = secrets.token_urlsafe(32)
-        #: Its own, removed with it; and those it is told: an open realm's as they are, for its users read them (fleet.spec).
+        #: Its own, removed with it; and those it is told: a realm's as they are where agents see them (fleet.spec).
         self._directories = spec.runtime_directories(self.runtime_id, settings.state_directory)
         self._told = self._directories
-        if realm is not None and realm.is_open:
+        if realm is not None and spec.is_spawned_for(realm, settings):
             self._told = spec.directories_of(realm, settings.state_directory)
         self._confinement = spec.confinement_of(realm, self.runtime_id, settings)
         self._dial: Dial | None = None
@@ -63,8 +63,25 @@ class SupervisedRuntime:
         self._log = _log.bind(runtime=self.runtime_id, realm=realm.key if realm else None)
 
     def may_serve(self, realm: Realm) -> bool:
-        """Say whether it is confined if a realm's runtimes are to be: its policy may have changed since it was spawned."""
-        return self._confinement is not None or spec.confinement_of(realm, self.runtime_id, self._settings) is None
+        """Say whether it is confined if a realm's runtimes are to be: its policy may have changed since it was spawned.
+
+        Raises:
+            errors.SpawnFailed: the realm's sessions work where a link leads elsewhere.
+        """
+        wanted = spec.confinement_of(realm, self.runtime_id, self._settings)
+        held = self._confinement
+        return wanted is None or (held is not None and set(wanted.directories) <= set(held.directories))
+
+    @property
+    def knows_reach(self) -> bool:
+        """Say whether it was told what its realm's policy lets it reach: not if it was spawned to delete sessions."""
+        return self._confinement is None or (self.realm is not None and self.realm.egress is not None)
+
+    def let_reach(self, realm: Realm) -> None:
+        """Have the sandbox, if there is one, let through what the realm's policy names now, and nothing else."""
+        if self._confinement is not None and self._process is not None and realm.egress is not None:
+            self.realm = realm
+            self._process.let_reach(spec.egress_of(realm, self._settings))
 
     @property
     def is_usable(self) -> bool:
@@ -218,6 +235,8 @@ class SupervisedRuntime:
         )
         try:
             target.create(is_confined=self._confinement is not None)
+            for path in self._confinement.directories if self._confinement is not None else ():
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._told != target:
                 self._directories.point_to(target)
         except OSError as error:

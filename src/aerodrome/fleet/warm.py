@@ -96,7 +96,7 @@ class WarmPool:
             self._refilling = self._run(self._refill(), "warm runtimes refill")
 
     def note_demand(self) -> None:
-        """Note that a realm needs a fresh runtime, whether it gets a warm one or not."""
+        """Note that a realm that may have a warm runtime needs a fresh one, whether it gets a warm one or not."""
         self._demand.note(self._clock.monotonic())
         self._changed.set()
 

@@ -102,20 +102,20 @@ async def _serve_stdio(upstream: Upstream, local_token: str | None, leaving: asy
 
 async def _serve_port(asked: Arguments, upstream: Upstream, local_token: str | None, leaving: asyncio.Event) -> None:
     forwarder = Forwarder(upstream, Limits(), local_token, is_sole=True)
+    parent = os.getppid()  # before the line that lets it go on, and so end: afterwards it could be another's already
     try:
         address = await forwarder.start(f"{asked.host}:{asked.port}")
         print(f"CLI server listening on port {address.rpartition(':')[2]}", flush=True)
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(_watch_parent(leaving), name="parent watch")
+            watching = group.create_task(_watch_parent(parent, leaving), name="parent watch")
             await leaving.wait()
             watching.cancel()
     finally:
         await forwarder.aclose()
 
 
-async def _watch_parent(leaving: asyncio.Event) -> None:
+async def _watch_parent(parent: int, leaving: asyncio.Event) -> None:
     """Leave when the program that started us is gone: nobody else has the local token, and ours must not lie about."""
-    parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110  the kernel tells only the thread that spawned, by its death
         await asyncio.sleep(_PARENT_SECONDS)
     leaving.set()

@@ -15,10 +15,11 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.core import jwt
+from aerodrome.core import erasure, jwt
 from aerodrome.core.identity import Owner, Principal, Tenant
 from aerodrome.core.policy import Isolation, Policy, Trust
-from aerodrome.gateway.verifiers import Verifier
+from aerodrome.gateway.verifiers import Proof, Verifier
+from aerodrome.ports.people import ErasureStore
 from aerodrome.ports.registry import TenantStore
 
 _log = structlog.get_logger()
@@ -68,10 +69,11 @@ class TenantAdmission:
 
     is_open = False
 
-    def __init__(self, verifiers: Verifiers, find_tenant: FindTenant, clock: Clock) -> None:
+    def __init__(self, verifiers: Verifiers, find_tenant: FindTenant, clock: Clock, erasures: ErasureStore) -> None:
         self._verifiers = verifiers
         self._find_tenant = find_tenant
         self._clock = clock
+        self._erasures = erasures
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return whom a token proves; a reason why it proves nobody goes to the log alone."""
@@ -80,6 +82,7 @@ class TenantAdmission:
             tenant = await self._find_tenant(proof.owner.tenant)
             if tenant is None:
                 raise errors.AuthenticationFailed(f"there is no tenant {proof.owner.tenant}")
+            await self._check_not_erased(proof)
         except errors.AuthenticationFailed as error:
             _log.info("token.refused", reason=error.reason)
             raise
@@ -89,6 +92,14 @@ class TenantAdmission:
         """Return the policy of a user of a tenant that is there."""
         tenant = await self._find_tenant(owner.tenant)
         return None if tenant is None else tenant.policy_for(owner.user)
+
+    async def _check_not_erased(self, proof: Proof) -> None:
+        """Refuse a token that was made for its user before they were erased; last, so that nothing waits behind it."""
+        if proof.is_stored:
+            return
+        until = await self._erasures.find(erasure.digests(proof.owner), self._clock.now())
+        if until is not None and (proof.issued_at is None or proof.issued_at <= until):
+            raise errors.AuthenticationFailed("the token was made before its user was erased")
 
     def _choose(self, token: str) -> Verifier:
         if not jwt.has_form(token):

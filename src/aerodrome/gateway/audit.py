@@ -1,20 +1,22 @@
 """What the gateway has recorded in the audit log: decisions about links, sessions and calls; never what a call carries.
 
 One small object that all links share; hooks elsewhere are one line each. A call that is allowed and is none of those below is
-not seen here at all. Equal refusals of one link (of one address, before it has proved who it is) are recorded once a second,
-with their count. Why something was refused is said in fixed words: an error's code, the parameter's name, the method table's
-reason.
+not seen here at all. A refusal is recorded where it is made, once; equal ones of one user (of one address, before it has
+proved who it is) are counted (core.damping). Why something was refused is said in fixed words: an error's code, the parameter's
+name, the method table's reason. What a client chose of a record (a method, a name) is cut short and masked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from typing import TYPE_CHECKING, Any
 
-from aerodrome import errors
-from aerodrome.core import identity
-from aerodrome.core.audit import Action, Damper, Entry, Outcome
+from aerodrome import errors, redaction
+from aerodrome.core import audit, identity, jwt
+from aerodrome.core.audit import Action, Entry, Outcome
+from aerodrome.core.damping import Damper
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.session import SessionRecord
 from aerodrome.ports.audit import AuditLog
@@ -25,8 +27,24 @@ if TYPE_CHECKING:
 #: What a verb is about: a session and whose it is, or a user; as far as they are known.
 About = tuple[str | None, Owner | None]
 _COLLECT_SECONDS = 1.0
-#: Refusals that are decisions; the others are accidents and mistakes, and are in no audit.
-_DECISIONS = ("policy_rejected", "method_unknown", "session_missing", "already_exists", "authentication_failed")
+#: Refusals of what was asked for; the others say that it cannot be had now, which is no judgement of who asked.
+_DECISIONS = frozenset(
+    {
+        "policy_rejected",
+        "method_unknown",
+        "params_invalid",
+        "session_missing",
+        "already_exists",
+        "authentication_failed",
+        "request_invalid",
+        "parse_failed",
+        "frame_too_large",
+    }
+)
+#: Those who have not proved who they are share one budget.
+_STRANGERS = ""
+#: An id that is longer names no session.
+_MAX_ID_CHARACTERS = 300
 
 
 class Auditor:
@@ -62,16 +80,18 @@ class Auditor:
 
     def not_authenticated(self, peer: str, token: object, error: errors.AerodromeError) -> None:
         """A link has failed to; of its token the key's id is kept, if it has the form of one."""
-        parts = identity.split_token(token) if isinstance(token, str) else None
-        entry = Entry(
-            Action.LINK_AUTHENTICATE,
-            Outcome.REFUSED,
-            by="stranger",
-            key_id=parts[0] if parts else None,
-            peer=peer.rpartition(":")[0] or peer,
-            reason=error.code,
-        )
-        self._note_damped(("peer", entry.peer), entry)
+        self._note_stranger(Action.LINK_AUTHENTICATE, peer, error.code, _key_id_of(token))
+
+    def broke_off(self, peer: str, client: Client | None, error: errors.InvalidRequest) -> None:
+        """A link said what is no message: a broken or too large frame, no JSON, JSON that is nested too deep."""
+        if client is None:
+            self._note_stranger(Action.LINK_FRAME, peer, error.code)
+        else:
+            self._note_refusal(client, Entry(Action.LINK_FRAME, Outcome.REFUSED, **_who(client), reason=error.code))
+
+    def closed(self, client: Client, reason: str) -> None:
+        """The gateway closes a link: its principal has ended, or its policy has changed."""
+        self.note(Entry(Action.LINK_CLOSE, **{**_who(client), "by": "gateway"}, reason=reason))
 
     # -- sessions and calls ---------------------------------------------------------------------------------------------
 
@@ -80,54 +100,83 @@ class Auditor:
         self.note(Entry(action, **_who(client), session_id=session_id, method=method))
 
     def refused(self, client: Client, request: Request, error: errors.AerodromeError) -> None:
-        """A call was refused by a decision."""
+        """A call was refused for what it asks."""
         if self._log is None or error.code not in _DECISIONS:
             return
         reason = error.code
-        if isinstance(error, errors.PolicyRejected):
-            why = error.details.get("parameter") or (request.row.reason if request.row is not None else "")
+        if isinstance(error, (errors.PolicyRejected, errors.InvalidParams)):
+            why = _plain(error.details.get("parameter") or error.details.get("limit"))
+            if not why and request.row is not None and error.code == "policy_rejected":
+                why = request.row.reason
             reason = f"{reason}: {why}" if why and why != "-" else reason
         entry = Entry(
             Action.CALL,
             Outcome.REFUSED,
             **_who(client),
-            session_id=request.session_id,
-            method=request.method,
+            session_id=_short(request.session_id),
+            method=_plain(request.method),
             reason=reason,
         )
-        self._note_damped(client.number, entry)
+        self._note_refusal(client, entry)
 
     def foreign(self, client: Client, method: str, session_id: str, owner: Owner | None) -> None:
         """A client named a session that is not its own, or is nobody's; it was told the same in both cases."""
-        if self._log is None:
-            return
-        reason = "session_missing" if owner is None or owner == client.owner else "session_foreign"
-        entry = Entry(
-            Action.CALL,
-            Outcome.REFUSED,
-            **_who(client),
-            session_id=session_id,
-            session_owner=owner,
-            method=method,
-            reason=reason,
-        )
-        self._note_damped(client.number, entry)
+        self.foreign_to(client.principal, client.link.peer, method, session_id, owner)
 
     def foreign_to(self, principal: Principal, peer: str, method: str, session_id: str, owner: Owner | None) -> None:
-        """A caller without a link of its own named a session that is not its own; told like the others."""
-        reason = "session_missing" if owner is None else "session_foreign"
+        """A caller, who need not have a link of its own, named a session that is not its own."""
+        if self._log is None:
+            return
+        reason = "session_missing" if owner is None or owner == principal.owner else "session_foreign"
         entry = Entry(
             Action.CALL,
             Outcome.REFUSED,
             owner=principal.owner,
             key_id=principal.key_id or None,
             peer=peer,
-            session_id=session_id,
+            session_id=_short(session_id),
             session_owner=owner,
-            method=method,
+            method=_plain(method),
             reason=reason,
         )
-        self._note_damped((principal.owner, peer.rpartition(":")[0]), entry)
+        self._note_damped(principal.owner.tenant, principal.owner.user, entry)
+
+    def unheard(self, client: Client, method: str) -> None:
+        """A client said as a notification what only a request can ask for; nothing was done."""
+        if self._log is None:
+            return
+        entry = Entry(Action.CALL, Outcome.REFUSED, **_who(client), method=_plain(method), reason="not_a_request")
+        self._note_refusal(client, entry)
+
+    # -- what policy does to sessions ---------------------------------------------------------------------------------
+
+    def tool_refused(self, client: Client, session_id: str, tool: object) -> None:
+        """A model called a tool of the client that policy denies; the client was not asked."""
+        if self._log is None:
+            return
+        entry = Entry(
+            Action.TOOL,
+            Outcome.REFUSED,
+            **_who(client),
+            session_id=session_id,
+            target=f"custom:{_plain(tool)}",
+            reason="policy_rejected: tools",
+        )
+        self._note_refusal(client, entry)
+
+    def restricted(self, client: Client, session_id: str, error: errors.AerodromeError | None = None) -> None:
+        """A session that was open when its policy changed is held to it now; with an error its turn was aborted for it."""
+        action = Action.SESSION_RESTRICT if error is None else Action.TURN_ABORT
+        reason = "policy" if error is None else f"{error.code}: {_plain(error.details.get('parameter'))}".rstrip(": ")
+        self.note(Entry(action, **{**_who(client), "by": "gateway"}, session_id=session_id, reason=reason))
+
+    def policy_changed(self, tenant: str, reason: str, outcome: Outcome = Outcome.DONE) -> None:
+        """A tenant's policy in the database is in force as it is there now, or could not be read."""
+        self.note(Entry(Action.POLICY_RELOAD, outcome, by="gateway", tenant=tenant, reason=reason))
+
+    def reloaded(self, by: str, reason: str, outcome: Outcome = Outcome.DONE) -> None:
+        """The configuration was read again, and is in force or was refused."""
+        self.note(Entry(Action.POLICY_RELOAD, outcome, by=by, reason=reason))
 
     def expired(self, record: SessionRecord, limit: str) -> None:
         """The gateway has deleted a session that had passed a limit."""
@@ -167,10 +216,18 @@ class Auditor:
         if self._log is not None:
             self._log.record(entry)
 
-    def _note_damped(self, source: object, entry: Entry) -> None:
+    def _note_refusal(self, client: Client, entry: Entry) -> None:
+        self._note_damped(client.owner.tenant, client.owner.user, entry)
+
+    def _note_stranger(self, action: Action, peer: str, reason: str, key_id: str | None = None) -> None:
+        address = peer.rpartition(":")[0] or peer
+        entry = Entry(action, Outcome.REFUSED, by="stranger", key_id=key_id, peer=address, reason=reason)
+        self._note_damped(_STRANGERS, _network_of(address), entry)
+
+    def _note_damped(self, group: str, member: str, entry: Entry) -> None:
         if self._log is None:
             return
-        if self._damper.admits(source, entry, time.monotonic()):
+        if self._damper.admits(group, member, entry, time.monotonic()):
             self._log.record(entry)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_COLLECT_SECONDS, self._collect_later)
@@ -188,6 +245,38 @@ class Auditor:
 
 def _who(client: Client) -> dict[str, Any]:
     return {"owner": client.owner, "key_id": client.principal.key_id or None, "peer": client.link.peer}
+
+
+def _short(session_id: str | None) -> str | None:
+    return session_id[:_MAX_ID_CHARACTERS] if session_id is not None else None
+
+
+def _plain(text: object) -> str:
+    """Return a name that a client may have chosen, as a record may hold it."""
+    return redaction.mask(audit.cut(text) or "") if isinstance(text, str) else ""
+
+
+def _key_id_of(token: object) -> str | None:
+    """Return the id of the key that a token says it stands on, where it has the form of one."""
+    if not isinstance(token, str):
+        return None
+    parts = identity.split_token(token)
+    if parts is not None:
+        return parts[0]
+    try:
+        said = jwt.peek(token).key_id or ""
+    except errors.AuthenticationFailed:
+        return None
+    return said if identity.is_id(said) else None
+
+
+def _network_of(address: str) -> str:
+    """Return whose an address is: itself, or the /64 of an IPv6 address, of which one host has as many as it likes."""
+    try:
+        found = ipaddress.ip_address(address.strip("[]").partition("%")[0])
+    except ValueError:
+        return address
+    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
 
 
 #: For gateways that keep no audit log.

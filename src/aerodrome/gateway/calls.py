@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,12 +19,12 @@ from aerodrome.core import quota
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.audit import Action
-from aerodrome.core.identity import Owner
-from aerodrome.core.policy import Access, Policy
+from aerodrome.core.policy import Access
 from aerodrome.core.session import Claim
-from aerodrome.gateway import reattach
+from aerodrome.gateway import reattach, workplaces
 from aerodrome.gateway.client import Attachment, Client, Opening, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
+from aerodrome.gateway.workplaces import Workplace
 from aerodrome.protocol import hardening, id_paths, messages, missing, named_providers, reopening, stored_tokens
 from aerodrome.protocol.messages import Envelope
 from aerodrome.protocol.methods import Method
@@ -38,16 +37,11 @@ async def create(client: Client, request: Request) -> None:
         errors.AlreadyExists: the id is someone else's. errors.PolicyRejected: a parameter is refused.
     """
     params = request.object()
-    session_id = params.get("sessionId")
-    if not session_id and "cloud" in params and client.access is Access.OPEN:
+    if not params.get("sessionId") and "cloud" in params and client.access is Access.OPEN:
         await _create_in_cloud(client, request, params)
         return
-    if not session_id:
-        session_id = params["sessionId"] = str(uuid.uuid4())
-    if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
-        raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
+    session_id = _choose_id(request, params)
     client.services.audit.check()
-    request.session_ids = [session_id]
     hardened = client.access is Access.GUARDED
     opening = Opening(params, client.principal.policy) if hardened else None
     params = _chosen(client, params)
@@ -55,6 +49,7 @@ async def create(client: Client, request: Request) -> None:
         params = hardening.harden_create(params, client.principal.policy)
     caps = quota.sessions_of(client.principal.policy)
     claiming = asyncio.ensure_future(client.services.ownership.claim(session_id, client.owner, client.realm.key, caps))
+    place: Workplace | None = None
     try:
         if not client.is_alone or caps.is_set:
             # A runtime that others use must not hear of an id before it is known not to be theirs: create would join it.
@@ -65,12 +60,13 @@ async def create(client: Client, request: Request) -> None:
                 await reattach.bring_back(client, session_id)
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
-            _work_in_own_directory(params, client, upstream)
+            place = _workplace(client, upstream)
+            await _work_in_own_directory(params, place, claiming)
         sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
         _take_back(client, session_id)
-        await _unclaim(client, claiming)
+        await _unclaim(client, claiming, place)
         raise
     held = _hold(client, session_id, upstream)
     held.describe(create=params, resume=None)
@@ -79,18 +75,30 @@ async def create(client: Client, request: Request) -> None:
     async def finish(answer: Envelope) -> bytes:
         if answer.error is not UNSET:
             let_go(client, session_id)
-            await _unclaim(client, claiming)
+            await _unclaim(client, claiming, place)
             return messages.response(request.id, answer)
         try:
             await claiming
-        except errors.AerodromeError:
+        except errors.AerodromeError as error:
             # Only where the runtime is the caller's alone: the session is its own, but the id is another's elsewhere.
+            client.services.audit.refused(client, request, error)
             await upstream.call("session.detach", {"sessionId": session_id})
             let_go(client, session_id)
             raise
         return await _opened(client, held, upstream, answer, request)
 
     _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
+
+
+def _choose_id(request: Request, params: dict[str, Any]) -> str:
+    """Return the id of a new session, the client's or a random one; note it in the request and its params."""
+    session_id = params.get("sessionId") or str(uuid.uuid4())
+    if isinstance(session_id, str):
+        request.session_ids = [session_id]
+    if not isinstance(session_id, str) or not sessions.is_valid_id(session_id):
+        raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
+    params["sessionId"] = session_id
+    return session_id
 
 
 def _chosen(client: Client, params: dict[str, Any]) -> dict[str, Any]:
@@ -109,11 +117,14 @@ def _take_back(client: Client, session_id: str) -> None:
         client.services.supplier.withdraw(client.realm.key, session_id)
 
 
-async def _unclaim(client: Client, claiming: asyncio.Future[Claim]) -> None:
-    """Give back an id that this create claimed and did not come to use."""
+async def _unclaim(client: Client, claiming: asyncio.Future[Claim], place: Workplace | None) -> None:
+    """Give back an id that this create claimed and did not come to use, and its directory."""
     await asyncio.wait((claiming,))
     if not claiming.cancelled() and claiming.exception() is None and claiming.result().created:
-        await client.services.ownership.forget(claiming.result().record.session_id, client.owner)
+        session_id = claiming.result().record.session_id
+        if place is not None:
+            place.remove_unused(session_id)
+        await client.services.ownership.forget(session_id, client.owner)
 
 
 async def _create_in_cloud(client: Client, request: Request, params: dict[str, Any]) -> None:
@@ -145,6 +156,7 @@ async def resume(client: Client, request: Request) -> None:
         client.services.audit.foreign(client, request.method, session_id, owner)
         await _resume_missing(client, request, session_id)
         return
+    request.session_ids = [session_id]
     hardened = client.access is Access.GUARDED
     opening = Opening(params, client.principal.policy) if hardened else None
     params = _chosen(client, params)
@@ -154,7 +166,7 @@ async def resume(client: Client, request: Request) -> None:
     try:
         upstream = await _upstream_to_open(client, session_id)
         if hardened:
-            _work_in_own_directory(params, client, upstream)
+            await _work_in_own_directory(params, _workplace(client, upstream))
         sent = await _supplied(client, session_id, params)
         upstream.owed.check_room()
     except BaseException:
@@ -255,13 +267,14 @@ def detach_finish(client: Client, request: Request) -> Finish:
     return finish
 
 
-def delete_finish(client: Client, request: Request) -> Finish:
-    """Finish the calls that delete sessions: free their ids."""
+def delete_finish(client: Client, upstream: Upstream, request: Request) -> Finish:
+    """Finish the calls that delete sessions: remove their working directories, free their ids."""
 
     async def finish(answer: Envelope) -> bytes:
         if answer.error is UNSET and not _says_failure(answer):
             for session_id in request.session_ids:
                 _let_everyone_go(client, session_id)
+                await _remove_own_directory(client, upstream, session_id)
                 await client.services.ownership.forget(session_id, client.owner)
                 client.services.audit.session(client, Action.SESSION_DELETE, session_id, request.method)
         return messages.response(request.id, answer)
@@ -382,21 +395,39 @@ def _forward(
     upstream.link.flush()
 
 
-def _work_in_own_directory(params: dict[str, Any], client: Client, upstream: Upstream) -> None:
-    """Give a guarded session a working directory of its own, below the realm's or where policy says."""
-    base = work_directory(client.principal.policy, client.owner, upstream.handle.work_directory)
-    if base is None:
+def _workplace(client: Client, upstream: Upstream) -> Workplace:
+    place = workplaces.find(client.principal.policy, client.owner, upstream.handle.work_directory)
+    if place is None:
         raise errors.PolicyRejected("guarded sessions need a runtime that this gateway spawned; the upstream was given")
-    directory = base / params["sessionId"]
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    params["workingDirectory"] = str(directory)
+    return place
 
 
-def work_directory(policy: Policy, owner: Owner, of_realm: Path | None) -> Path | None:
-    """Return the directory below which the sessions of an owner work; None where this gateway did not spawn the runtime."""
-    if policy.work_root is None or of_realm is None:
-        return of_realm
-    return Path(policy.work_root) / owner.tenant / owner.user
+async def _work_in_own_directory(
+    params: dict[str, Any], place: Workplace, claiming: asyncio.Future[Claim] | None = None
+) -> None:
+    """Give a guarded session a working directory of its own, below the realm's or where policy says.
+
+    Raises:
+        errors.PolicyRejected: it cannot be one of its own: a link is there, or a new session would find another's files.
+    """
+    session_id = params["sessionId"]
+    if place.make(session_id) and claiming is not None and (await claiming).created:
+        raise errors.PolicyRejected(
+            f"session {session_id} is refused: files that are not its own are in what would be its working directory; "
+            "choose another id, or ask your operator to remove them",
+            parameter="sessionId",
+        )
+    params["workingDirectory"] = str(place.path(session_id))
+
+
+async def _remove_own_directory(client: Client, upstream: Upstream, session_id: str) -> None:
+    """Remove the working directory of a guarded session that is deleted."""
+    if client.access is Access.OPEN or not sessions.is_valid_id(session_id):
+        return
+    try:
+        await asyncio.to_thread(_workplace(client, upstream).remove, session_id)
+    except (OSError, errors.PolicyRejected) as error:
+        client.log.warning("session.directory_kept", session=session_id, reason=str(error))
 
 
 def _says_failure(answer: Envelope) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -191,8 +191,6 @@ class Client:
     def __init__(self, link: Link, greeting: Greeting, introduction: dict[str, Any], services: Services) -> None:
         self.link = link
         principal = greeting.principal
-        if not services.settings.has_sandbox:
-            principal = replace(principal, policy=principal.policy.without_host_tools())
         #: Its policy is the current one: gateway.policy_watch puts another in its place when it changes.
         self.principal = principal
         self.proof = greeting.proof

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -32,6 +31,7 @@ from aerodrome.core import session as sessions
 from aerodrome.core.placement import Realm
 from aerodrome.core.session import SessionRecord
 from aerodrome.gateway.ownership import Ownership
+from aerodrome.gateway.workplaces import Workplace
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
 from aerodrome.protocol import hardening
 from aerodrome.transport import control
@@ -102,11 +102,11 @@ class SessionDeletion:
         handle: RuntimeHandle,
         link: ControlLink,
         is_due: Callable[[], Awaitable[bool]],
-        directory: Path | None,
+        place: Workplace | None,
     ) -> Outcome:
         """Delete one session if it is still to be and not at work; see this module's docstring for the order.
 
-        `directory` is where the owner's sessions work, each in one of its own (gateway.calls); None: nobody knows.
+        `place` is where the owner's sessions work; None: nobody knows.
 
         Raises:
             errors.RuntimeLost: the runtime did not answer; whether it has deleted the session is not known.
@@ -134,15 +134,15 @@ class SessionDeletion:
                 _log.warning("session.reap_failed", session=session_id, realm=record.realm, reason=refusal)
                 return Outcome.FAILED
             if sessions.is_valid_id(session_id):
-                await self.remove_files(directory, handle.work_directory, session_id)
+                await self.remove_files(place, handle.work_directory, session_id)
             await ownership.forget(session_id, record.owner)
         return Outcome.REAPED
 
-    async def remove_files(self, directory: Path | None, of_realm: Path | None, session_id: str) -> None:
+    async def remove_files(self, place: Workplace | None, of_realm: Path | None, session_id: str) -> None:
         """Remove what a runtime leaves of a session that it has deleted: its working directory and its lock."""
         try:
-            if directory is not None:
-                await asyncio.to_thread(remove_directory, directory, session_id)
+            if place is not None:
+                await asyncio.to_thread(place.remove, session_id)
             if of_realm is not None:
                 await asyncio.to_thread(_remove_lock, of_realm.parent.joinpath(*_LOCKS), session_id)
         except OSError as error:
@@ -186,19 +186,9 @@ def _remove_lock(directory: Path, session_id: str) -> None:
 def remove_directory(parent: Path, name: str) -> None:
     """Remove a directory and all in it, if it is there and really below `parent`: no link is followed.
 
-    `name` must be a plain one: what climbs out of `parent` is for the caller to refuse. The agents whose directory it is may
-    write to `parent`, so it is opened once and everything is named from there.
+    `name` must be a plain one: what climbs out of `parent` is for the caller to refuse.
 
     Raises:
         OSError: it, or something in it, cannot be removed; a link of that name is left alone.
     """
-    try:
-        below = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        shutil.rmtree(name, dir_fd=below)
-    except FileNotFoundError:
-        return
-    finally:
-        os.close(below)
+    Workplace(parent).remove(name)

@@ -54,6 +54,8 @@ async def greet(
 ) -> Greeting | None:
     """Hear the client until it has proved who it is; None if it leaves, stalls, or guesses too often.
 
+    What is refused here is audited here; that a principal is let in is for the caller to record.
+
     Raises:
         errors.InvalidRequest: it broke the framing (the caller answers and closes).
     """
@@ -84,6 +86,7 @@ async def _hear(link: Link, body: bytes, admission: Admission, auditor: audit.Au
     except errors.InvalidRequest as error:
         if admission.is_open:
             return Greeting(await admission.authenticate(None), None, {}, body)
+        auditor.broke_off(link.peer, None, error)
         link.send(answer_error(None, error))
         return None
     request_id = envelope.id if isinstance(envelope.id, (str, int)) else None
@@ -93,7 +96,6 @@ async def _hear(link: Link, body: bytes, admission: Admission, auditor: audit.Au
             token = take_token(params)
             auditor.check()
             principal = await admission.authenticate(token)
-            auditor.authenticated(link.peer, principal)
             return Greeting(principal, request_id, params, body, proof=identity.hash_secret(token or ""))
         if admission.is_open:
             return Greeting(await admission.authenticate(None), None, {}, body)

@@ -1,8 +1,9 @@
 """Policies that change while links are open: read again on schedule, or when the operator says so, and put in force at once.
 
 Calls are judged by `client.principal.policy`, which is replaced here. Open sessions follow as gateway.tightening says. Where the
-change is one of the runtime itself (isolation, trust, what a sandbox would hold), the tenant's links are closed and its
-runtimes cordoned: who connects again gets the realm that is right now. What cannot be read changes nothing.
+change is one of the runtime itself (isolation, trust, host tools), the tenant's links are closed and its runtimes cordoned: who
+connects again gets the realm that is right now. What a sandbox lets out changes while it runs. What cannot be read changes
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import replace
 import structlog
 
 from aerodrome import errors
+from aerodrome.core import placement
+from aerodrome.core.audit import Outcome
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Policy
 from aerodrome.gateway import tightening
@@ -43,6 +46,11 @@ class PolicyWatch:
         self._known: dict[str, Tenant] = dict(configured)
         self._reading = asyncio.Lock()
         self._unreadable: set[str] = set()
+
+    @property
+    def configured(self) -> Mapping[str, Tenant]:
+        """Return the tenants of the configuration as they are in force, now and later."""
+        return self._configured
 
     async def run(self, interval_seconds: float) -> None:
         """Look now and on schedule, until cancelled."""
@@ -74,7 +82,15 @@ class PolicyWatch:
         """
         async with self._reading:
             stored = await self._read()
+            self._note_changes(stored)
             return self._apply({**stored, **self._configured})
+
+    def _note_changes(self, stored: Mapping[str, Tenant]) -> None:
+        """Record which tenants of the database are not what they were."""
+        for name, tenant in self._known.items():
+            if tenant.source == "database" and name not in self._configured and tenant != stored.get(name):
+                reason = "changed in the database" if name in stored else "removed from the database"
+                self._gateway.services.audit.policy_changed(name, reason)
 
     async def _read(self) -> dict[str, Tenant]:
         try:
@@ -96,6 +112,7 @@ class PolicyWatch:
                 if name not in self._unreadable:
                     self._unreadable.add(name)
                     _log.error("policy.refused", tenant=name, reason=error.message)
+                    self._gateway.services.audit.policy_changed(name, error.code, Outcome.FAILED)
             if tenant is not None:
                 found[name] = tenant
         return found
@@ -107,6 +124,8 @@ class PolicyWatch:
             now = tenants.get(name)
             if now is None or _runtime_of(now.policy) != _runtime_of(tenant.policy) or _runtimes_differ(tenant, now):
                 self._cordon(name)
+            if now is not None and now != tenant:
+                self._let_reach(now)
         return sum(self._follow(client, tenants.get(client.owner.tenant)) for client in self._clients())
 
     def _follow(self, client: Client, tenant: Tenant | None) -> bool:
@@ -114,8 +133,6 @@ class PolicyWatch:
             self._close(client, client.principal.policy, "its tenant is removed")
             return True
         policy = tenant.policy_for(client.owner.user)
-        if not client.services.settings.has_sandbox:
-            policy = policy.without_host_tools()
         was = client.principal.policy
         if policy == was:
             return False
@@ -123,12 +140,15 @@ class PolicyWatch:
             self._close(client, policy, REASON)
         else:
             client.principal = replace(client.principal, policy=policy)
+            client.realm = placement.under(client.realm, policy)
+            self._gateway.services.fleet.let_reach(client.realm)
             tightening.tell(client)
         return True
 
     def _close(self, client: Client, policy: Policy, reason: str) -> None:
         """Close a link; a turn of it ends too, whatever client loss says, for it runs where it may not."""
         _log.info("link.closed_by_policy", link=client.number, tenant=client.owner.tenant, reason=reason)
+        self._gateway.services.audit.closed(client, reason)
         client.principal = replace(client.principal, policy=replace(policy, client_loss=ClientLoss.CLOSE))
         self._gateway.services.finishing.cut(client)
         client.link.close()
@@ -138,6 +158,13 @@ class PolicyWatch:
             if handle.realm.tenant == tenant:
                 self._gateway.services.fleet.cordon(handle, REASON)
 
+    def _let_reach(self, tenant: Tenant) -> None:
+        """Put in force what the tenant's sandboxes let out, those without links included."""
+        for handle in self._list_runtimes():
+            if handle.realm.tenant == tenant.name:
+                policy = tenant.policy_for(handle.realm.user) if handle.realm.user is not None else tenant.policy
+                self._gateway.services.fleet.let_reach(placement.under(handle.realm, policy))
+
     def _clients(self) -> Iterator[Client]:
         """Yield the clients that are there, or have left turns; one whose link is closing is followed when it is neither."""
         yield from (client for client in self._gateway.clients if not client.link.is_closing)
@@ -146,8 +173,8 @@ class PolicyWatch:
 
 def _runtime_of(policy: Policy) -> tuple[object, ...]:
     """Return what a policy says of the runtimes themselves, and of who shares them."""
-    sandbox = (policy.egress, policy.host_tools) if policy.needs_sandbox else ()
-    return policy.isolation, policy.trust, sandbox
+    has_host_tools = policy.gives_host_tools
+    return policy.isolation, policy.trust, has_host_tools, policy.work_root if has_host_tools else None
 
 
 def _runtimes_differ(was: Tenant, now: Tenant) -> bool:

@@ -23,7 +23,7 @@ from aerodrome.core.expiry import Expiry
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import Policy
 from aerodrome.core.session import SessionRecord
-from aerodrome.gateway import calls
+from aerodrome.gateway import workplaces
 from aerodrome.gateway.deletion import Outcome, Presence, SessionDeletion
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
@@ -130,8 +130,8 @@ class SessionReaper:
             due = await self._due(record, policy)
             return due is not None
 
-        directory = calls.work_directory(policy, record.owner, handle.work_directory)
-        outcome = await self._deletion.delete(record, handle, link, is_due, directory)
+        place = workplaces.find(policy, record.owner, handle.work_directory)
+        outcome = await self._deletion.delete(record, handle, link, is_due, place)
         if outcome is Outcome.REAPED and due is not None:
             _log.info("session.reaped", session=record.session_id, realm=record.realm, limit=due.limit.value)
             self._settings.note_reaped(record, due.limit.value)

@@ -87,6 +87,7 @@ class Relay:
         try:
             envelope = messages.decode(body)
         except errors.InvalidRequest as error:
+            self._client.services.audit.broke_off(self._client.link.peer, self._client, error)
             self._client.refuse(None, error)
             return
         method, request_id = envelope.method, envelope.id
@@ -95,6 +96,8 @@ class Relay:
         elif request_id is UNSET or request_id is None:
             if method == _CANCEL:
                 self._cancel(envelope)
+            else:
+                self._client.services.audit.unheard(self._client, method)
         else:
             self._take_request(Request(request_id, method, envelope.params, methods.lookup(method)))
 
@@ -197,7 +200,7 @@ class Relay:
         session_id = _named_session(request)
         verdict = methods.judge(request.method, client.access, session_id is not None)
         if verdict is Verdict.DENY:
-            request.session_ids = [session_id] if session_id is not None else []
+            request.session_ids = [session_id] if session_id is not None else _all_named(request)
             raise _denied(request)
         client.services.drainer.check(request.method)
         if request.method == "session.create":
@@ -331,7 +334,7 @@ class Relay:
         if request.method in _DETACHES:
             return calls.detach_finish(client, request)
         if request.method in _DELETIONS:
-            return calls.delete_finish(client, request)
+            return calls.delete_finish(client, upstream, request)
         if request.method == "sessions.close":
             return calls.close_finish(client, request)
         if request.method in replays.METHODS and request.session_id in client.attachments:
@@ -395,6 +398,14 @@ def _named_session(request: Request) -> str | None:
         if row is None or row.session_ids[0].optional:
             return None
         raise errors.InvalidParams("expected sessionId to be a string; name the session") from None
+
+
+def _all_named(request: Request) -> list[str]:
+    """Return the sessions that a refused call names, wherever it does; of one that cannot be read, none."""
+    try:
+        return id_paths.find_ids(request.object(), request.row.session_ids) if request.row is not None else []
+    except errors.InvalidParams:
+        return []
 
 
 def _denied(request: Request) -> errors.AerodromeError:

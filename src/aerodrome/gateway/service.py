@@ -70,13 +70,21 @@ class TenantGateway:
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""
-        greeting = await handshake.greet(link, self._admission, self._services.settings, self._services.audit)
+        audit = self._services.audit
+        try:
+            greeting = await handshake.greet(link, self._admission, self._services.settings, audit)
+        except errors.InvalidRequest as error:
+            audit.broke_off(link.peer, None, error)
+            raise
         if greeting is None:
             return
         tenant = greeting.principal.owner.tenant
         if self._services.settings.client_names_tenant and tenant not in tls.names_in(link.certificate):
-            link.send(handshake.answer_error(greeting.request_id, errors.AuthenticationFailed()))
+            refusal = errors.AuthenticationFailed(f"the client's certificate does not name {tenant}")
+            audit.not_authenticated(link.peer, None, refusal)
+            link.send(handshake.answer_error(greeting.request_id, refusal))
             return
+        audit.authenticated(link.peer, greeting.principal)
         await self._serve(link, greeting)
 
     async def serve_principal(self, link: Link, principal: Principal) -> None:
@@ -109,6 +117,7 @@ class TenantGateway:
             return
         client.is_dismissed = True
         client.log.warning("link.dismissed", reason=reason, user=client.owner.user)
+        self._services.audit.closed(client, reason)
         if client in self._clients.get(client.realm.key, ()):
             client.term.reschedule(asyncio.get_running_loop().time())
         else:
@@ -119,6 +128,9 @@ class TenantGateway:
             async with client.term:
                 self._clients.setdefault(client.realm.key, set()).add(client)
                 await Relay(client).run(rest)
+        except errors.InvalidRequest as error:
+            self._services.audit.broke_off(client.link.peer, client, error)
+            raise
         except TimeoutError:
             if not client.is_dismissed:
                 raise

@@ -39,8 +39,6 @@ class GatewaySettings:
     finish_seconds: float = 3600.0
     missed_seconds: float = 3600.0
     missed_bytes: int = 8 * 1024 * 1024
-    #: Whether runtimes with host tools are held by a sandbox; without one nobody gets such tools.
-    has_sandbox: bool = False
     #: How often policies are read again for open links.
     policy_seconds: float = 2.0
     ownership_cache_seconds: float = 30.0

@@ -59,6 +59,7 @@ async def restrict(client: Client, session_id: str) -> None:
     ends_at = loop.time() + _SETTLE_SECONDS
     while resident is not None and any(is_stale(holder.client, holder.held) for holder in resident.live):
         if await unloading.unload(client.services, resident, "policy"):
+            client.services.audit.restricted(client, session_id)
             return
         if any(holder.held.state is AttachmentState.TURN for holder in resident.live) or loop.time() > ends_at:
             raise errors.OverCapacity(
@@ -103,7 +104,7 @@ def tell(client: Client) -> None:
 
 
 def refuse_tool(client: Client, peek: Peek, body: bytes) -> dict[str, Any] | None:
-    """Return the answer to an event that asks the client to run a tool which policy denies; None for every other event."""
+    """Refuse an event that asks the client to run a tool which policy denies: return its answer; None for every other event."""
     params = peek.params
     if client.principal.policy.tools is None or client.access is Access.OPEN:
         return None
@@ -113,6 +114,7 @@ def refuse_tool(client: Client, peek: Peek, body: bytes) -> dict[str, Any] | Non
     data = asked["event"].get("data") or {}
     if client.principal.policy.judge_tool(f"custom:{data.get('toolName')}").is_allowed:
         return None
+    client.services.audit.tool_refused(client, str(params.sessionId), data.get("toolName"))
     # Not an `error`, of which a model is told no more than that there was one (measured).
     result = {"textResultForLlm": "this tool is refused by the policy of the tenant", "resultType": "denied"}
     return {"sessionId": params.sessionId, "requestId": data.get("requestId"), "result": result}
@@ -128,6 +130,7 @@ async def _tell(client: Client, held: Attachment) -> None:
             options = _harden_again("session.options.update", dict(held.options), policy) or {}
         except errors.AerodromeError as error:
             _log.info("policy.turn_aborted", session=held.session_id, reason=error.message)
+            client.services.audit.restricted(client, held.session_id, error)
             await upstream.call("session.abort", {"sessionId": held.session_id})
             return
         tools = _whole_names(options.get("availableTools", params["availableTools"]), params.get("tools"))
@@ -135,6 +138,8 @@ async def _tell(client: Client, held: Attachment) -> None:
         if "allowedModels" in params:
             allowed = {"sessionId": held.session_id, "allowedModels": params["allowedModels"]}
             await upstream.call("session.model.setAllowedModels", allowed)
+        if held.has_turn:  # any other comes back restricted, and that is recorded then
+            client.services.audit.restricted(client, held.session_id)
     except errors.RuntimeLost:
         pass  # it comes back restricted
 

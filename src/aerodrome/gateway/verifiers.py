@@ -23,11 +23,17 @@ from aerodrome.ports.registry import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a token proves; the key it stands on, empty for an issuer's; the Unix time from which it proves nothing."""
+    """Whom a token proves; the key it stands on, empty for an issuer's; the Unix time from which it proves nothing.
+
+    `is_stored`: the registry has the key of this user, so that it goes when they are erased. Other tokens outlive an erasure;
+    `issued_at` is when one was made, None where it does not say.
+    """
 
     owner: Owner
     key_id: str = ""
     expires_at: float | None = None
+    is_stored: bool = False
+    issued_at: float | None = None
 
 
 class Verifier(Protocol):
@@ -54,7 +60,7 @@ class KeyVerifier:
         if key is None:
             raise errors.AuthenticationFailed("no such key" if parts else "the token has not the form of one")
         _check_key(key, is_proved, self._scope, now)
-        return Proof(key.owner, key.key_id, key.expires_at)
+        return Proof(key.owner, key.key_id, key.expires_at, is_stored=True)
 
 
 class ConnectionTokenVerifier:
@@ -80,7 +86,8 @@ class ConnectionTokenVerifier:
             raise errors.AuthenticationFailed("no such signing key")
         _check_key(key, is_proved, Scope.SIGN, now)
         expires_at = jwt.check_claims(claims, self._terms, now)
-        return Proof(Owner(key.owner.tenant, connection_token.read_user(claims)), key.key_id, expires_at)
+        owner = Owner(key.owner.tenant, connection_token.read_user(claims))
+        return Proof(owner, key.key_id, expires_at, issued_at=jwt.issued_at(claims))
 
 
 class IssuerVerifier:
@@ -110,7 +117,7 @@ def _read(token: str, issuer: Issuer, key: PublicKey | None, now: float) -> Proo
         raise errors.AuthenticationFailed("the issuer has no such key")
     claims = jwt.verify(token, key, jwt.peek(token).algorithm)
     expires_at = jwt.check_claims(claims, issuer.terms, now)
-    return Proof(issuer.read_owner(claims), expires_at=expires_at)
+    return Proof(issuer.read_owner(claims), expires_at=expires_at, issued_at=jwt.issued_at(claims))
 
 
 def _check_key(key: Key, is_proved: bool, scope: Scope, now: float) -> None:

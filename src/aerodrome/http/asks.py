@@ -17,7 +17,7 @@ import structlog
 from aerodrome import errors
 from aerodrome.core import placement
 from aerodrome.core.identity import Owner, Principal
-from aerodrome.gateway import calls
+from aerodrome.gateway import workplaces
 from aerodrome.gateway.deletion import Outcome, SessionDeletion
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.service import TenantGateway
@@ -134,11 +134,11 @@ class Asks:
             realm = placement.under(realm, policy)
         async with self._deletion.open_runtime(realm) as (handle, link):
             of_realm = handle.work_directory
-            directory = calls.work_directory(policy, whose, of_realm) if policy is not None else of_realm
-            outcome = await self._deletion.delete(record, handle, link, _always, directory)
+            place = workplaces.find(policy, whose, of_realm) if policy is not None else None
+            outcome = await self._deletion.delete(record, handle, link, _always, place)
             if outcome is Outcome.LEFT and user is not None:
                 await user.delete(session_id)
-                await self._deletion.remove_files(directory, of_realm, session_id)
+                await self._deletion.remove_files(place, of_realm, session_id)
             elif outcome is Outcome.REAPED:
                 await self._users.store.forget(session_id, whose)
 

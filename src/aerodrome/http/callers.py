@@ -46,9 +46,7 @@ class Caller:
     async def check_session(self, session_id: str, method: str) -> None:
         """Check that a session is the caller's. Raises errors.SessionMissing, also for one of another owner."""
         services = self.site.services
-        if not sessions.is_valid_id(session_id):
-            raise errors.SessionMissing("no such session")
-        owner = await services.ownership.find_owner(session_id)
+        owner = await services.ownership.find_owner(session_id) if sessions.is_valid_id(session_id) else None
         if owner != self.owner:
             services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
             raise errors.SessionMissing("no such session")
@@ -104,16 +102,16 @@ async def _authenticate(
 ) -> Caller:
     site = site_of(request)
     peer = _peer(request)
-    if given is None:
-        raise errors.AuthenticationRequired
+    token = given.credentials if given is not None else None
     try:
-        principal = await site.gateway.admission.authenticate(given.credentials)
-    except errors.AuthenticationFailed as error:
-        site.services.audit.not_authenticated(peer, given.credentials, error)
+        if token is None:
+            raise errors.AuthenticationRequired
+        principal = await site.gateway.admission.authenticate(token)
+    except (errors.AuthenticationFailed, errors.AuthenticationRequired) as error:
+        site.services.audit.not_authenticated(peer, token, error)
         raise
-    policy = site.policy_of(principal.policy)
     await entry.enter(request, site, principal.owner)
-    return Caller(site, Principal(principal.owner, policy, principal.key_id, principal.expires_at), peer)
+    return Caller(site, principal, peer)
 
 
 async def authenticate_minter(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aerodrome.clock import Clock
-from aerodrome.core.policy import Policy
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.minting import Minting
 from aerodrome.gateway.service import TenantGateway
@@ -61,10 +60,6 @@ class Site:
     replays: Replays
     rates: RateLimiter
     minting: Minting | None = None
-
-    def policy_of(self, policy: Policy) -> Policy:
-        """Return a policy as it holds here: without what needs a sandbox where there is none."""
-        return policy if self.services.settings.has_sandbox else policy.without_host_tools()
 
     @property
     def services(self) -> Services:

@@ -135,6 +135,10 @@ class Fleet(Protocol):
         """Take a runtime that cannot serve any more out of placement and stop it; `lost` tells its users. Idempotent."""
         ...
 
+    def let_reach(self, realm: Realm) -> None:
+        """Have the realm's sandboxed runtimes reach what its policy names now, and nothing else. Idempotent."""
+        ...
+
     def subscribe(self, broadcast: Broadcast) -> None:
         """Have notifications of the control links delivered."""
         ...

@@ -43,8 +43,8 @@ class ResourceUsage:
 class Confinement:
     """What a sandboxed runtime may see and reach besides the system: its realm's directories, and HOST:PORT of what is elsewhere.
 
-    `realm` is the directory that holds `directories`; `place` is one that a sandbox may make for this runtime: it goes with it.
-    `egress` may hold `*`: every public address.
+    `realm` is the directory that holds `directories`, but for one where its sessions work; `place` is one that a sandbox may
+    make for this runtime: it goes with it. `egress` is what core.egress reads.
     """
 
     realm: Path
@@ -115,6 +115,10 @@ class RuntimeProcess(Protocol):
 
     def thaw(self) -> None:
         """Let it run again; orders are kept in order. Idempotent."""
+        ...
+
+    def let_reach(self, targets: tuple[str, ...]) -> None:
+        """Let it reach these (core.egress) and nothing else, connections that are open included; nothing where it is not held."""
         ...
 
     async def stop(self, grace_seconds: float) -> None:

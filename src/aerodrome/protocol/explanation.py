@@ -6,13 +6,15 @@ cannot differ from what happens. Whose a session is, and values of parameters, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aerodrome import errors
+from aerodrome.core import egress
 from aerodrome.core.identity import Tenant
 from aerodrome.core.patterns import SOURCES
-from aerodrome.core.policy import Access, Policy
+from aerodrome.core.policy import Access, HostTools, Policy
 from aerodrome.core.policy_document import WORD_OF
 from aerodrome.protocol import hardening_tools, methods
 from aerodrome.protocol.methods import Verdict
@@ -36,12 +38,15 @@ class Explanation:
 
 
 class Explainer:
-    """Explains the policy of a tenant, or of one user of it. `has_sandbox`: whether runtimes with host tools are held by one."""
+    """Explains the policy of a tenant, or of one user of it.
 
-    def __init__(self, tenant: Tenant, user: str | None, has_sandbox: bool) -> None:
+    `hold`: what becomes of host tools in this gateway, and why; asked for a policy that gives any.
+    """
+
+    def __init__(self, tenant: Tenant, user: str | None, hold: Callable[[], tuple[HostTools, str]]) -> None:
         self._tenant = tenant
         self._user = user
-        self._has_sandbox = has_sandbox
+        self._hold = hold
         self.policy = tenant.policy if user is None else tenant.policy_for(user)
 
     def origin(self, field: str) -> str:
@@ -62,12 +67,24 @@ class Explainer:
         kind, colon, rest = subject.partition(":")
         explainers = {"tool": self._tool, "model": self._model, "url": self._url}
         if not colon:
-            return self._method(subject)
+            return self._held(self._method(subject), self._needs_runtime(subject))
         if kind not in explainers or not rest:
             raise errors.ConfigError(
                 f"expected a method, tool:SOURCE:NAME, model:NAME or url:URL, found {subject!r}; for example tool:mcp:git/log"
             )
-        return explainers[kind](rest)
+        return self._held(explainers[kind](rest))
+
+    def _needs_runtime(self, name: str) -> bool:
+        return methods.judge(name, self.policy.access, has_session=True) is not Verdict.VIRTUAL
+
+    def _held(self, found: Explanation, needs_runtime: bool = True) -> Explanation:
+        """Add what becomes of it where the runtime must be held by a sandbox, and there is none or there is one."""
+        if not self.policy.gives_host_tools or not found.is_allowed or not needs_runtime:
+            return found
+        hold, why = self._hold()
+        if hold is HostTools.REFUSED:
+            return Explanation(False, (*found.reasons, f"but runtimes with host tools are refused: {why}"))
+        return Explanation(True, (*found.reasons, f"runtimes with host tools are started {why}"))
 
     def _method(self, name: str) -> Explanation:
         access = self.policy.access
@@ -95,8 +112,6 @@ class Explainer:
         allowed, reasons = self._decided("tools", decision.is_allowed, decision.pattern)
         if source == "builtin" and name in hardening_tools.HOST_TOOLS:
             reasons = (*reasons, self._said("host_tools"))
-            if allowed and not self._has_sandbox:
-                return Explanation(False, (*reasons, "but no sandbox holds the runtimes of this gateway"))
         return Explanation(allowed, reasons)
 
     def _why_no_builtin(self, name: str) -> str:
@@ -118,7 +133,16 @@ class Explainer:
             f"as a model provider: {_word(as_model)}; {self._said('provider_urls')}",
             f"as an MCP server: {_word(as_server)}; {self._said('mcp_urls')}",
         )
-        return Explanation(as_model or as_server, reasons)
+        return Explanation(as_model or as_server, (*reasons, *self._reached(url)))
+
+    def _reached(self, url: str) -> tuple[str, ...]:
+        """Say what of it a sandbox lets out, for whatever agents run."""
+        target = egress.split(egress.target_of(url)) if self.policy.gives_host_tools else None
+        if target is None:
+            return ()
+        lets_out = egress.is_allowed(*target, egress.targets_of(self.policy))
+        host, port = target
+        return (f"for programs of agents {host}:{port}: {_word(lets_out)} by a sandbox; {self._said('egress')}",)
 
     def _decided(self, field: str, is_allowed: bool, pattern: str | None) -> tuple[bool, tuple[str, ...]]:
         origin = f"{WORD_OF[field]}, {self.origin(field)}"

@@ -135,8 +135,9 @@ def _slow_header(data: bytes, at: int, max_frame_bytes: int) -> tuple[int, int] 
 
 def _read_line(line: bytes, length: int | None, max_frame_bytes: int) -> int | None:
     name, colon, value = line.partition(b":")
-    if not colon:
-        raise errors.ParseFailed("expected 'Content-Length: N', found a header line without ':'")
+    if not colon or line[:1] in (b" ", b"\t"):
+        # A line that begins with a blank goes on with the one before to some readers, and is one of its own to others.
+        raise errors.ParseFailed("expected 'Content-Length: N', found a header line without ':' or that is folded")
     if name.strip().lower() != b"content-length":
         return length
     digits = value.strip()

@@ -165,7 +165,7 @@ def default_tools(has_agents: bool, policy: Policy) -> list[str]:
 
     Where tools may reach the host, all built-in ones: that is what a program without a filter expects.
     """
-    is_all = has_agents or policy.host_tools
+    is_all = has_agents or policy.gives_host_tools
     built_in = hardening_tools.builtin_tools(policy) if is_all else hardening_tools.CONVERSATION_TOOLS
     return hardening_tools.narrow_filter(["custom:*", "mcp:*", *(f"builtin:{tool}" for tool in built_in)], policy)
 

@@ -49,7 +49,7 @@ _NAMED_SERVERS = {
 
 def builtin_tools(policy: Policy) -> tuple[str, ...]:
     """Return the built-in tools that a guarded session may have, whatever patterns say."""
-    host = HOST_TOOLS if policy.host_tools else ()
+    host = HOST_TOOLS if policy.gives_host_tools else ()
     return (*CONVERSATION_TOOLS, *AGENT_TOOLS, *host)
 
 
@@ -123,5 +123,6 @@ def check(method: str, params: Params, policy: Policy) -> None:
 
 def _refusal(what: str) -> errors.PolicyRejected:
     return errors.PolicyRejected(
-        f"{what[:300]} is refused by the tool patterns of this tenant's policy; ask your operator to allow it"
+        f"{what[:300]} is refused by the tool patterns of this tenant's policy; ask your operator to allow it",
+        parameter="tools",
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
+from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.clock import SystemClock
@@ -25,9 +26,9 @@ from aerodrome.core.backoff import Backoff
 from aerodrome.core.identity import Owner, Scope, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
-from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Policy, Trust
+from aerodrome.core.policy import ClientLoss, GitHubAccess, HostTools, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.fleet.spec import FleetSettings, OpenRealms
+from aerodrome.fleet.spec import FleetSettings
 from aerodrome.gateway import admission, audit
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
@@ -119,13 +120,15 @@ class Rig:
         services = Services(
             self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor, usage=ledger
         )
-        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock))
+        self.find_tenant = find_tenant
+        self.erasures = MemoryErasureStore()
+        self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock, self.erasures))
         self.policies = PolicyWatch(self.gateway, self.configured, self.tenants, self.pool.handles)
         self.services = services
         self.minter = Minter(self.keys, find_tenant, MASTER_KEY, 3600.0, self.clock)
         nobody = IssuerVerifier([])
         mint_keys = Verifiers(KeyVerifier(self.keys, Scope.MINT), nobody, nobody)
-        self.minting = Minting(self.minter, TenantAdmission(mint_keys, find_tenant, self.clock))
+        self.minting = Minting(self.minter, TenantAdmission(mint_keys, find_tenant, self.clock, self.erasures))
         self.watch = PrincipalWatch(self.gateway, self.keys, find_tenant, self.clock, settings.principals_seconds)
         self._watching: asyncio.Task[None] | None = None
         self.caretaker = Caretaker(services)
@@ -222,7 +225,7 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
         is_native=True,
         version="scripted",
         state_directory=state_directory,
-        open_realms=OpenRealms.UNSANDBOXED,
+        host_tools=HostTools.UNSANDBOXED,
         ready_seconds=5.0,
         stop_grace_seconds=0.2,
         backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),

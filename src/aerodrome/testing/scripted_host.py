@@ -33,6 +33,8 @@ class ScriptedProcess:
         self.used: ResourceUsage | None = ResourceUsage(80_000_000, 6, 14, 1)
         #: With what grace it was stopped, in order.
         self.graces: list[float] = []
+        #: What it was let reach since it was spawned, in order.
+        self.reaches: list[tuple[str, ...]] = []
         runtime.die = self.kill
 
     async def address(self) -> tuple[str, int]:
@@ -55,6 +57,10 @@ class ScriptedProcess:
     def thaw(self) -> None:
         """Have it answer again, first what was asked meanwhile."""
         self.runtime.thaw()
+
+    def let_reach(self, targets: tuple[str, ...]) -> None:
+        """Note it."""
+        self.reaches.append(targets)
 
     async def stop(self, grace_seconds: float) -> None:
         """End it; one that ignores TERM takes its grace."""

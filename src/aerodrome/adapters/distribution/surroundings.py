@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from aerodrome.adapters.distribution import trial
@@ -27,15 +27,6 @@ MINIMUM_FILES = 4096
 INSTALL_BYTES = 600 << 20
 STATE_BYTES = 100 << 20
 _PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-
-def default_state_directory(environ: Mapping[str, str]) -> Path:
-    """Return AERODROME_STATE_DIRECTORY, else XDG_STATE_HOME/aerodrome, else ~/.local/state/aerodrome."""
-    if environ.get("AERODROME_STATE_DIRECTORY"):
-        return Path(environ["AERODROME_STATE_DIRECTORY"]).expanduser().absolute()
-    xdg = environ.get("XDG_STATE_HOME", "")
-    root = Path(xdg) if xdg.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".local" / "state"
-    return root / "aerodrome"
 
 
 def python(machine: Machine) -> Check:

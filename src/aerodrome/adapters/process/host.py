@@ -104,6 +104,9 @@ class ProcessRuntime:
             if not self.group.set_frozen(frozen):
                 self._host.signal_all(self._number, signal.SIGSTOP if frozen else signal.SIGCONT)
 
+    def let_reach(self, targets: tuple[str, ...]) -> None:
+        """Do nothing: a process reaches what the machine does."""
+
     async def stop(self, grace_seconds: float) -> None:
         """TERM, wait, KILL; KILL at once without grace."""
         self._is_stopping = True

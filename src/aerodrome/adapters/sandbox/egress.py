@@ -35,6 +35,8 @@ _HOP = re.compile(rb"(?:connection|proxy-[a-z-]+|keep-alive):", re.IGNORECASE)
 _log = structlog.get_logger()
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+#: Host, port, and the address that the host's name led to.
+_Way = tuple[str, int, str]
 
 
 class Refused(Exception):
@@ -51,8 +53,11 @@ class Egress:
     def __init__(self, targets: tuple[str, ...], proxy_port: int) -> None:
         self._targets = targets
         self._proxy_port = proxy_port
-        self._servers: list[asyncio.Server] = []
-        self._serving: set[asyncio.Task[None]] = set()
+        self._network: RuntimeNetwork | None = None
+        #: By the port inside; of every connection that is open where it leads, once that is known.
+        self._servers: dict[int, asyncio.Server] = {}
+        self._serving: dict[asyncio.Task[None], _Way | None] = {}
+        self._changing: asyncio.Task[None] | None = None
         self._said: set[str] = set()
         self._is_closed = False
 
@@ -62,38 +67,74 @@ class Egress:
         Raises:
             OSError: a port cannot be had there.
         """
-        await self._serve(await network.listen(self._proxy_port), self._answer)
+        self._network = network
+        await self._serve(self._proxy_port, network, self._answer)
         for port in egress.loopback_ports(self._targets):
-            await self._serve(await network.listen(port), _to_loopback(port))
+            await self._serve(port, network, self._to_loopback(port))
         if self._is_closed:
             self.close()
+
+    def let_reach(self, targets: tuple[str, ...]) -> None:
+        """Let through these and nothing else: what is open to others ends. Ports of loopback open inside a moment later."""
+        if targets == self._targets:
+            return
+        self._targets = targets
+        wanted = {self._proxy_port, *egress.loopback_ports(targets)}
+        for port in [port for port in self._servers if port not in wanted]:
+            self._servers.pop(port).close()
+        for task, way in list(self._serving.items()):
+            if way is not None and not egress.may_reach(*way, targets):
+                task.cancel()
+        is_changing = self._changing is not None and not self._changing.done()
+        if self._network is not None and not is_changing and not self._is_closed:
+            self._changing = asyncio.create_task(self._open_ports(self._network), name="ports of a sandbox")
+
+    async def _open_ports(self, network: RuntimeNetwork) -> None:
+        """Listen on every port that is to be there, those that are named meanwhile included."""
+        done: set[int] = set(self._servers)
+        while new := set(egress.loopback_ports(self._targets)) - done:
+            port = new.pop()
+            done.add(port)
+            try:
+                await self._serve(port, network, self._to_loopback(port))
+            except (OSError, TimeoutError) as error:
+                _log.warning("egress.unopened", port=port, reason=str(error) or "timeout")
+            if self._is_closed or port not in egress.loopback_ports(self._targets):
+                server = self._servers.pop(port, None)
+                done.discard(port)
+                if server is not None:
+                    server.close()
+            if self._is_closed:
+                return
 
     def close(self) -> None:
         """Listen no more and end what is open. Idempotent."""
         self._is_closed = True
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
         self._servers.clear()
         for task in self._serving:
             task.cancel()
 
-    async def _serve(self, listening: socket.socket, work: Callable[[_Streams], Awaitable[None]]) -> None:
+    async def _serve(self, port: int, network: RuntimeNetwork, work: Callable[[_Streams], Awaitable[None]]) -> None:
+        listening = await network.listen(port)
+
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             if len(self._serving) >= _CONNECTIONS or self._is_closed:
                 writer.transport.abort()
                 return
-            self._serving.add(task)
+            self._serving[task] = None
             try:
                 await work((reader, writer))
             except (OSError, TimeoutError, asyncio.CancelledError):
                 pass  # either end is gone, or the sandbox is
             finally:
-                self._serving.discard(task)
+                del self._serving[task]
                 writer.transport.abort()
 
-        self._servers.append(await asyncio.start_server(accept, sock=listening, limit=_HEAD_BYTES))
+        self._servers[port] = await asyncio.start_server(accept, sock=listening, limit=_HEAD_BYTES)
 
     async def _answer(self, inside: _Streams) -> None:
         """Serve one connection to the proxy: read what it asks for, check it, open it, copy both ways."""
@@ -130,14 +171,33 @@ class Egress:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                if not egress.is_named(host, port, self._targets):
-                    addresses = [entry for entry in addresses if egress.is_public(str(entry[4][0]))]
-                if not addresses:
+                ways = [(host, port, str(entry[4][0])) for entry in addresses]
+                allowed = [way for way in ways if egress.may_reach(*way, self._targets)]
+                if not allowed:
                     raise Refused("403 Leads to an address that policy does not name")
+                self._note_way(allowed[0])
                 # The address that was checked, not the name again: it may lead elsewhere a moment later.
-                return await asyncio.open_connection(str(addresses[0][4][0]), port)
+                return await asyncio.open_connection(allowed[0][2], port)
         except (OSError, TimeoutError):
             raise Refused("502 Cannot be reached") from None
+
+    def _to_loopback(self, port: int) -> Callable[[_Streams], Awaitable[None]]:
+        async def forward(inside: _Streams) -> None:
+            named = [host for host in ("127.0.0.1", "localhost") if egress.is_named(host, port, self._targets)]
+            if not named:
+                return
+            self._note_way((named[0], port, "127.0.0.1"))
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                outside = await asyncio.open_connection("127.0.0.1", port)
+            await _join(inside, outside)
+
+        return forward
+
+    def _note_way(self, way: _Way) -> None:
+        """Note where the connection that this task serves leads."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[task] = way
 
 
 def _parse(head: bytes) -> tuple[str, bytes | None]:
@@ -158,15 +218,6 @@ def _parse(head: bytes) -> tuple[str, bytes | None]:
     first = b"%b %b %b" % (match["method"], path, match["version"])
     has_port = re.search(r":[0-9]+\Z", target) is not None
     return (target if has_port else f"{target}:80"), b"\r\n".join([first, *lines, b"Connection: close", b"", b""])
-
-
-def _to_loopback(port: int) -> Callable[[_Streams], Awaitable[None]]:
-    async def forward(inside: _Streams) -> None:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            outside = await asyncio.open_connection("127.0.0.1", port)
-        await _join(inside, outside)
-
-    return forward
 
 
 async def _join(inside: _Streams, outside: _Streams) -> None:

@@ -67,6 +67,11 @@ class SandboxedRuntime:
         """Let it run again."""
         self._process.thaw()
 
+    def let_reach(self, targets: tuple[str, ...]) -> None:
+        """Let other targets through from now on; where the network is not policy's to hold, nothing changes."""
+        if self._egress is not None:
+            self._egress.let_reach(targets)
+
     async def stop(self, grace_seconds: float) -> None:
         """Climb the stop ladder."""
         await self._process.stop(grace_seconds)

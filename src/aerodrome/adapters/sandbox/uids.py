@@ -38,10 +38,12 @@ class UidRange:
         try:
             with self._choosing:
                 uid = self._of(root, directories)
-            if root.stat().st_uid != uid:
-                for directory in directories:
+            is_new = root.stat().st_uid != uid
+            for directory in directories:
+                # Where sessions work may be outside the realm (a policy's work_root), and be named later.
+                if is_new or directory.stat().st_uid != uid:
                     _give_away(directory, uid)
-                os.chown(root, uid, uid)
+            os.chown(root, uid, uid)
         except OSError as error:
             raise errors.SpawnFailed(
                 f"cannot give {root.name} to a user id of its own: {error.strerror}; may this gateway chown?"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from aerodrome import errors
 
@@ -144,6 +144,9 @@ def list_texts(dialect: str, name: str) -> sa.TableValuedAlias:
 def _insert(dialect: str, table: sa.Table) -> sa.Executable:
     if dialect == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
+    # Here, because it is a twelfth of the start of every process that opens a database of the other kind.
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+
     return postgresql.insert(table).on_conflict_do_nothing()
 
 

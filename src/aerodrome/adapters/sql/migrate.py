@@ -1,7 +1,8 @@
 """Bring a database's schema up to this code's: Alembic, driven from code and shipped with it, no alembic.ini.
 
 Runs in one transaction that holds the write lock, so of two processes that start at once one migrates and the other finds
-it done. Not able to go back: a database newer than the code is refused. Neighbours: tables.py (REVISION), `migrations`.
+it done. A new database is given the tables as they are now: to import Alembic would be a fifth of a first start. Not able to go
+back: a database newer than the code is refused. Neighbours: tables.py (REVISION), `migrations`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 # Alembic hands the migration its connection through module globals.
 _ONE_AT_A_TIME = threading.Lock()
+#: Alembic's own table, as it makes it.
+_VERSION = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 
 async def migrate(database: engine.Database) -> None:
@@ -37,8 +45,25 @@ def _upgrade(connection: sa.Connection, name: str) -> None:
         return
     if present is None:
         _check_ours(connection, name)
-    # Here, because it costs every command a sixth of its start, and is needed once in a database's life.
-    from alembic import command  # noqa: PLC0415
+        create(connection)
+    else:
+        run_scripts(connection, present, name)
+
+
+def create(connection: sa.Connection) -> None:
+    """Create the tables of this code in a database that has none, and note their revision as the scripts would."""
+    tables.METADATA.create_all(connection)
+    _VERSION.create(connection, checkfirst=True)
+    connection.execute(_VERSION.insert().values(version_num=tables.REVISION))
+
+
+def run_scripts(connection: sa.Connection, present: str | None, name: str) -> None:
+    """Run the migrations that come after the present revision.
+
+    Raises:
+        errors.ConfigError: this code does not know the present revision.
+    """
+    from alembic import command  # noqa: PLC0415  needed a few times in a database's life
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config(attributes={"connection": connection})

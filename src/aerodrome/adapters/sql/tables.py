@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0005"
+REVISION = "0006"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -65,6 +65,15 @@ GITHUB_TOKENS = sa.Table(
     sa.Column("expires_at", sa.Double),
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("can_refresh", sa.Integer, nullable=False),
+)
+
+#: Of users whose rows are gone: `digest` is core.erasure's, so that nothing here has their names.
+ERASURES = sa.Table(
+    "erasures",
+    METADATA,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("issued_until", sa.Double, nullable=False),
+    sa.Column("kept_until", sa.Double, nullable=False),
 )
 
 #: `options` is JSON as http.options has it; a session of another owner under the same id has taken it over.

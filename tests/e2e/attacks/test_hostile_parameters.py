@@ -19,7 +19,8 @@ import pytest
 from aerodrome.testing import demo_process
 from aerodrome.testing.demo_process import DemoProcess
 
-from .attacks_client import Program, Programs, is_refusal, leaks
+from .client import Program, Programs, is_refusal, leaks
+from .site import Site
 
 pytestmark = pytest.mark.runtime
 
@@ -66,17 +67,9 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 
 
 @pytest.fixture
-async def programs(demo: DemoProcess) -> AsyncIterator[Programs]:
-    """Connect programs, gone when the test is."""
-    opened = Programs(demo)
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
-async def attacker(demo: DemoProcess, programs: Programs) -> Program:
+async def attacker(site: Site, programs: Programs) -> Program:
     """Someone who shares a runtime with strangers."""
-    return await programs.connect(demo.tenants("shared")[0][0])
+    return await programs.connect(await site.stranger())
 
 
 @pytest.fixture
@@ -226,19 +219,24 @@ async def let_go(program: Program, session_id: str) -> None:
 
 
 async def test_an_opening_that_reaches_the_host_is_refused_by_name(
-    demo: DemoProcess, attacker: Program, host: Host
+    site: Site, demo: DemoProcess, attacker: Program, host: Host
 ) -> None:
     own = await attacker.open_session()
     await attacker.turn(own, "[say mine]")
-    passed = []
+    passed, tried = [], set()
     for name, params in refused_openings(demo, host).items():
         for method, more in (("session.create", {}), ("session.resume", {"sessionId": own})):
             answer = await attacker.ask(method, {**attacker.opening(**params), **more})
             word = next(iter(params))
             if not is_refusal(answer) or word not in answer["error"]["message"]:
                 passed.append((method, name, answer))
+            code = "params_invalid" if answer["error"]["code"] == -32602 else f"policy_rejected: {word}"
+            tried.add((method, code))
     assert passed == []
     await check_tools(attacker, own, host)
+    recorded = await site.refused(attacker.principal, *tried)
+    assert _HOST_SECRET not in str(recorded)
+    assert host.command not in str(recorded)
 
 
 async def test_an_opening_that_passes_has_no_reach(demo: DemoProcess, attacker: Program, host: Host) -> None:
@@ -341,16 +339,20 @@ def refused_calls(demo: DemoProcess, host: Host, session_id: str) -> list[tuple[
     ]
 
 
-async def test_a_call_that_reaches_the_host_is_refused(demo: DemoProcess, attacker: Program, host: Host) -> None:
+async def test_a_call_that_reaches_the_host_is_refused(
+    site: Site, demo: DemoProcess, attacker: Program, host: Host
+) -> None:
     session_id = await attacker.open_session()
-    passed = []
+    passed, tried = [], set()
     for method, params in refused_calls(demo, host, session_id):
+        tried.add((method, ""))
         answer = await attacker.ask(method, params)
         if not is_refusal(answer) or answer["error"]["code"] not in (-32010, -32602):
             passed.append((method, params, answer))
     assert passed == []
     await check_tools(attacker, session_id, host)
     assert leaks(attacker.received, _HOST_SECRET) == []
+    await site.refused(attacker.principal, *tried)
 
 
 async def test_settings_that_would_be_kept_for_everyone_are_not(

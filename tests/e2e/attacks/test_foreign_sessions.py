@@ -7,9 +7,9 @@ for in sessions of their own.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,9 +18,9 @@ from aerodrome.core.policy import Access
 from aerodrome.protocol import methods
 from aerodrome.protocol.id_paths import IdPath
 from aerodrome.protocol.methods import Kind, Method, Verdict
-from aerodrome.testing.demo_process import DemoProcess, Principal
 
-from .attacks_client import Program, Programs, is_refusal, leaks
+from .client import Program, Programs, is_refusal, leaks
+from .site import Site, key_id_of
 
 pytestmark = pytest.mark.runtime
 
@@ -32,27 +32,13 @@ _POLICY_REJECTED = -32010
 _NONE = "session-that-nobody-has"
 
 
-@pytest.fixture
-async def programs(demo: DemoProcess) -> AsyncIterator[Programs]:
-    """Connect programs, gone when the test is."""
-    opened = Programs(demo)
-    yield opened
-    await opened.aclose()
-
-
-def principal_of(demo: DemoProcess, part: str) -> Principal:
-    """Return who plays a part: isolation, tenant and user by number, such as `shared 0 1`."""
-    isolation, tenant, user = part.split()
-    return demo.tenants(isolation)[int(tenant)][int(user)]
-
-
 #: Victim and attacker: two tenants, two users of one tenant, and every mix of who shares and who does not.
 PAIRS = [
     pytest.param("shared 0 0", "shared 1 0", id="strangers that share"),
     pytest.param("shared 0 0", "shared 0 1", id="users of one tenant that share"),
-    pytest.param("user 0 0", "user 1 0", id="strangers alone"),
+    pytest.param("user 0 0", "user 2 0", id="strangers alone"),
     pytest.param("user 0 0", "user 0 1", id="users of one tenant alone"),
-    pytest.param("shared 0 0", "user 1 0", id="a stranger alone against one that shares"),
+    pytest.param("shared 0 0", "user 2 0", id="a stranger alone against one that shares"),
     pytest.param("user 0 0", "shared 1 0", id="a stranger that shares against one alone"),
 ]
 
@@ -113,15 +99,15 @@ async def outcomes(attacker: Program, method: str, make: Any, foreign: str) -> t
 
 @pytest.mark.parametrize(("victim_part", "attacker_part"), PAIRS)
 async def test_no_call_tells_a_foreign_session_from_a_missing_one_and_its_owner_notices_nothing(
-    demo: DemoProcess, programs: Programs, victim_part: str, attacker_part: str
+    site: Site, programs: Programs, victim_part: str, attacker_part: str
 ) -> None:
-    bystander = await programs.connect(principal_of(demo, attacker_part))
-    attacker = await programs.connect(principal_of(demo, attacker_part))
+    mallory = await site.part(attacker_part)
+    bystander, attacker = await programs.connect(mallory), await programs.connect(mallory)
     own = await attacker.open_session()
     await attacker.turn(own, "[say mine]")
-    victim = await Victim.at_work(await programs.connect(principal_of(demo, victim_part)))
+    victim = await Victim.at_work(await programs.connect(await site.part(victim_part)))
     access = Access.OPEN if attacker_part.startswith("user") else Access.GUARDED
-    told_apart = []
+    told_apart, named = [], set()
     for name, row in methods.TABLE.items():
         if row.kind is not Kind.REQUEST or name in _CREATES or row.verdict(access) is Verdict.DENY:
             continue
@@ -131,49 +117,61 @@ async def test_no_call_tells_a_foreign_session_from_a_missing_one_and_its_owner_
             )
             if foreign != missing:
                 told_apart.append((name, str(path), foreign, missing))
+            named.add(name)
     assert told_apart == []
     assert leaks(attacker.received, PROMPT_CANARY, ANSWER_CANARY) == []
     assert leaks(attacker.unasked, victim.session_id) == []
     assert leaks(bystander.received, PROMPT_CANARY, ANSWER_CANARY, victim.session_id) == []
     await victim.check_unharmed()
+    assert len(named) > 150
+    await site.refused(mallory, *((name, "session_foreign") for name in named))
+    hers = (victim.session_id, victim.program.principal)
+    recorded = [r for r in site.refusals(mallory, hers) if r["reason"] == "session_foreign"]
+    assert {r["session"] for r in recorded} == {victim.session_id}
+    assert {r["key_id"] for r in recorded} == {key_id_of(mallory.token)}
 
 
-@pytest.mark.parametrize("attacker_part", ["shared 1 0", "shared 0 1"])
+@pytest.mark.parametrize("attacker_part", ["shared 1 0", "shared 0 1", "user 2 0"])
 async def test_every_other_call_of_the_table_is_refused_or_tells_nothing_of_foreign_sessions(
-    demo: DemoProcess, programs: Programs, attacker_part: str
+    site: Site, programs: Programs, attacker_part: str
 ) -> None:
-    attacker = await programs.connect(principal_of(demo, attacker_part))
-    victim = await Victim.at_work(await programs.connect(principal_of(demo, "shared 0 0")))
+    mallory = await site.part(attacker_part)
+    attacker = await programs.connect(mallory)
+    victim = await Victim.at_work(await programs.connect(await site.part("shared 0 0")))
+    access = Access.OPEN if attacker_part.startswith("user") else Access.GUARDED
     refused, unlike = set(), []
     for name, row in methods.TABLE.items():
-        is_named = row.session_ids and row.guarded is not Verdict.DENY
-        if row.kind is not Kind.REQUEST or is_named or name in ("connect", "ping"):
+        is_denied = row.verdict(access) is Verdict.DENY
+        if row.kind is not Kind.REQUEST or (row.session_ids and not is_denied) or name in ("connect", "ping"):
             continue
+        if access is Access.OPEN and not is_denied:
+            continue  # of a runtime that is the caller's alone, and knows of nobody
         foreign, missing = await outcomes(
             attacker,
             name,
             lambda named: {"sessionId": named, "taskId": named, "filter": {"cwd": "/"}},
             victim.session_id,
         )
-        if row.guarded is Verdict.DENY:
+        if is_denied:
             assert foreign["error"]["code"] == _POLICY_REJECTED, name
             refused.add(name)
         if foreign != missing:
             unlike.append((name, foreign, missing))
     assert unlike == []
     assert "runtime.shutdown" in refused
-    assert "session.shell.exec" in refused
+    assert ("session.shell.exec" in refused) is (access is Access.GUARDED)
     assert leaks(attacker.unasked, victim.session_id) == []
     assert leaks(attacker.received, PROMPT_CANARY, ANSWER_CANARY) == []
     await victim.check_unharmed()
+    await site.refused(mallory, *((name, "policy_rejected") for name in refused))
 
 
 @pytest.mark.parametrize("attacker_part", ["shared 1 0", "shared 0 1", "user 1 0"])
 async def test_lists_and_lifecycle_notices_name_nobody_elses_session(
-    demo: DemoProcess, programs: Programs, attacker_part: str
+    site: Site, programs: Programs, attacker_part: str
 ) -> None:
-    attacker = await programs.connect(principal_of(demo, attacker_part))
-    victim = await Victim.at_work(await programs.connect(principal_of(demo, "shared 0 0")))
+    attacker = await programs.connect(await site.part(attacker_part))
+    victim = await Victim.at_work(await programs.connect(await site.part("shared 0 0")))
     own = await attacker.open_session()
     await attacker.turn(own, "[say mine]")
     listed = [session["sessionId"] for session in (await attacker.get("session.list"))["sessions"]]
@@ -187,18 +185,36 @@ async def test_lists_and_lifecycle_notices_name_nobody_elses_session(
 
 
 @pytest.mark.parametrize("attacker_part", ["shared 1 0", "shared 0 1", "user 1 0"])
-async def test_the_id_of_a_foreign_session_cannot_be_taken(
-    demo: DemoProcess, programs: Programs, attacker_part: str
-) -> None:
-    attacker = await programs.connect(principal_of(demo, attacker_part))
+async def test_the_id_of_a_foreign_session_cannot_be_taken(site: Site, programs: Programs, attacker_part: str) -> None:
+    mallory = await site.part(attacker_part)
+    attacker = await programs.connect(mallory)
     victim = await Victim.at_work(
-        await programs.connect(principal_of(demo, "shared 0 0")), sessionId=f"mine-{uuid.uuid4()}"
+        await programs.connect(await site.part("shared 0 0")), sessionId=f"mine-{uuid.uuid4()}"
     )
     answer = await attacker.ask("session.create", attacker.opening(sessionId=victim.session_id))
     assert is_refusal(answer)
     assert is_refusal(await attacker.ask("session.getMessages", {"sessionId": victim.session_id}))
     assert leaks(attacker.received, PROMPT_CANARY, ANSWER_CANARY) == []
     await victim.check_unharmed()
+    await site.refused(mallory, ("session.create", "already_exists"), ("session.getMessages", "session_foreign"))
+
+
+async def test_of_two_who_make_a_session_of_one_id_at_once_one_has_it_and_the_other_nothing(
+    site: Site, programs: Programs
+) -> None:
+    pair = [await site.stranger(), await site.stranger()]
+    both = [await programs.connect(principal) for principal in pair]
+    for _ in range(5):
+        session_id = str(uuid.uuid4())
+        answers = await asyncio.gather(*(p.ask("session.create", p.opening(sessionId=session_id)) for p in both))
+        ((winner, loser),) = [
+            (both[at], both[1 - at]) for at, answer in enumerate(answers) if "result" in answer
+        ]  # one, and only one
+        assert await winner.turn(session_id, f"[say {ANSWER_CANARY}] {PROMPT_CANARY}") == ANSWER_CANARY
+        assert is_refusal(await loser.ask("session.getMessages", {"sessionId": session_id}))
+        assert leaks(loser.received, PROMPT_CANARY, ANSWER_CANARY) == []
+        await site.refused(loser.principal, ("session.create", "already_exists"))
+        both = [await programs.connect(principal) for principal in pair]
 
 
 def abbreviations(session_id: str) -> list[str]:
@@ -207,10 +223,10 @@ def abbreviations(session_id: str) -> list[str]:
     return [*beginnings, session_id.upper(), session_id[:13].upper(), session_id.replace("-", ""), session_id[:8] + "-"]
 
 
-async def test_the_beginning_of_a_foreign_id_leads_nowhere(demo: DemoProcess, programs: Programs) -> None:
+async def test_the_beginning_of_a_foreign_id_leads_nowhere(site: Site, programs: Programs) -> None:
     """A runtime takes 7 characters of a UUID for the whole, at resume and at delete: nobody may own an id that reads so."""
-    attacker = await programs.connect(principal_of(demo, "shared 1 0"))
-    victim = await Victim.at_work(await programs.connect(principal_of(demo, "shared 0 0")))
+    attacker = await programs.connect(await site.part("shared 1 0"))
+    victim = await Victim.at_work(await programs.connect(await site.part("shared 0 0")))
     taken = []
     for short in abbreviations(victim.session_id):
         answer = await attacker.ask("session.create", attacker.opening(sessionId=short))
@@ -227,14 +243,12 @@ async def test_the_beginning_of_a_foreign_id_leads_nowhere(demo: DemoProcess, pr
     assert victim.session_id[:7] not in taken
 
 
-async def test_a_request_of_one_session_is_not_answered_in_the_name_of_another(
-    demo: DemoProcess, programs: Programs
-) -> None:
+async def test_a_request_of_one_session_is_not_answered_in_the_name_of_another(site: Site, programs: Programs) -> None:
     """Pending permission requests and cursors are the session's own, even for one who knows their names."""
-    attacker = await programs.connect(principal_of(demo, "shared 1 0"))
+    attacker = await programs.connect(await site.part("shared 1 0"))
     own = await attacker.open_session()
     await attacker.turn(own, "[say mine]")
-    program = await programs.connect(principal_of(demo, "shared 0 0"))
+    program = await programs.connect(await site.part("shared 0 0"))
     tool = {"name": "asks", "description": "asks first", "parameters": {"type": "object", "properties": {}}}
     victim = await Victim.at_work(program, tools=[tool], requestPermission=True)
     cursor = (await program.get("session.eventLog.tail", {"sessionId": victim.session_id}))["cursor"].split("|")[
@@ -290,10 +304,10 @@ def doubled(mine: str, theirs: str) -> list[tuple[str, str]]:
     ["session.getMessages", "session.abort", "session.delete", "session.detach", "sessions.fork", "session.resume"],
 )
 async def test_no_way_to_write_an_id_reaches_a_foreign_session(
-    demo: DemoProcess, programs: Programs, method: str, attacker_part: str
+    site: Site, programs: Programs, method: str, attacker_part: str
 ) -> None:
-    attacker = await programs.connect(principal_of(demo, attacker_part))
-    victim = await Victim.at_work(await programs.connect(principal_of(demo, "shared 0 0")))
+    attacker = await programs.connect(await site.part(attacker_part))
+    victim = await Victim.at_work(await programs.connect(await site.part("shared 0 0")))
     for way, params in doubled(await attacker.open_session(), victim.session_id):
         answer = json.loads(await attacker.ask_raw(method, params.encode()))
         assert leaks(attacker.received, PROMPT_CANARY, ANSWER_CANARY) == [], way
@@ -315,19 +329,22 @@ async def test_no_way_to_write_an_id_reaches_a_foreign_session(
     ],
 )
 async def test_a_method_that_the_table_does_not_know_goes_nowhere_where_strangers_share(
-    demo: DemoProcess, programs: Programs, method: str
+    site: Site, programs: Programs, method: str
 ) -> None:
-    attacker = await programs.connect(principal_of(demo, "shared 1 0"))
-    victim = await Victim.at_work(await programs.connect(principal_of(demo, "shared 0 0")))
+    mallory = await site.part("shared 1 0")
+    attacker = await programs.connect(mallory)
+    victim = await Victim.at_work(await programs.connect(await site.part("shared 0 0")))
     answer = await attacker.ask(method, {"sessionId": victim.session_id})
     assert answer["error"]["code"] == -32601
     await victim.check_unharmed()
+    await site.refused(mallory, (method, "method_unknown"))
 
 
-async def test_words_that_nobody_asked_for_change_nothing(demo: DemoProcess, programs: Programs) -> None:
+async def test_words_that_nobody_asked_for_change_nothing(site: Site, programs: Programs) -> None:
     """Notifications in place of calls, cancellations of others' calls, answers to questions that were put to others."""
-    attacker = await programs.connect(principal_of(demo, "shared 1 0"))
-    program = await programs.connect(principal_of(demo, "shared 0 0"))
+    mallory = await site.part("shared 1 0")
+    attacker = await programs.connect(mallory)
+    program = await programs.connect(await site.part("shared 0 0"))
     victim = await Victim.at_work(program, requestUserInput=True)
     prompt = '[tool ask_user {"question":"which?"}]'
     await program.get("session.send", {"sessionId": victim.session_id, "prompt": prompt})
@@ -338,12 +355,14 @@ async def test_words_that_nobody_asked_for_change_nothing(demo: DemoProcess, pro
             {"method": "$/cancelRequest", "params": {"id": number}},
         ):
             attacker.send(json.dumps({"jsonrpc": "2.0", **body}).encode())
-    for method in ("session.abort", "session.delete", "sessions.close", "session.destroy", "runtime.shutdown"):
+    said = ("session.abort", "session.delete", "sessions.close", "session.destroy", "runtime.shutdown")
+    for method in said:
         notice = {"jsonrpc": "2.0", "method": method, "params": {"sessionId": victim.session_id}}
         attacker.send(json.dumps(notice).encode())
     assert (await attacker.get("ping", {"message": "heard"}))["message"] == "pong: heard"
     program.answer(asked["id"], {"answer": "the real one", "wasFreeform": True})
-    said = await program.finish_turn(victim.session_id)
-    assert "the real one" in said
-    assert "forged" not in said
+    heard = await program.finish_turn(victim.session_id)
+    assert "the real one" in heard
+    assert "forged" not in heard
     assert leaks(attacker.received, PROMPT_CANARY, ANSWER_CANARY, victim.session_id) == []
+    await site.refused(mallory, *((method, "not_a_request") for method in said))

@@ -124,6 +124,12 @@ class Program:
                 if request["method"] == method:
                     return request
 
+    async def wait_for_unasked(self, count: int) -> None:
+        """Wait until so many bodies came that answer no request of this program."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while len(self.unasked) < count:  # noqa: ASYNC110  only tests of broken requests want it
+                await asyncio.sleep(0.01)
+
     def answer(self, number: int | str, result: Any) -> None:
         """Answer a request of the runtime."""
         self.send(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}).encode())
