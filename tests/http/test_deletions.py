@@ -60,7 +60,10 @@ async def test_an_erased_user_has_no_link_no_stream_and_no_session_left(http, tm
     caller = await http.caller("shared")
     session = await make(caller, title="old")
     await caller.post(f"{session}/messages", json={"prompt": "[use m 1 1]"})
-    eraser = Eraser(erasure.Site(tmp_path, http.rig.pool, http.rig.services, NoPeople(), http.rig.gateway))
+    rig = http.rig
+    outstanding = erasure.Outstanding(rig.erasures, rig.clock, skew_seconds=0.0, keep_seconds=3600.0)
+    site = erasure.Site(tmp_path, rig.pool, rig.services, NoPeople(), outstanding, rig.find_tenant, rig.gateway)
+    eraser = Eraser(site)
 
     async with asyncio.timeout(WAIT_SECONDS), caller.stream("GET", f"{session}/events") as answer:
         (report,) = await eraser.erase("shared", "user", "operator")
@@ -69,4 +72,4 @@ async def test_an_erased_user_has_no_link_no_stream_and_no_session_left(http, tm
     assert (report.left, report.links, report.sessions) == ([], 1, 1)
     assert http.edge.users.peek(OWNER) is None
     assert await http.stores.conversations.find("s1", OWNER) is None
-    assert http.rig.services.usage._pending == {}
+    assert rig.services.usage._pending == {}
