@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from aerodrome.core.identity import Owner
 from aerodrome.http.idempotency import IdempotencySettings
 from aerodrome.http.site import HttpSettings
 from aerodrome.testing import http_rig
@@ -219,3 +220,31 @@ async def test_an_owner_has_a_bounded_number_of_keys(open_http):
 
     assert (await caller.post("/v1/sessions", json={}, headers=key("a"))).status_code == 201
     assert (await caller.post("/v1/sessions", json={}, headers=key("b"))).status_code == 429
+
+
+async def test_a_streamed_turn_that_ended_with_its_link_is_said_to_be_lost_and_not_sent_again(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    request = {"json": {"prompt": "[hold]"}, "headers": key(**STREAM)}
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("POST", f"{session}/messages", **request) as answer:
+        async for event in read_events(answer):
+            if event.kind == "turn.started":
+                await http.edge.users.close_user(Owner("shared", "user"))
+            last = event
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("POST", f"{session}/messages", **request) as answer:
+        again = [event async for event in read_events(answer)]
+
+    assert (last.kind, last.data["data"]["error"]["code"]) == ("turn.ended", "runtime_lost")
+    assert (again[-1].kind, again[-1].data["data"]["error"]["code"]) == ("turn.ended", "runtime_lost")
+    assert prompts(http) == ["[hold]"]
+
+
+async def test_a_store_that_does_not_answer_has_nothing_done(http):
+    caller = await http.caller("shared")
+    await http.stores.idempotency.aclose()
+
+    refused = await caller.post("/v1/sessions", json={}, headers=key())
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+    assert (await caller.get("/v1/sessions")).json()["sessions"] == []
+    assert (await caller.post("/v1/sessions", json={})).status_code == 201

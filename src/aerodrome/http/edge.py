@@ -70,5 +70,7 @@ class HttpEdge:
             guest.dismiss()
         await self._server.aclose()
         await self.site.asks.aclose()
+        watchers = self.site.services.ownership.watchers
+        watchers[:] = [one for one in watchers if one != self.users.forget]
         await self.site.replays.aclose()
         await self.users.aclose()

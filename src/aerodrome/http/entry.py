@@ -44,17 +44,18 @@ async def _begin(request: Request, site: Site, owner: Owner) -> Attempt | None:
         raise errors.InvalidParams(f"{HEADER}: expected 1 to 255 printable ASCII characters without spaces")
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     print_of = idempotency.fingerprint(request.method, target, await request.body())
-    try:
-        return await site.replays.begin(owner, key, print_of)
-    except Replayed as before:
-        wants_stream = "text/event-stream" in request.headers.get("accept", "")
-        if before.resource and wants_stream and _is_of_turns(request):
-            request.state.earlier = before
-            return None
-        if before.answer is not None:
-            raise
+    while True:
+        try:
+            return await site.replays.begin(owner, key, print_of)
+        except Replayed as before:
+            wants_stream = "text/event-stream" in request.headers.get("accept", "")
+            if before.resource and wants_stream and _is_of_turns(request):
+                request.state.earlier = before
+                return None
+            if before.answer is not None:
+                raise
+        # Its turn runs, and this request cannot follow that.
         await site.replays.wait(owner, key)
-        return await site.replays.begin(owner, key, print_of)
 
 
 def _is_of_turns(request: Request) -> bool:

@@ -139,7 +139,13 @@ async def _events_again(held: Conversation, earlier: Replayed) -> AsyncGenerator
         finally:
             await reading.aclose()
         return
-    view = TurnView.model_validate_json((earlier.answer.body if earlier.answer else None) or "{}")
+    try:
+        view = TurnView.model_validate_json((earlier.answer.body if earlier.answer is not None else None) or "")
+    except ValueError:
+        # It was answered with a problem, or is lost with its link: what there is of it is in the history.
+        error = {"code": "runtime_lost", "message": "the turn is lost; the history says what came of it"}
+        yield [_said("turn.ended", {"turn_id": str(made.get("turn_id")), "status": "failed", "error": error})]
+        return
     said = [] if view.content is None else [_said("assistant.message", {"content": view.content})]
     ended = {"turn_id": view.turn_id, "status": view.status, "error": view.error}
     yield [*said, _said("turn.ended", ended)]
