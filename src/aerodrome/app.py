@@ -27,6 +27,7 @@ from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.adapters.process import orphans
 from aerodrome.adapters.process.host import ProcessHost
 from aerodrome.adapters.sandbox import choice
@@ -48,7 +49,7 @@ from aerodrome.core.policy import HostTools
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import admission as admission_module
-from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway.admission import FindTenant, FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
@@ -64,8 +65,10 @@ from aerodrome.gateway.reaper import SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.fleet import Fleet
@@ -328,10 +331,14 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
-    # What deletes a session is not asked whether HTTP callers had it.
-    ownership.watchers.append(stores.conversations.forget)
+    ownership.keepers.append(stores.conversations.forget)
     usage = _open_usage(gateway_settings, stores, clock, stack)
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, audit=auditor, usage=usage)
+    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
+    sharing = _open_sharing(stores, find_tenant, clock)
+    turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
+    services = Services(
+        fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor, usage=usage
+    )
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -346,7 +353,6 @@ async def _for_tenants(
         )
         reaping = asyncio.create_task(reaper.run(), name="session reaper")
         stack.push_async_callback(_end_task, reaping)
-    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     verifiers = _verifiers(settings, stores, clock, stack)
     gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, clock, stores.erasures))
     watch = PrincipalWatch(gateway, stores.keys, find_tenant, clock, gateway_settings.principals_seconds)
@@ -366,6 +372,12 @@ def _open_usage(settings: GatewaySettings, stores: Stores, clock: Clock, stack: 
     counting = asyncio.create_task(usage.flush_every(settings.touch_seconds, _note_flush_failure), name="usage flush")
     stack.push_async_callback(_end_task, counting)
     return usage
+
+
+def _open_sharing(stores: Stores, find_tenant: FindTenant, clock: Clock) -> SharedSessions:
+    """Return what makes sessions shared; turns are agreed within this process."""
+    coordinator = MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(stores.members, stores.members, coordinator, coordinator), find_tenant, clock)
 
 
 def _watch_policies(

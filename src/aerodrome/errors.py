@@ -16,6 +16,9 @@
     ├── KeyReused                  an idempotency key stands for another request already
     ├── KeyBusy                    the first request of an idempotency key still runs
     ├── OutcomeUnknown             what the first request of an idempotency key did is not known; it is not done again
+    ├── SessionBusy                a turn runs, and the session's busy policy is to refuse
+    ├── TurnWithdrawn              a turn that waited was taken back
+    ├── LeaseLost                  a fencing token is stale: the lease has expired or passed on
     ├── OverCapacity               try later: a limit of this gateway is reached
     │   └── RateLimited            the caller makes too many requests
     ├── Draining                   try elsewhere: this gateway takes no new work
@@ -135,6 +138,25 @@ class AlreadyExists(AerodromeError):
     """Something of that name is there already."""
 
     code = "already_exists"
+
+
+class SessionBusy(AerodromeError):
+    """A turn runs in a shared session whose busy policy is to refuse; says whose, and since when."""
+
+    code = "session_busy"
+    retryable = True
+
+
+class TurnWithdrawn(AerodromeError):
+    """A turn that waited was taken back, by its sender, the owner, or because its member has left."""
+
+    code = "turn_withdrawn"
+
+
+class LeaseLost(AerodromeError):
+    """A fencing token is stale: the lease it came with has expired, or passed on."""
+
+    code = "lease_lost"
 
 
 class OverCapacity(AerodromeError):
@@ -279,6 +301,9 @@ WIRE: dict[str, Wire] = {
     "tenant_missing": Wire(-32603, 404, "tenant"),
     "key_missing": Wire(-32603, 404, "key"),
     "already_exists": Wire(-32603, 409, "conflict"),
+    "session_busy": Wire(-32016, 409, "busy"),
+    "turn_withdrawn": Wire(-32018, 409, "withdrawn"),
+    "lease_lost": Wire(-32017, 409, "lease"),
     "over_capacity": Wire(-32011, 429, "capacity"),
     "rate_limited": Wire(-32011, 429, "rate"),
     "media_type_unknown": Wire(-32600, 415, "invalid"),

@@ -7,7 +7,7 @@ lets through. Whole secrets of no known shape pass. Imports nothing of ours; eve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MASK = "***"
@@ -18,11 +18,21 @@ _NAMES = (
 #: A member's name, what may stand between it and its value, and the value; names of counts (`inputTokens`) are longer.
 _MEMBER = re.compile(
     rf"(?P<name>{_NAMES})(?P<between>[\"'\\]{{0,4}}\s{{0,3}}[:=]\s{{0,3}}[\"'\\]{{0,4}})"
-    r"(?!(?:bearer|basic|none|null|true|false|\d{1,6}\b|\*\*\*))(?P<value>[^\s\"'\\,;&}\])]{4,})",
+    r"(?!(?:bearer|basic|none|null|true|false|\d{1,6}\b|\*\*\*))(?P<value>[^\s\"'\\,;&{}\[\])]{4,})",
     re.IGNORECASE,
 )
+_UNQUOTED = re.compile(r"(?P<quote>\\{0,3}[\"'])\s{0,3}:\s{0,3}\Z")
 _BEGIN, _END = (rf"-----{word} [A-Z ]{{0,30}}PRIVATE KEY-----" for word in ("BEGIN", "END"))
-_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+
+
+def _mask_member(found: re.Match[str]) -> str:
+    """Return a member without its value; a bare number in JSON becomes a string, so that JSON stays JSON."""
+    bare = _UNQUOTED.match(found["between"])
+    quote = bare["quote"] if bare is not None else ""
+    return f"{found['name']}{found['between']}{quote}{MASK}{quote}"
+
+
+_SHAPES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(rf"{_BEGIN}(?:[^\"']*?{_END}|[^\"']*)"), MASK),
     # The id of a key of ours names it in `aerodrome key list`; only the other half is secret.
     (re.compile(r"\b(aero_[0-9a-f]{12}_)[A-Za-z0-9_-]{20,}"), rf"\g<1>{MASK}"),
@@ -31,7 +41,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(sk-)[A-Za-z0-9_-]{16,}"), rf"\g<1>{MASK}"),
     (re.compile(r"\b(bearer|basic)(\s{1,3})[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), rf"\g<1>\g<2>{MASK}"),
     (re.compile(r"://[^\s/@:\"']{0,200}:[^\s/@\"']{1,200}@"), f"://{MASK}@"),
-    (_MEMBER, rf"\g<name>\g<between>{MASK}"),
+    (_MEMBER, _mask_member),
 )
 _SECRET_NAME = re.compile(rf"\A[A-Za-z_-]{{0,24}}?{_NAMES}\Z", re.IGNORECASE)
 

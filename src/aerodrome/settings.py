@@ -118,6 +118,12 @@ class SessionsSection(_Section):
     reap_dry_run: bool = False
 
 
+class TurnsSection(_Section):
+    """`[turns]`: turns in shared sessions."""
+
+    lease_seconds: float = Field(default=15.0, ge=0.5, le=3600)
+
+
 class SandboxSection(_Section):
     """`[sandbox]`: in what runtimes of fully trusted tenants are kept."""
 
@@ -285,6 +291,7 @@ class Settings(BaseSettings):
     runtime: RuntimeSection = RuntimeSection()
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
+    turns: TurnsSection = TurnsSection()
     sandbox: SandboxSection = SandboxSection()
     tls: TlsSection = TlsSection()
     http: HttpSection = HttpSection()

@@ -73,6 +73,20 @@ def test_masking_twice_changes_nothing_more(name):
     assert redaction.mask(once) == once
 
 
+@pytest.mark.parametrize(
+    ("said", "masked"),
+    [
+        ('{"TOKEN": 12345678}', '{"TOKEN": "***"}'),
+        ('{"token":-1e+300}', '{"token":"***"}'),
+        ('{"token": [12345678]}', '{"token": [12345678]}'),
+        (r'{"a": "{\"token\": 12345678}"}', r'{"a": "{\"token\": \"***\"}"}'),
+    ],
+)
+def test_a_number_in_the_place_of_a_secret_is_masked_as_a_string(said, masked):
+    assert redaction.mask(said) == masked
+    json.loads(masked)
+
+
 @settings(max_examples=30)
 @given(
     st.recursive(

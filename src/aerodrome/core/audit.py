@@ -36,6 +36,7 @@ class Action(Enum):
     SESSION_RESUME = "session.resume"
     SESSION_CLAIM = "session.claim"
     SESSION_DELETE = "session.delete"
+    SESSION_SHARE = "session.share"
     SESSION_RESTRICT = "session.restrict"
     TURN_ABORT = "turn.abort"
     CALL = "call"

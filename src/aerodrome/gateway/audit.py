@@ -97,7 +97,13 @@ class Auditor:
 
     def session(self, client: Client, action: Action, session_id: str, method: str | None = None) -> None:
         """A client has begun or ended a session."""
-        self.note(Entry(action, **_who(client), session_id=session_id, method=method))
+        owner = client.owner if client.is_seat else None
+        self.note(Entry(action, **_who(client), session_id=session_id, session_owner=owner, method=method))
+
+    def shared(self, client: Client, session_id: str, owner: Owner, what: str) -> None:
+        """A client has changed who may do what in a session, or its own place in it."""
+        entry = Entry(Action.SESSION_SHARE, **_who(client), session_id=session_id, session_owner=owner, method=what)
+        self.note(entry)
 
     def refused(self, client: Client, request: Request, error: errors.AerodromeError) -> None:
         """A call was refused for what it asks."""
@@ -244,7 +250,7 @@ class Auditor:
 
 
 def _who(client: Client) -> dict[str, Any]:
-    return {"owner": client.owner, "key_id": client.principal.key_id or None, "peer": client.link.peer}
+    return {"owner": client.actor, "key_id": client.principal.key_id or None, "peer": client.link.peer}
 
 
 def _short(session_id: str | None) -> str | None:

@@ -19,9 +19,10 @@ from aerodrome.core import quota
 from aerodrome.core import session as sessions
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.audit import Action
+from aerodrome.core.identity import Owner
 from aerodrome.core.policy import Access
 from aerodrome.core.session import Claim
-from aerodrome.gateway import reattach, workplaces
+from aerodrome.gateway import reattach, seats, workplaces
 from aerodrome.gateway.client import Attachment, Client, Opening, Request
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.gateway.workplaces import Workplace
@@ -153,8 +154,7 @@ async def resume(client: Client, request: Request) -> None:
         raise errors.InvalidParams("expected sessionId to be a string; name the session to resume")
     owner = await client.services.ownership.find_owner(session_id)
     if not sessions.is_valid_id(session_id) or not may_name(client, session_id, owner):
-        client.services.audit.foreign(client, request.method, session_id, owner)
-        await _resume_missing(client, request, session_id)
+        await _resume_other(client, request, session_id, owner)
         return
     request.session_ids = [session_id]
     hardened = client.access is Access.GUARDED
@@ -199,8 +199,17 @@ async def resume(client: Client, request: Request) -> None:
     _forward(upstream, request, session_id, sent, _holding_turns(client, held, upstream, finish))
 
 
-async def _resume_missing(client: Client, request: Request, session_id: str) -> None:
-    """Answer for a session that is not the caller's; where the runtime is theirs alone it has none, and says so itself."""
+async def _resume_other(client: Client, request: Request, session_id: str, owner: Owner | None) -> None:
+    """Have a member join a session; answer everyone else as for a missing one.
+
+    Where the runtime is the caller's alone it has no other's session, and says so itself.
+    """
+    seat = await seats.find_seat(client, session_id, owner)
+    if seat is not None:
+        request.session_ids = [session_id]
+        seat.take(request)
+        return
+    client.services.audit.foreign(client, request.method, session_id, owner)
     if client.access is Access.GUARDED:
         client.link.send(missing.answer(request.id, "session.resume", session_id))
         return

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -32,7 +32,9 @@ from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.residents import Residents
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions
 from aerodrome.gateway.supplying import Supplier
+from aerodrome.gateway.turn_queue import Run, TurnQueue
 from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
 from aerodrome.gateway.usage import UsageLedger
@@ -42,6 +44,9 @@ from aerodrome.protocol.correlation import Correlation
 from aerodrome.protocol.messages import RequestId
 from aerodrome.protocol.methods import Method
 from aerodrome.transport.link import Link
+
+if TYPE_CHECKING:
+    from aerodrome.gateway.seats import Seat
 
 _log = structlog.get_logger()
 _numbers = itertools.count(1)
@@ -58,6 +63,9 @@ class Services:
     router: Router
     settings: GatewaySettings
     supplier: Supplier = field(default_factory=Supplier)
+    #: What makes sessions shared; without it every session is its owner's alone.
+    sharing: SharedSessions | None = None
+    turns: TurnQueue | None = None
     residents: Residents = field(init=False)
     occupancy: Occupancy = field(default_factory=Occupancy)
     audit: audit.Auditor = audit.UNAUDITED
@@ -68,14 +76,24 @@ class Services:
 
     def __post_init__(self) -> None:
         limits = self.settings
-        object.__setattr__(self, "residents", Residents(self.supplier.withdraw))
+        object.__setattr__(self, "residents", Residents(self.supplier.withdraw, self._note_holders))
         object.__setattr__(self, "evictor", Evictor(self))
         finishing = Finishing(limits.finish_seconds, limits.missed_seconds, limits.missed_bytes)
         object.__setattr__(self, "finishing", finishing)
         object.__setattr__(self, "drainer", Drainer(self.residents))
+        if self.sharing is not None:
+            self.ownership.keepers.append(self.sharing.end)
+
+    def _note_holders(self, realm: str, session_id: str) -> None:
+        if self.sharing is not None:
+            self.sharing.note_holders(self, realm, session_id)
 
     async def aclose(self) -> None:
         """End evictions and the turns that clients left; links are closed before."""
+        if self.turns is not None:
+            await self.turns.aclose()
+        if self.sharing is not None:
+            await self.sharing.aclose()
         await self.finishing.aclose()
         await self.evictor.aclose()
 
@@ -158,6 +176,10 @@ class Request:
     session_ids: list[str] = field(default_factory=list)
     #: Sessions it names that its caller has not; only where a call may name several (protocol.missing).
     missing_ids: list[str] = field(default_factory=list)
+    #: The turn that it runs in a shared session, once that is its.
+    run: Run | None = None
+    #: Whether the runtime is to steer the turn that runs with it: then it begins none.
+    is_steering: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -176,9 +198,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request of a runtime that waits for the client's answer."""
+    """A request of a runtime that waits for the client's answer, and who takes it there: an upstream, or a seat."""
 
-    upstream: Upstream
+    upstream: Upstream | Seat
     request_id: RequestId
     session_id: str | None
     method: str
@@ -188,12 +210,24 @@ class Asked:
 class Client:
     """The state of one authenticated client link."""
 
-    def __init__(self, link: Link, greeting: Greeting, introduction: dict[str, Any], services: Services) -> None:
+    def __init__(
+        self,
+        link: Link,
+        greeting: Greeting,
+        introduction: dict[str, Any],
+        services: Services,
+        actor: Owner | None = None,
+    ) -> None:
         self.link = link
         principal = greeting.principal
         #: Its policy is the current one: gateway.policy_watch puts another in its place when it changes.
         self.principal = principal
         self.proof = greeting.proof
+        #: On whose behalf the link serves, where that is not its owner: a member of the owner's session (gateway.seats).
+        self._actor = actor
+        #: This link's seats in sessions of others, by session.
+        self.seats: dict[str, Seat] = {}
+        self.seating = asyncio.Lock()
         self.introduction = introduction
         self.services = services
         self.number = next(_numbers)
@@ -221,6 +255,16 @@ class Client:
     def owner(self) -> Owner:
         """Return who calls."""
         return self.principal.owner
+
+    @property
+    def actor(self) -> Owner:
+        """Return who acts: the owner, or the member for whom this link serves."""
+        return self._actor or self.principal.owner
+
+    @property
+    def is_seat(self) -> bool:
+        """Say whether this link serves a member of its owner's sessions."""
+        return self._actor is not None
 
     @property
     def access(self) -> Access:

@@ -69,6 +69,8 @@ class Downward:
                 # It could not read a request (nested deeper than it goes, a number too large), nor say which one.
                 self._client.link.send(messages.raw_error(None, envelope.error))
             return  # else late, after its caller gave up
+        if pending.heard is not None:
+            pending.heard(envelope)
         if pending.waiter is not None:
             if not pending.waiter.done():
                 pending.waiter.set_result(envelope)
@@ -193,6 +195,8 @@ class Downward:
             held.is_mid_turn = False
             held.upstream.touch()
             self._client.turn_ended.set()
+            if self._client.services.turns is not None:
+                self._client.services.turns.idle(self._client, session_id)
             runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key
             self._client.services.evictor.note_idle(runtime_id, realm, session_id)
         elif event.type.startswith(reopening.TURN_EVENTS):

@@ -79,7 +79,7 @@ class Finishing:
         """
         if session_id in client.attachments:
             return
-        place = (client.realm.key, session_id, client.owner)
+        place = (client.realm.key, session_id, client.actor)
         missed = Missed(self._missed_bytes)
         kept = self._kept.pop(place, None)
         if kept is not None:
@@ -87,14 +87,14 @@ class Finishing:
             missed.extend(kept[0])
         for left in list(self._left):
             held = left.attachments.get(session_id)
-            if held is not None and (left.realm.key, session_id, left.owner) == place:
+            if held is not None and (left.realm.key, session_id, left.actor) == place:
                 missed.extend(left.missed.pop(session_id, Missed(0)))
                 _hand_over(left, client, held)
         client.missed[session_id] = missed
 
     async def end(self, owner: Owner) -> None:
         """End the turns that an owner's links left, and forget what that owner has missed."""
-        ending = [task for client, task in self._left.items() if client.owner == owner]
+        ending = [task for client, task in self._left.items() if owner in (client.owner, client.actor)]
         for task in ending:
             task.cancel()
         if ending:
@@ -130,14 +130,14 @@ class Finishing:
         resident = client.services.residents.find(client.realm.key, session_id)
         holders = resident.holders.values() if resident is not None else ()
         others = (holder.client for holder in holders if holder.client is not client)
-        return any(other.owner == client.owner and other not in self._left for other in others)
+        return any(other.actor == client.actor and other not in self._left for other in others)
 
     def _keep(self, client: Client) -> None:
         """Keep for some time what nobody has heard who could."""
         for session_id, missed in client.missed.items():
             if not len(missed):
                 continue
-            place = (client.realm.key, session_id, client.owner)
+            place = (client.realm.key, session_id, client.actor)
             earlier = self._kept.pop(place, None)
             if earlier is not None:
                 earlier[1].cancel()

@@ -47,10 +47,10 @@ class Ownership:
         self._used: dict[str, float] = {}
         self._reads: dict[str, _Read] = {}
         self._withdrawn: dict[str, asyncio.Event] = {}
-        #: Told of each session whose record is removed, whatever it was that deleted it.
-        self.watchers: list[Callable[[str, Owner], Awaitable[object]]] = []
         #: Tasks that asked about sessions, until they end, with the ids they asked about.
         self._asked: dict[asyncio.Task[Any], set[str]] = {}
+        #: What else is kept of a session of an owner, by others, and goes with it, whatever it is that deletes it.
+        self.keepers: list[Callable[[str, Owner], Awaitable[object]]] = []
 
     @property
     def registry(self) -> SessionRegistry:
@@ -183,17 +183,14 @@ class Ownership:
         self._overtake(session_id)
         if not was_theirs:
             return
-        await self._tell(session_id, owner)
+        for forget in self.keepers:
+            await forget(session_id, owner)
         entry = self._cache.pop(session_id, None)
         self._used.pop(session_id, None)
         if entry is not None:
             self._forgotten[session_id] = entry
             if len(self._forgotten) > _CACHE_ENTRIES // 10:
                 self._forgotten.popitem(last=False)
-
-    async def _tell(self, session_id: str, owner: Owner) -> None:
-        for watcher in self.watchers:
-            await watcher(session_id, owner)
 
     def touch(self, session_id: str) -> None:
         """Note that a session is in use; written by `flush`, not now."""

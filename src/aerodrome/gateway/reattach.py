@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from aerodrome import errors
@@ -24,6 +25,7 @@ from aerodrome.gateway.client import Attachment, Client
 from aerodrome.gateway.residents import Holder, Resident
 from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import reopening
+from aerodrome.protocol.messages import Envelope
 
 
 def settle(client: Client, upstream: Upstream) -> None:
@@ -43,6 +45,8 @@ def settle(client: Client, upstream: Upstream) -> None:
         if held.upstream is upstream:
             _lose(client, held, error)
     for pending in upstream.owed.drain():
+        if pending.heard is not None:
+            pending.heard(Envelope(error=msgspec.Raw(b"null")))
         if pending.waiter is not None:
             if not pending.waiter.done():
                 pending.waiter.set_exception(error)

@@ -12,7 +12,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -20,8 +20,9 @@ from msgspec import UNSET
 from aerodrome import errors
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
-from aerodrome.gateway import calls, limits, model_lists, reattach, tightening, virtual
+from aerodrome.gateway import calls, limits, model_lists, reattach, seats, sharing_calls, tightening, virtual
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
+from aerodrome.gateway.turn_queue import Run
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, methods, missing, named_providers, replays
 from aerodrome.protocol.messages import Envelope
@@ -37,6 +38,7 @@ Step = Callable[[], Awaitable[None]]
 _DETACHES = ("session.detach", "session.destroy")
 #: Makes a session under the id it is given, where others only look for one.
 _OPENS_BY_ID = "sessions.open"
+_NOT_HANDLED = "session.sendAndWait"
 _DELETIONS = ("session.delete", "sessions.delete", "sessions.bulkDelete")
 
 
@@ -46,6 +48,7 @@ class _OneSession(msgspec.Struct, gc=False):
     sessionId: str
 
 
+_Kind = TypeVar("_Kind", str, int)
 _decode_one = msgspec.json.Decoder(_OneSession).decode
 
 
@@ -197,7 +200,14 @@ class Relay:
 
     def _dispatch(self, request: Request) -> Step | None:
         client = self._client
+        if request.method.startswith(sharing_calls.PREFIX) and client.services.sharing is not None:
+            return functools.partial(sharing_calls.answer, client, client.services.sharing, request)
         session_id = _named_session(request)
+        if session_id is not None and (seat := client.seats.get(session_id)) is not None:
+            client.services.drainer.check(request.method)
+            request.session_ids = [session_id]
+            seat.take(request)
+            return None
         verdict = methods.judge(request.method, client.access, session_id is not None)
         if verdict is Verdict.DENY:
             request.session_ids = [session_id] if session_id is not None else _all_named(request)
@@ -211,7 +221,7 @@ class Relay:
             return virtual.answer(client, request)
         names_provider = request.method in named_providers.CALLS
         if session_id is not None and client.access is Access.OPEN and not names_provider:
-            upstream = client.live_upstream(session_id)
+            upstream = client.live_upstream(session_id) if not self._may_queue(request, session_id) else None
             if upstream is not None and client.services.ownership.is_known_to_be(session_id, client.owner):
                 request.session_ids = [session_id]
                 self._forward(upstream, request, request.params)
@@ -223,6 +233,8 @@ class Relay:
         client = self._client
         params = await self._named_sessions(request)
         if params is None:
+            return
+        if await self._is_queued(request):
             return
         names_provider = request.method in named_providers.CALLS
         if names_provider:
@@ -247,6 +259,57 @@ class Relay:
             sent = messages.encode(client.services.supplier.fill(client.realm.key, request.session_id or "", params))
         self._forward(upstream, request, raw, sent)
 
+    def _may_queue(self, request: Request, session_id: str) -> bool:
+        """Say whether a request may have to wait for its turn; one whose turn it is waits no more."""
+        shared = self._client.services.sharing
+        is_beginning = request.method in TURN_STARTS and request.run is None
+        return is_beginning and shared is not None and not shared.is_known_unshared(session_id)
+
+    async def _is_queued(self, request: Request) -> bool:
+        """Have a message to a shared session wait for its turn, and nothing else with it; say whether it does."""
+        session_id, shared = request.session_id, self._client.services.sharing
+        if session_id is None or shared is None or not self._may_queue(request, session_id):
+            return False
+        if request.is_steering or await shared.sharing(session_id) is None:
+            return False
+        if request.method == _NOT_HANDLED:
+            # SDKs try it first and fall back: it must not wait for a turn only to be refused then (protocol facts 1.2).
+            raise errors.MethodUnknown(f"Unhandled method {request.method}")
+        self._client.spawn(self._run_turn(request, session_id), f"turn of link {self._client.number}")
+        return True
+
+    async def _run_turn(self, request: Request, session_id: str) -> None:
+        turns = self._client.services.turns
+        assert turns is not None
+        try:
+            params = request.object()
+            turn_id, token = params.pop("aerodromeTurn", None), params.pop("aerodromeLease", None)
+            run = await turns.begin(
+                self._client,
+                session_id,
+                _optional(turn_id, str, "aerodromeTurn"),
+                _optional(token, int, "aerodromeLease"),
+            )
+            if run is None:
+                params, request.is_steering = {**params, "mode": "immediate"}, True
+            request.params, request.run = msgspec.Raw(messages.encode(params)), run
+        except errors.AerodromeError as error:
+            self._refuse(request, error)
+            self._flush()
+            return
+        try:
+            if self._is_absent(request, session_id):
+                await reattach.bring_back(self._client, session_id)
+            step = self._start(request, is_in_lane=True)
+            if step is not None:
+                await step()
+        except errors.AerodromeError as error:
+            self._refuse(request, error)
+        finally:
+            if run is not None and not run.is_sent:
+                turns.answered(run, None)
+            self._flush()
+
     async def _wait_to_begin(self, request: Request, held: Attachment | None) -> None:
         """Wait until what a request begins may begin: the session locked down, its restrictions current, within its caps."""
         if held is not None and request.method in TURN_STARTS:
@@ -264,6 +327,14 @@ class Relay:
         for session_id in named:
             owner = await client.services.ownership.find_owner(session_id)
             is_callers = calls.may_name(client, session_id, owner)
+            if (
+                not is_callers
+                and len(named) == 1
+                and (seat := await seats.find_seat(client, session_id, owner)) is not None
+            ):
+                request.session_ids = [session_id]
+                seat.take(request)
+                return None
             if not is_callers:
                 client.services.audit.foreign(client, request.method, session_id, owner)
             (request.session_ids if is_callers else request.missing_ids).append(session_id)
@@ -311,13 +382,18 @@ class Relay:
 
     def _forward(self, upstream: Upstream, request: Request, params: Params, sent: Params | None = None) -> None:
         """Send a request; `sent` is what goes out where it is more than what is remembered of it."""
-        first = request.session_id
+        first, run, turns = request.session_id, request.run, self._client.services.turns
+        if run is not None and turns is not None:
+            turns.check(run)
+            run.is_sent = True
         if first is not None and request.method in TURN_STARTS:
             limits.check_turn(self._client, first)
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)
-        upstream.forward(Pending(request.method, request.id, first, finish), params if sent is None else sent)
+        heard = functools.partial(self._note_turn, run) if run is not None else None
+        pending = Pending(request.method, request.id, first, finish, heard=heard)
+        upstream.forward(pending, params if sent is None else sent)
         held = self._client.attachments.get(first) if first is not None else None
         if first is not None:
             self._client.services.router.use(self._client.realm.key, first)
@@ -346,6 +422,16 @@ class Relay:
         if row is not None and row.verdict(client.access) is Verdict.FILTER:
             return calls.filter_finish(client, request, row)
         return None
+
+    def _note_turn(self, run: Run, answer: Envelope) -> None:
+        """Note the answer to a message whose turn runs under a lease: it says whether there is one."""
+        turns = self._client.services.turns
+        assert turns is not None
+        try:
+            said = messages.params_object(answer.result) if answer.error is UNSET else None
+        except errors.InvalidParams:
+            said = {}
+        turns.answered(run, str(said.get("messageId", "")) if said is not None else None)
 
     def _replay_finish(self, held: Attachment, request: Request, params: Params) -> Finish:
         async def finish(answer: Envelope) -> bytes:
@@ -398,6 +484,13 @@ def _named_session(request: Request) -> str | None:
         if row is None or row.session_ids[0].optional:
             return None
         raise errors.InvalidParams("expected sessionId to be a string; name the session") from None
+
+
+def _optional(value: object, kind: type[_Kind], name: str) -> _Kind | None:
+    """Return a parameter of ours. Raises errors.InvalidParams: it is of another type."""
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise errors.InvalidParams(f"expected {name} to be of type {kind.__name__}, found {type(value).__name__}")
 
 
 def _all_named(request: Request) -> list[str]:

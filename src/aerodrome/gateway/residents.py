@@ -59,9 +59,15 @@ class Resident:
 class Residents:
     """All held sessions of this gateway."""
 
-    def __init__(self, note_gone: Callable[[str, str], None] = lambda _realm, _session_id: None) -> None:
+    def __init__(
+        self,
+        note_gone: Callable[[str, str], None] = lambda _realm, _session_id: None,
+        note_holders: Callable[[str, str], None] = lambda _realm, _session_id: None,
+    ) -> None:
         self._residents: dict[Key, Resident] = {}
         self._note_gone = note_gone
+        #: Called when a link came to hold a session that others hold, or let go of one.
+        self._note_holders = note_holders
         #: The same by the tenant whose they are, so that counting one's costs nothing for the others.
         self._by_tenant: dict[str, dict[Key, Resident]] = {}
 
@@ -88,6 +94,8 @@ class Residents:
             self._by_tenant.setdefault(client.owner.tenant, {})[key] = resident
         resident.holders.pop(client.number, None)
         resident.holders[client.number] = Holder(client, held)
+        if len(resident.holders) > 1:
+            self._note_holders(*key)
 
     def release(self, client: Client, session_id: str) -> None:
         """Note that a link let go of a session; idempotent."""
@@ -95,7 +103,9 @@ class Residents:
         resident = self._residents.get(key)
         if resident is not None:
             resident.holders.pop(client.number, None)
-            if not resident.holders:
+            if resident.holders:
+                self._note_holders(*key)
+            else:
                 del self._residents[key]
                 of_tenant = self._by_tenant[client.owner.tenant]
                 del of_tenant[key]

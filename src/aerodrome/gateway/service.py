@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec import UNSET
 
 from aerodrome import errors
-from aerodrome.core.identity import Principal
+from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access
 from aerodrome.gateway import handshake, reattach
@@ -52,6 +52,8 @@ class TenantGateway:
         self._clients: dict[str, set[Client]] = {}
         self.guests: set[Guest] = set()
         services.fleet.subscribe(self._broadcast)
+        if services.sharing is not None:
+            services.sharing.serve_for = self.serve_for
 
     @property
     def services(self) -> Services:
@@ -92,12 +94,17 @@ class TenantGateway:
         link.limit_frames(self._services.settings.max_frame_bytes)
         await self._serve(link, Greeting(principal, None, {}, b""))
 
-    async def _serve(self, link: Link, greeting: Greeting) -> None:
+    async def serve_for(self, link: Link, principal: Principal, actor: Owner) -> None:
+        """Serve a link of this process with an owner's identity, on behalf of a member of its sessions (gateway.seats)."""
+        link.limit_frames(self._services.settings.max_frame_bytes)
+        await self._serve(link, Greeting(principal, None, {}, b""), actor)
+
+    async def _serve(self, link: Link, greeting: Greeting, actor: Owner | None = None) -> None:
         introduction = dict(greeting.params)
         if greeting.principal.policy.access is Access.GUARDED:
             for member in _GUARDED_CONNECT:
                 introduction.pop(member, None)
-        client = Client(link, greeting, introduction, self._services)
+        client = Client(link, greeting, introduction, self._services, actor)
         client.pump = Downward(client).pump
         if greeting.request_id is not None:
             result = handshake.connect_result(greeting.params, self._services.fleet.version)

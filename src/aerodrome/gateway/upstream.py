@@ -38,6 +38,8 @@ class Pending:
     session_id: str | None = None
     finish: Finish | None = None
     waiter: asyncio.Future[Envelope] | None = None
+    #: Called with the answer in its place among the runtime's other messages, before `finish`, which may wait.
+    heard: Callable[[Envelope], None] | None = None
 
 
 class Upstream:

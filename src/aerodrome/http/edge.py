@@ -59,7 +59,7 @@ class HttpEdge:
                 "choose another address with http.listen"
             ) from None
         self.users.start()
-        self.site.services.ownership.watchers.append(self.users.forget)
+        self.site.services.ownership.keepers.append(self.users.forget)
         self.site.asks.start()
         self.site.replays.start()
         return settings.host, port
@@ -70,7 +70,7 @@ class HttpEdge:
             guest.dismiss()
         await self._server.aclose()
         await self.site.asks.aclose()
-        watchers = self.site.services.ownership.watchers
-        watchers[:] = [one for one in watchers if one != self.users.forget]
+        keepers = self.site.services.ownership.keepers
+        keepers[:] = [one for one in keepers if one != self.users.forget]
         await self.site.replays.aclose()
         await self.users.aclose()

@@ -10,14 +10,16 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aerodrome.adapters.memory.audit import MemoryAuditLog
+from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.adapters.memory.erasures import MemoryErasureStore
+from aerodrome.adapters.memory.members import MemoryMemberStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.clock import SystemClock
@@ -44,7 +46,9 @@ from aerodrome.gateway.reaper import ReaperSettings, SessionReaper
 from aerodrome.gateway.router import Router
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
+from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
 from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
@@ -94,6 +98,7 @@ class Rig:
         fleet_settings: FleetSettings,
         settings: GatewaySettings,
         supplier: Supplier | None = None,
+        turn_settings: TurnSettings | None = None,
     ) -> None:
         self.clock = SystemClock()
         self.host = host
@@ -115,11 +120,11 @@ class Rig:
         )
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
+        self.sharing = _open_sharing(find_tenant, self.clock)
+        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
+        parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
         self.usage = MemoryUsageStore()
-        ledger = UsageLedger(self.usage, self.clock)
-        services = Services(
-            self.pool, self.ownership, self.router, settings, supplier or Supplier(), audit=auditor, usage=ledger
-        )
+        services = Services(*parts, audit=auditor, usage=UsageLedger(self.usage, self.clock))
         self.find_tenant = find_tenant
         self.erasures = MemoryErasureStore()
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock, self.erasures))
@@ -214,8 +219,15 @@ class Rig:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
         await self.caretaker.aclose()
+        await self.turns.aclose()
+        await self.sharing.aclose()
         self.services.audit.close()
         await self.pool.aclose()
+
+
+def _open_sharing(find_tenant: Callable[[str], Awaitable[Tenant | None]], clock: SystemClock) -> SharedSessions:
+    members, coordinator = MemoryMemberStore(), MemoryTurnCoordinator(clock)
+    return SharedSessions(SharingStores(members, members, coordinator, coordinator), find_tenant, clock, 0.2)
 
 
 def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:

@@ -11,6 +11,7 @@ from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.members import SqlMemberStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
@@ -32,6 +33,7 @@ class Stores:
     conversations: SqlConversationStore
     usage: SqlUsageStore
     idempotency: SqlIdempotencyStore
+    members: SqlMemberStore
 
 
 @asynccontextmanager
@@ -54,6 +56,7 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlConversationStore(database),
             SqlUsageStore(database),
             SqlIdempotencyStore(database),
+            SqlMemberStore(database),
         )
     finally:
         await database.aclose()

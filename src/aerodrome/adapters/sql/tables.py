@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0006"
+REVISION = "0007"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -119,4 +119,37 @@ IDEMPOTENCY_KEYS = sa.Table(
     sa.Column("headers", sa.Text),
     sa.Column("body", sa.Text),
     sa.Index(None, "created_at"),
+)
+
+#: `roles` are words, by commas.
+MEMBERS = sa.Table(
+    "members",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("roles", sa.Text, nullable=False),
+    sa.Column("since", sa.Double, nullable=False),
+    sa.Column("is_invited", sa.Integer, nullable=False),
+    sa.Index(None, "tenant_name", "user_name"),
+)
+
+SHARINGS = sa.Table(
+    "sharings",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("busy", sa.Text, nullable=False),
+    sa.Column("billing", sa.Text, nullable=False),
+)
+
+SHARE_LINKS = sa.Table(
+    "share_links",
+    METADATA,
+    sa.Column("link_id", sa.Text, primary_key=True),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("roles", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("uses_left", sa.Integer, nullable=False),
+    sa.Index(None, "session_id"),
 )

@@ -1,0 +1,298 @@
+"""A member's seat in another's sessions: a link of this process that serves with the session owner's identity.
+
+Whatever the gateway does for a session (where it runs, what policy its owner has, how it comes back) it does for the owner; a
+member's link borrows that by a seat, and the seat is where the member's rights are checked: every request that goes in, every
+event and question that comes out. One seat serves all the sessions of one owner that a link has joined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import structlog
+from msgspec import UNSET
+
+from aerodrome import errors
+from aerodrome.core.identity import Owner
+from aerodrome.core.membership import Right
+from aerodrome.core.policy import Access, Policy
+from aerodrome.gateway.client import Asked, Client, Request
+from aerodrome.gateway.sharing import SharedSessions
+from aerodrome.protocol import hardening, member_methods, messages, named_providers, reopening
+from aerodrome.protocol.correlation import Correlation
+from aerodrome.protocol.messages import Envelope, Peek, PeekParams, RequestId
+from aerodrome.transport.link import Link
+
+_log = structlog.get_logger()
+_END_SECONDS = 10.0
+_TOOL_CALL = "external_tool.requested"
+
+
+class Seat:
+    """One client's seat in the sessions of one owner."""
+
+    def __init__(self, client: Client, owner: Owner, shared: SharedSessions, policy: Policy) -> None:
+        self._client = client
+        self._owner = owner
+        self._shared = shared
+        self._policy = policy
+        self._near: Link | None = None
+        self._owed: Correlation[Request] = Correlation(client.services.settings.max_requests_in_flight)
+        #: What the member may do, by session; events of others do not pass.
+        self._rights: dict[str, frozenset[Right]] = {}
+        #: The tools that this link registered, by session; and the calls that wait, by request.
+        self._tools: dict[str, frozenset[str]] = {}
+        self._tool_calls: dict[str, str] = {}
+        self._recipes: dict[str, dict[str, Any]] = {}
+        self._unwatch = shared.watch(self._look_again)
+
+    async def open(self, serving_principal: Any) -> None:
+        """Open the link behind the seat; it ends with the member's own at the latest."""
+        limit = self._client.services.settings.max_frame_bytes
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, near = await loop.create_connection(lambda: Link(limit), sock=ours)
+        _, far = await loop.create_connection(lambda: Link(limit), sock=theirs)
+        self._near = near
+        self._client.spawn(self._run(near, far, serving_principal), f"seat of link {self._client.number}")
+
+    def is_of(self, owner: Owner) -> bool:
+        """Say whether it serves in sessions of this owner, and has not ended."""
+        return owner == self._owner and self._near is not None and not self._near.is_closing
+
+    async def learn(self, session_id: str) -> None:
+        """Find out what a session is opened with, where no link of its owner says so.
+
+        Raises:
+            errors.PolicyRejected: nobody knows, and its runtime would open it with everything.
+        """
+        if self._opened_with(session_id):
+            return
+        found = (
+            await self._shared.find_recipe(session_id, self._owner) if self._shared.find_recipe is not None else None
+        )
+        if found is None and self._policy.access is Access.OPEN:
+            raise errors.PolicyRejected(
+                f"session {session_id} is in no runtime, and only its owner's program knows how to open it: "
+                "have its owner resume it first"
+            )
+        self._recipes[session_id] = found or {}
+
+    def grant(self, session_id: str, rights: frozenset[Right]) -> None:
+        """Note what the member may do in a session."""
+        self._rights[session_id] = rights
+        self._client.seats[session_id] = self
+
+    def take(self, request: Request) -> None:
+        """Pass on a request about a session that this seat serves.
+
+        Raises:
+            errors.PolicyRejected: the member has not the right. errors.RuntimeLost: the seat has ended.
+        """
+        session_id = request.session_id or ""
+        right = member_methods.right_for(request.method)
+        if right not in self._rights.get(session_id, frozenset()):
+            raise errors.PolicyRejected(
+                f"{request.method} needs the right to {right.value.replace('_', ' ')} in session {session_id}; "
+                "its owner gives roles",
+                method=request.method,
+                right=right.value,
+            )
+        swallowed = member_methods.SWALLOWED.get(request.method)
+        if swallowed is not None:
+            self._client.link.send(messages.result(request.id, swallowed))
+            return
+        near = self._near
+        if near is None or near.is_closing:
+            raise errors.RuntimeLost("the session's link has ended; try again")
+        params = self._params(request, session_id)
+        near.send(messages.request(self._owed.open(request), request.method, messages.encode(params)))
+        near.flush()
+
+    def send(self, body: bytes) -> None:
+        """Send the member's answer to a question; for client.Asked."""
+        if self._near is not None and not self._near.is_closing:
+            self._near.send(body)
+            self._near.flush()
+
+    # -- what goes in -------------------------------------------------------------------------------------------------------
+
+    def _params(self, request: Request, session_id: str) -> dict[str, Any]:
+        params = request.object()
+        if request.method == "session.resume":
+            said = named_providers.check(params, self._policy)
+            tools = hardening.harden_resume({"sessionId": session_id, "tools": said.get("tools") or []}, self._policy)
+            said = {**said, "tools": tools.get("tools", [])}
+            params = member_methods.join_params(
+                session_id, said, self._opened_with(session_id), self._rights[session_id]
+            )
+            self._tools[session_id] = member_methods.tool_names(params)
+            return params
+        if request.method == "session.tools.handlePendingToolCall":
+            self._check_tool(session_id, str(params.get("requestId")))
+        extras: dict[str, Any] = {
+            name: params.pop(name) for name in ("aerodromeTurn", "aerodromeLease") if name in params
+        }
+        # A member gets the safe form of a call even where its owner, alone with a runtime, may have any.
+        return {**hardening.harden_call(request.method, params, self._policy), **extras}
+
+    def _check_tool(self, session_id: str, request_id: str) -> None:
+        tool = self._tool_calls.get(request_id)
+        if tool is None or tool not in self._tools.get(session_id, frozenset()):
+            raise errors.PolicyRejected(f"tool call {request_id} is not of a tool that this link registered")
+
+    def _opened_with(self, session_id: str) -> dict[str, Any]:
+        """Return what a session was last opened with by its owner's links; nothing where none holds it."""
+        services = self._client.services
+        for resident in services.residents.of_tenant(self._owner.tenant):
+            if resident.session_id != session_id:
+                continue
+            for holder in reversed(list(resident.holders.values())):
+                held = holder.held
+                if holder.client.owner == self._owner:
+                    if held.opening is not None:
+                        return {k: v for k, v in held.opening.asked.items() if k not in reopening.CREATE_ONLY}
+                    return reopening.resume_params(session_id, held.create, held.resume)
+        return self._recipes.get(session_id, {})
+
+    # -- what comes out -----------------------------------------------------------------------------------------------------
+
+    async def _run(self, near: Link, far: Link, principal: Any) -> None:
+        assert self._shared.serve_for is not None
+        serving = asyncio.create_task(
+            _serve(self._shared, far, principal, self._client.actor),
+            name=f"behind a seat of link {self._client.number}",
+        )
+        try:
+            while batch := await near.receive():
+                for body in batch:
+                    self._hear(body)
+                self._client.link.flush()
+                if self._client.link.is_stalled:
+                    await self._client.link.drain(self._client.services.settings.stall_seconds)
+        finally:
+            self._unwatch()
+            near.abort()
+            far.abort()
+            self._end()
+            await asyncio.wait((serving,), timeout=_END_SECONDS)
+            serving.cancel()
+            await asyncio.wait((serving,))
+
+    def _end(self) -> None:
+        """Answer what is open: the link behind has ended."""
+        for session_id in [key for key, seat in self._client.seats.items() if seat is self]:
+            del self._client.seats[session_id]
+        for request in self._owed.drain():
+            self._client.refuse(request.id, errors.RuntimeLost("the session's link has ended; try again"))
+        self._client.link.flush()
+
+    def _hear(self, body: bytes) -> None:
+        peek = messages.peek(body)
+        if peek is None or peek.method is UNSET:
+            self._hear_answer(messages.decode(body))
+            return
+        params = peek.params
+        session_id = params.sessionId if isinstance(params, PeekParams) else UNSET
+        if not isinstance(session_id, str) or Right.READ not in self._rights.get(session_id, frozenset()):
+            if peek.id is not UNSET:
+                self._decline(messages.decode(body))
+            return
+        if peek.id is UNSET:
+            self._note_tool_call(peek, body)
+            self._client.link.send(body)
+        else:
+            self._hear_question(messages.decode(body), session_id)
+
+    def _hear_answer(self, envelope: Envelope) -> None:
+        request = self._owed.close(envelope.id if envelope.id is not UNSET else None)
+        if request is None:
+            return
+        if request.method in ("session.detach", "session.destroy") and envelope.error is UNSET:
+            self._leave(request.session_id or "")
+        self._client.link.send(messages.response(request.id, envelope))
+
+    def _hear_question(self, envelope: Envelope, session_id: str) -> None:
+        may_answer = envelope.method in member_methods.ASKED and Right.APPROVE in self._rights[session_id]
+        if not may_answer or not isinstance(envelope.id, (int, str)):
+            self._decline(envelope)
+            return
+        assert isinstance(envelope.method, str)
+        try:
+            self._client.ask(Asked(self, envelope.id, session_id, envelope.method, envelope.params))
+        except errors.OverCapacity:
+            self._decline(envelope)
+
+    def _decline(self, envelope: Envelope) -> None:
+        if isinstance(envelope.id, (int, str)):
+            self.send(messages.failure(envelope.id, -32601, f"Unhandled method {envelope.method}"))
+
+    def _note_tool_call(self, peek: Peek, body: bytes) -> None:
+        event = peek.params.event if isinstance(peek.params, PeekParams) else UNSET
+        if event is UNSET or event.type != _TOOL_CALL:
+            return
+        data = messages.params_object(messages.decode(body).params).get("event", {}).get("data", {})
+        self._tool_calls[str(data.get("requestId"))] = str(data.get("toolName"))
+
+    # -- members that change ------------------------------------------------------------------------------------------------
+
+    def _look_again(self, session_id: str, person: Owner | None) -> None:
+        if session_id in self._rights and person in (None, self._client.actor):
+            # Until the store has been asked nothing passes.
+            self._rights[session_id] = frozenset()
+            self._client.spawn(self._refresh(session_id), f"seat of link {self._client.number} looks again")
+
+    async def _refresh(self, session_id: str) -> None:
+        rights = await self._shared.rights(session_id, self._client.actor, self._owner)
+        if Right.READ in rights:
+            self._rights[session_id] = rights
+        else:
+            self._leave(session_id)
+            gone = reopening.event(session_id, "aerodrome.member_removed", {"user": self._client.actor.user})
+            self._client.link.send(gone)
+            self._client.link.flush()
+
+    def _leave(self, session_id: str) -> None:
+        """Let go of a session that the member has left, or may not see any more."""
+        self._rights.pop(session_id, None)
+        self._tools.pop(session_id, None)
+        self._client.seats.pop(session_id, None)
+        if self._near is not None and not self._near.is_closing:
+            number: RequestId = f"leave-{session_id}"
+            self._near.send(messages.request(number, "session.detach", messages.encode({"sessionId": session_id})))
+            self._near.flush()
+
+
+async def _serve(shared: SharedSessions, far: Link, principal: Any, actor: Owner) -> None:
+    assert shared.serve_for is not None
+    try:
+        await shared.serve_for(far, principal, actor)
+    except errors.AerodromeError as error:
+        _log.warning("seat.failed", reason=error.message)
+    finally:
+        far.abort()
+
+
+async def find_seat(client: Client, session_id: str, owner: Owner | None) -> Seat | None:
+    """Return the client's seat in another's session, opened if there is none; None if it is no member."""
+    shared = client.services.sharing
+    if shared is None or owner is None or client.is_seat:
+        return None
+    rights = await shared.rights(session_id, client.owner, owner)
+    if Right.READ not in rights:
+        return None
+    async with client.seating:
+        seat = client.seats.get(session_id) or next(
+            (found for found in client.seats.values() if found.is_of(owner)), None
+        )
+        if seat is None:
+            principal = await shared.principal_for(owner, client.principal)
+            seat = Seat(client, owner, shared, principal.policy)
+            await seat.open(principal)
+        await seat.learn(session_id)
+        seat.grant(session_id, rights)
+    return seat

@@ -1,0 +1,289 @@
+"""Whose turn it is in a shared session: messages wait for their place, run under a lease, and are fenced.
+
+A message to a session that is shared is held here until its turn is the next (ports.coordination), sent under a lease that is
+renewed while the turn runs, and let go when the session is idle again. Right before it is sent its token is checked, in the same
+step of the event loop: whoever was paused past the lease finds another's turn in its way. What may begin a turn goes through
+`begin`; nothing else about a session waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aerodrome import errors
+from aerodrome.core.identity import Owner
+from aerodrome.core.membership import BusyPolicy, Sharing
+from aerodrome.core.turn_order import Lease
+from aerodrome.gateway.sharing import SharedSessions
+from aerodrome.ports.coordination import Order
+
+if TYPE_CHECKING:
+    from aerodrome.gateway.client import Client, Services
+
+_log = structlog.get_logger()
+#: A waiting turn is looked at so often at least; notices come earlier.
+_LOOK_SECONDS = 1.0
+#: The first turn of a session that is at work already waits for that.
+_SETTLE_SECONDS = 0.05
+_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """`lease_seconds`: how long a lease lasts unless it is renewed, and how long a turn waits unless it is asked for."""
+
+    lease_seconds: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a turn is to run."""
+
+    services: Services
+    realm: str
+    session_id: str
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A turn that runs: who sent it, under which lease. `message_id` is the runtime's, once it has answered."""
+
+    session_id: str
+    realm: str
+    client: Client
+    turn_id: str
+    lease: Lease
+    is_explicit: bool = False
+    message_id: str | None = None
+    is_answered: bool = False
+    is_sent: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def actor(self) -> Owner:
+        """Return who sent it."""
+        return self.client.actor
+
+
+#: Hears of turns that have begun and ended: the run, and whether it is over.
+NoteTurn = Callable[[Run, bool], None]
+
+
+class TurnQueue:
+    """The turns of the shared sessions of this gateway."""
+
+    def __init__(
+        self, shared: SharedSessions, settings: TurnSettings, note: NoteTurn = lambda _run, _over: None
+    ) -> None:
+        self._shared = shared
+        self._settings = settings
+        self._note = note
+        self._runs: dict[tuple[str, str], Run] = {}
+        #: Sessions in which a turn has run under a lease.
+        self._ordered: set[tuple[str, str]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- for the relay ------------------------------------------------------------------------------------------------------
+
+    async def begin(self, client: Client, session_id: str, turn_id: str | None, token: int | None) -> Run | None:
+        """Wait until a message may begin its turn; return its run, None where the runtime is to steer the running one with it.
+
+        `token` is that of a lease which the sender has acquired itself.
+
+        Raises:
+            errors.SessionBusy: policy is to refuse while a turn runs. errors.OverCapacity: too many wait.
+            errors.LeaseLost: the token is stale. errors.SessionMissing: the turn was withdrawn.
+        """
+        sharing = await self._shared.sharing(session_id) or Sharing(session_id)
+        turn_id = turn_id or f"turn_{secrets.token_hex(12)}"
+        if token is not None:
+            lease = self._check_token(client, session_id, token)
+            return self._start(client, session_id, lease.turn_id, lease, is_explicit=True)
+        order = await self._shared.stores.coordinator.look(session_id)
+        if order.lease is not None or order.queue:
+            if sharing.busy is BusyPolicy.REJECT:
+                raise _busy(order)
+            if sharing.busy is BusyPolicy.STEER and order.lease is not None:
+                return None
+        place = _Place(client.services, client.realm.key, session_id)
+        lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT)
+        return self._start(client, session_id, turn_id, lease)
+
+    def check(self, run: Run) -> None:
+        """Check the fence, in the same step as the sending. Raises errors.LeaseLost."""
+        try:
+            self._shared.stores.fence.check(run.session_id, run.lease.token)
+        except errors.LeaseLost:
+            self._end(run)
+            raise
+
+    def answered(self, run: Run, message_id: str | None) -> None:
+        """Note the runtime's answer to the message; None: it took none."""
+        if message_id is None:
+            self._end(run)
+            return
+        run.message_id, run.is_answered = message_id, True
+        self._note(run, False)
+        said = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": message_id}
+        self._tell(run.client.services, run.realm, run.session_id, "aerodrome.turn_started", said)
+
+    def idle(self, client: Client, session_id: str) -> None:
+        """Note that a link heard a session fall idle. It is the end of a turn only on the link that sent it, after its answer."""
+        run = self._runs.get((client.realm.key, session_id))
+        if run is not None and run.client is client and run.is_answered:
+            self._end(run)
+
+    async def acquire(
+        self, services: Services, realm: str, session_id: str, member: str, ttl: float, wait_seconds: float
+    ) -> Lease:
+        """Acquire the lease for a turn that a member will send, and renew and release, itself.
+
+        Raises:
+            errors.SessionBusy: it was not to be had in time.
+        """
+        turn_id = f"turn_{secrets.token_hex(12)}"
+        try:
+            async with asyncio.timeout(wait_seconds):
+                return await self._wait(_Place(services, realm, session_id), turn_id, member, False, ttl)
+        except TimeoutError:
+            raise _busy(await self._shared.stores.coordinator.look(session_id)) from None
+
+    async def aclose(self) -> None:
+        """End what renews leases. Idempotent."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------------
+
+    async def _wait(
+        self, place: _Place, turn_id: str, member: str, interrupts: bool, ttl: float | None = None
+    ) -> Lease:
+        coordinator, seconds = self._shared.stores.coordinator, self._settings.lease_seconds
+        session_id = place.session_id
+        position = await coordinator.enqueue(session_id, turn_id, member, seconds, interrupts)
+        said = {"turnId": turn_id, "sender": member, "position": position}
+        self._tell(place.services, place.realm, session_id, "aerodrome.turn_queued", said)
+        lease: Lease | None = None
+        try:
+            if interrupts:
+                await self._interrupt(place)
+            while lease is None:
+                if self._is_busy_otherwise(place):
+                    await coordinator.enqueue(session_id, turn_id, member, seconds, interrupts)
+                    await coordinator.wait_changed(session_id, _SETTLE_SECONDS)
+                    continue
+                lease = await coordinator.acquire(session_id, turn_id, ttl or seconds)
+                if lease is None:
+                    await self._check_waits(session_id, turn_id)
+                    await coordinator.wait_changed(session_id, min(_LOOK_SECONDS, seconds / 3))
+            return lease
+        finally:
+            if lease is None:
+                await coordinator.withdraw(session_id, turn_id)
+
+    async def _check_waits(self, session_id: str, turn_id: str) -> None:
+        order = await self._shared.stores.coordinator.look(session_id)
+        if all(ticket.turn_id != turn_id for ticket in order.queue):
+            raise errors.TurnWithdrawn(f"turn {turn_id} was withdrawn before it was sent")
+
+    def _is_busy_otherwise(self, place: _Place) -> bool:
+        """Say whether a turn runs that began before the session was shared: its end is waited for."""
+        key = (place.realm, place.session_id)
+        if key in self._ordered:
+            return (
+                False  # since then every turn has come through here; other links may only not have heard of its end yet
+            )
+        resident = place.services.residents.find(*key)
+        return resident is not None and any(one.held.has_turn for one in resident.live)
+
+    async def _interrupt(self, place: _Place) -> None:
+        """Abort the turn that runs; the message that does it is the next."""
+        resident = place.services.residents.find(place.realm, place.session_id)
+        for holder in resident.live if resident is not None else []:
+            if holder.held.has_turn and holder.held.upstream is not None:
+                await holder.held.upstream.call("session.abort", {"sessionId": place.session_id})
+                return
+
+    def _check_token(self, client: Client, session_id: str, token: int) -> Lease:
+        lease = self._shared.stores.fence.check(session_id, token)
+        if lease.member != client.actor.user:
+            raise errors.LeaseLost(f"fencing token {token} is another member's")
+        return lease
+
+    # -- running ------------------------------------------------------------------------------------------------------------
+
+    def _start(self, client: Client, session_id: str, turn_id: str, lease: Lease, is_explicit: bool = False) -> Run:
+        run = Run(session_id, client.realm.key, client, turn_id, lease, is_explicit)
+        self._runs[run.realm, session_id] = run
+        if len(self._ordered) >= _REMEMBERED:
+            self._ordered.clear()
+        self._ordered.add((run.realm, session_id))
+        if not is_explicit:
+            task = asyncio.get_running_loop().create_task(self._keep(run), name=f"turn of session {session_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return run
+
+    async def _keep(self, run: Run) -> None:
+        """Renew the lease for as long as the turn runs, wherever it ends."""
+        seconds = self._settings.lease_seconds
+        coordinator = self._shared.stores.coordinator
+        try:
+            while not run.over.is_set():
+                try:
+                    async with asyncio.timeout(seconds / 3):
+                        await run.over.wait()
+                except TimeoutError:
+                    if self._is_left(run):
+                        break
+                    run.lease = await coordinator.renew(run.session_id, run.lease.token, seconds)
+        except errors.AerodromeError as error:
+            _log.warning("turn.lease_lost", session=run.session_id, reason=error.message)
+        finally:
+            self._end(run)
+            await coordinator.release(run.session_id, run.lease.token)
+
+    def _is_left(self, run: Run) -> bool:
+        """Say whether nobody runs the turn any more: its link is gone, and no other link hears of it."""
+        resident = run.client.services.residents.find(run.realm, run.session_id)
+        if resident is None:
+            return True
+        if run.client.number in resident.holders:
+            held = resident.holders[run.client.number].held
+            return run.is_answered and not held.has_turn and held.ending is None
+        return not any(holder.held.has_turn for holder in resident.holders.values())
+
+    def _end(self, run: Run) -> None:
+        if run.over.is_set():
+            return
+        run.over.set()
+        key = (run.realm, run.session_id)
+        if self._runs.get(key) is run:
+            del self._runs[key]
+        self._note(run, True)
+        said: dict[str, Any] = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": run.message_id}
+        self._tell(run.client.services, *key, "aerodrome.turn_ended", said)
+
+    def _tell(self, services: Services, realm: str, session_id: str, kind: str, data: dict[str, Any]) -> None:
+        self._shared.tell(services, realm, session_id, kind, data)
+
+
+def _busy(order: Order) -> errors.SessionBusy:
+    lease = order.lease
+    if lease is None:
+        return errors.SessionBusy(f"{len(order.queue)} turns wait in this session; try again", waiting=len(order.queue))
+    seconds = round(order.now - lease.since, 3)
+    return errors.SessionBusy(
+        f"a turn of {lease.member} runs in this session for {seconds:g} s; try again when it is over",
+        holder=lease.member,
+        since_seconds=seconds,
+        waiting=len(order.queue),
+    )
