@@ -12,6 +12,8 @@ from aerodrome.core.identity import Owner
 from aerodrome.gateway import usage
 from aerodrome.gateway.usage import UsageLedger
 
+from .test_shared_sessions import shared_session
+
 ANN, BOB = Owner("t", "ann"), Owner("t", "bob")
 
 
@@ -119,3 +121,18 @@ async def test_a_turn_without_its_client_is_counted_too(rig):
     await rig.settled(lambda: rig.services.usage._pending)
     (day,) = await rig.services.usage.list_days(Owner("patient-shared", "user"), "2000-01-01", "2999-01-01")
     assert (day.model, day.usage.input_tokens) == ("m", 7)
+
+
+@pytest.mark.parametrize(("billing", "payer"), [(None, "ben"), ("sender", "ben"), ("owner", "ann")])
+async def test_what_is_used_in_a_shared_session_is_the_senders_or_the_owners_as_it_says(rig, billing, payer):
+    owner, members = await shared_session(rig, "shared", ben=["driver"], eve=["observer"])
+    if billing is not None:
+        await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "billing": billing})
+
+    await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "[use m 7 1]"})
+    for peer in (owner, *members.values()):
+        await peer.wait_for_event("s1", "session.idle")
+
+    for user in ("ann", "ben", "eve"):
+        found = await rig.services.usage.list_days(Owner("shared", user), "2000-01-01", "2999-01-01")
+        assert [one.usage.input_tokens for one in found] == ([7] if user == payer else []), user

@@ -93,7 +93,7 @@ class Downward:
             if self._is_heard_here(upstream, session_id) and not self._is_hushed(session_id, peek):
                 self._note_turn(session_id, peek)
                 if _kind_of(peek) == usage.EVENT:
-                    self._client.services.usage.note(self._client.owner, body)
+                    self._note_usage(session_id, body)
                 refusal = tightening.refuse_tool(self._client, peek, body)
                 if refusal is not None:
                     tightening.answer_tool(self._client, session_id, refusal)
@@ -180,6 +180,13 @@ class Downward:
             return held.state in (AttachmentState.UNLOADING, AttachmentState.EVICTED)
         is_return = kind == "sessionStart" and isinstance(given, dict) and (given.get("source") == "resume")
         return is_return and held.hushed.pop("hook", 0) > 0
+
+    def _note_usage(self, session_id: str, body: bytes) -> None:
+        client = self._client
+        turns, payer = client.services.turns, client.owner
+        if turns is not None:
+            payer = turns.payer(client.realm.key, session_id, payer)
+        client.services.usage.note(payer, body)
 
     def _note_turn(self, session_id: str, peek: Peek) -> None:
         assert isinstance(peek.params, PeekParams)
