@@ -55,17 +55,14 @@ async def test_permissions_are_rejected_unless_asked_for_otherwise(http):
     assert (rejected.json()["content"], approved.json()["content"]) == ("reject", "approve-once")
 
 
-@pytest.mark.parametrize(
-    "wish", [{"permissions": "ask"}, {"ask_user": True}, {"tools": [{"name": "t", "description": "d"}]}]
-)
-async def test_what_the_caller_would_have_to_answer_needs_a_stream(http, wish):
+async def test_what_the_caller_would_have_to_answer_needs_a_stream(http):
     caller = await http.caller("shared")
 
-    refused = await caller.post("/v1/ask", json={"prompt": "x", **wish})
-    async with caller.stream("POST", "/v1/ask", json={"prompt": "x", **wish}, headers=STREAM) as answer:
-        assert [event.kind async for event in read_events(answer)][-1] == "turn.ended"
-
-    assert (refused.status_code, next(iter(wish)) in refused.json()["detail"]) == (400, True)
+    for wish in ({"permissions": "ask"}, {"ask_user": True}, {"tools": [{"name": "t", "description": "d"}]}):
+        refused = await caller.post("/v1/ask", json={"prompt": "x", **wish})
+        async with caller.stream("POST", "/v1/ask", json={"prompt": "x", **wish}, headers=STREAM) as answer:
+            assert [event.kind async for event in read_events(answer)][-1] == "turn.ended"
+        assert (refused.status_code, next(iter(wish)) in refused.json()["detail"]) == (400, True)
 
 
 async def test_a_streamed_question_is_helped_by_its_session_while_it_runs(http):

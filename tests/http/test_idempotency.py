@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 
-import pytest
-
 from aerodrome.core.identity import Owner
 from aerodrome.http.idempotency import IdempotencySettings
 from aerodrome.http.site import HttpSettings
@@ -77,11 +75,11 @@ async def test_a_key_stands_for_one_request_only_and_is_its_owners(http):
     assert prompts(http) == ["one"]
 
 
-@pytest.mark.parametrize("bad", ["", "a b", "x" * 256])
-async def test_what_cannot_be_a_key_is_refused(http, bad):
+async def test_what_cannot_be_a_key_is_refused(http):
     caller = await http.caller("shared")
-    refused = await caller.post("/v1/sessions", json={}, headers=key(bad))
-    assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid")
+    for bad in ("", "a b", "x" * 256):
+        refused = await caller.post("/v1/sessions", json={}, headers=key(bad))
+        assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid"), bad
 
 
 async def test_a_retry_waits_for_the_first_a_bounded_time(open_http):

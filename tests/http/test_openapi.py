@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 #: Streams without end would hold the caller; they are asked for sessions that are not there only.
 ENDLESS = {"streamEvents"}
-EXAMPLES = 6
+EXAMPLES = 10
 load_all_checks()
 NAMES = [
     "not_a_server_error",
