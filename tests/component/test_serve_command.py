@@ -404,3 +404,22 @@ def test_settings_that_cannot_work_are_refused_with_the_fix(options: tuple[str, 
     assert fix in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert ended.stdout == ""
+
+
+def test_a_listener_that_others_can_reach_in_clear_says_so(tmp_path: Path) -> None:
+    command = [*CLI, "serve", "--listen", "0.0.0.0:0", "--policy", "transparent", "--upstream", "127.0.0.1:9"]
+    environment = {**os.environ, **TOKENS, "AERODROME_STATE_DIRECTORY": str(tmp_path), "AERODROME_LOG_JSON": "true"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            event = json.loads(line)
+            if event["event"] == "gateway.unencrypted":
+                break
+        else:
+            pytest.fail("it does not say so")
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert (event["level"], event["listen"]) == ("warning", "0.0.0.0:0")
+    assert "tls.certificate" in event["fix"]

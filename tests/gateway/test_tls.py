@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from aerodrome import errors
 from aerodrome.core.audit import Outcome
+from aerodrome.core.backoff import Backoff
+from aerodrome.forward import dialing
+from aerodrome.forward.carrier import Limits
+from aerodrome.forward.dialing import GatewayOptions
+from aerodrome.forward.server import Forwarder
 from aerodrome.gateway.listener import Listener
 from aerodrome.gateway.settings import GatewaySettings
+from aerodrome.testing import peer
 from aerodrome.testing.certificates import Authority
 from aerodrome.testing.peer import Peer, RpcError
 from aerodrome.transport import tls
@@ -260,3 +267,32 @@ def test_files_that_cannot_be_used_are_named(server, broken, tmp_path):
         ServerCertificate(TlsFiles(**{**paths, broken: bad}))
     with pytest.raises(errors.ConfigError, match=r"absent\.pem"):
         ServerCertificate(TlsFiles(**{**paths, broken: tmp_path / "absent.pem"}))
+
+
+async def make_session(client):
+    await client.call("connect", {})
+    return await client.call("session.create", {"sessionId": "s1"})
+
+
+async def test_a_forwarder_shows_its_certificate_and_one_without_is_told_why_nothing_comes(rig, authority, server):
+    async with listening(rig.gateway.serve, server, client_ca=authority.certificate) as listener:
+        options = GatewayOptions(
+            url=f"tls://127.0.0.1:{listener.address[1]}",
+            ca=authority.certificate,
+            token=await rig.token("alone", "ann"),
+        )
+        with_certificate = replace(options, certificate=(shown := authority.issue("ann")).certificate, key=shown.key)
+        for given, is_served in ((with_certificate, True), (options, False)):
+            quick = Limits(backoff=Backoff(first_seconds=0.01, limit_seconds=0.02), patience_seconds=0.5)
+            forwarder = Forwarder(dialing.open_upstream(given), quick)
+            host, _, port = (await forwarder.start("127.0.0.1:0")).rpartition(":")
+            client = await peer.open_peer(host, int(port))
+            try:
+                if is_served:
+                    assert (await make_session(client))["sessionId"] == "s1"
+                else:
+                    with pytest.raises(RpcError):
+                        await make_session(client)
+            finally:
+                await client.aclose()
+                await forwarder.aclose()

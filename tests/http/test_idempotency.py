@@ -246,3 +246,17 @@ async def test_a_store_that_does_not_answer_has_nothing_done(http):
     assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
     assert (await caller.get("/v1/sessions")).json()["sessions"] == []
     assert (await caller.post("/v1/sessions", json={})).status_code == 201
+
+
+async def test_an_answer_that_is_a_secret_is_not_kept_and_not_made_again(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    request = {"json": {"roles": ["driver"]}, "headers": key()}
+
+    made = await caller.post(f"{session}/links", **request)
+    again = await caller.post(f"{session}/links", **request)
+
+    assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_outcome_unknown")
+    assert len((await caller.get(f"{session}/links")).json()["links"]) == 1
+    assert made.json()["token"] not in repr(http.stores.idempotency._requests)

@@ -94,6 +94,8 @@ class Downward:
                 self._note_turn(session_id, peek)
                 if _kind_of(peek) == usage.EVENT:
                     self._note_usage(session_id, body)
+                if self._client.services.turns is not None:
+                    self._client.services.turns.hear(self._client, session_id, _kind_of(peek), body)
                 refusal = tightening.refuse_tool(self._client, peek, body)
                 if refusal is not None:
                     tightening.answer_tool(self._client, session_id, refusal)
@@ -202,8 +204,6 @@ class Downward:
             held.is_mid_turn = False
             held.upstream.touch()
             self._client.turn_ended.set()
-            if self._client.services.turns is not None:
-                self._client.services.turns.idle(self._client, session_id)
             runtime_id, realm = held.upstream.handle.runtime_id, self._client.realm.key
             self._client.services.evictor.note_idle(runtime_id, realm, session_id)
         elif event.type.startswith(reopening.TURN_EVENTS):

@@ -16,7 +16,7 @@ from msgspec import Meta
 from aerodrome import errors
 from aerodrome.core import identity, membership
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import Billing, BusyPolicy, Member, Right, Sharing
+from aerodrome.core.membership import Billing, BusyPolicy, Member, Right, Role, Sharing
 from aerodrome.gateway.client import Client, Request
 from aerodrome.gateway.sharing import SharedSessions, who_is_here
 from aerodrome.gateway.turn_queue import TurnQueue
@@ -181,7 +181,10 @@ async def _share(asking: _Asking, wanted: Shared) -> dict[str, Any]:
 
 
 async def _invite(asking: _Asking, wanted: Given) -> dict[str, Any]:
-    identity.check_name("user", wanted.user)
+    try:
+        identity.check_name("user", wanted.user)
+    except errors.ConfigError as error:
+        raise errors.InvalidParams(error.message) from None
     person = Owner(asking.owner.tenant, wanted.user)
     if person == asking.owner:
         raise errors.InvalidParams("the owner of a session is its owner; invite somebody else")
@@ -284,7 +287,7 @@ async def _use_link(asking: _Asking, wanted: Token) -> dict[str, Any]:
     if owner is None or owner.tenant != client.actor.tenant:
         raise refused
     if owner == client.actor:
-        return {"sessionId": link.session_id, "roles": ["owner"]}
+        return _view(Member(link.session_id, owner, frozenset({Role.OWNER}), shared.clock.now()))
     if await shared.stores.sharings.use_link(link.link_id, shared.clock.now()) is None:
         raise refused
     before = await shared.stores.members.find(link.session_id, client.actor)

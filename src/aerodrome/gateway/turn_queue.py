@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from aerodrome import errors
@@ -64,6 +65,9 @@ class Run:
     message_id: str | None = None
     is_answered: bool = False
     is_sent: bool = False
+    #: Messages that began since it was sent, until it is answered; and those of them that an idle has followed.
+    began: frozenset[str] = frozenset()
+    is_idle_after: frozenset[str] = frozenset()
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -134,20 +138,33 @@ class TurnQueue:
             self._end(run)
             return
         run.message_id, run.is_answered = message_id, True
+        run_is_over = message_id in run.is_idle_after
         self._note(run, False)
         said = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": message_id}
         self._tell(run.client.services, run.realm, run.session_id, "aerodrome.turn_started", said)
-
-    def idle(self, client: Client, session_id: str) -> None:
-        """Note that a link heard a session fall idle. It is the end of a turn only on the link that sent it, after its answer."""
-        run = self._runs.get((client.realm.key, session_id))
-        if run is not None and run.client is client and run.is_answered:
+        if run_is_over:
             self._end(run)
 
     def payer(self, realm: str, session_id: str, owner: Owner) -> Owner:
         """Return whose usage it is what runs in an owner's session now."""
         run = self._runs.get((realm, session_id))
         return run.actor if run is not None and run.billing is Billing.SENDER else owner
+
+    def hear(self, client: Client, session_id: str, kind: str, body: bytes) -> None:
+        """Note what a link hears of a session: the idle that follows the message of a run, on the link that sent it, is its end.
+
+        The idle of the turn before may still come after the message was sent; and the answer that says what the message is
+        called may come after all of a quick turn.
+        """
+        run = self._runs.get((client.realm.key, session_id)) if self._runs else None
+        if run is None or run.client is not client or not run.is_sent:
+            return
+        if kind == "session.idle":
+            run.is_idle_after |= run.began
+            if run.is_answered:
+                self._end(run)
+        elif kind == "user.message" and not run.is_answered:
+            run.began |= {_message_id(body)}
 
     async def acquire(
         self, services: Services, realm: str, session_id: str, member: str, ttl: float, wait_seconds: float
@@ -284,6 +301,15 @@ class TurnQueue:
 
     def _tell(self, services: Services, realm: str, session_id: str, kind: str, data: dict[str, Any]) -> None:
         self._shared.tell(services, realm, session_id, kind, data)
+
+
+def _message_id(body: bytes) -> str:
+    """Return what the runtime calls the message of a `user.message` event."""
+    try:
+        data = msgspec.json.decode(body)["params"]["event"]["data"]
+        return str(data["messageId"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""
 
 
 def _busy(order: Order) -> errors.SessionBusy:

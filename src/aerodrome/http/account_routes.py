@@ -6,7 +6,7 @@ import re
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from aerodrome import errors
@@ -173,7 +173,9 @@ def _sum(total: UsageFigures, one: DayUsage) -> UsageFigures:
 
 
 @router.post("/tokens", status_code=201, responses=problems.documented(404), operation_id="mintToken")
-async def mint(wanted: NewToken, minting: Annotated[MintingCaller, Depends(callers.authenticate_minter)]) -> Token:
+async def mint(
+    wanted: NewToken, minting: Annotated[MintingCaller, Depends(callers.authenticate_minter)], response: Response
+) -> Token:
     """Make a connection token for a user of the tenant of the key that asks, which must have the scope `mint`.
 
     An idempotency key makes no difference here: tokens are not kept, so each call makes a new one.
@@ -182,4 +184,5 @@ async def mint(wanted: NewToken, minting: Annotated[MintingCaller, Depends(calle
         raise errors.InvalidParams("user: expected 1 to 64 of a-z, 0-9, '_', '.', '@', '-', found another name")
     minted = await minting.minter.mint(Owner(minting.tenant, wanted.user), wanted.seconds)
     minting.note(wanted.user)
+    response.headers["Cache-Control"] = "no-store"
     return Token(token=minted.token, key_id=minted.key_id, expires_at=minted.expires_at)

@@ -16,6 +16,7 @@ from aerodrome.http import (
     problems,
     request_routes,
     session_routes,
+    sharing_routes,
     turn_routes,
 )
 from aerodrome.http.bodies import BodyLimit, JsonBodies, RateHeaders
@@ -69,6 +70,7 @@ def _routed() -> FastAPI:
         turn_routes,
         event_routes,
         request_routes,
+        sharing_routes,
         ask_routes,
         account_routes,
         guide_routes,

@@ -16,6 +16,7 @@ from aerodrome import errors
 from aerodrome.core import session as sessions
 from aerodrome.core.audit import Action, Entry
 from aerodrome.core.identity import Owner, Principal
+from aerodrome.core.membership import Right
 from aerodrome.gateway.audit import Auditor
 from aerodrome.gateway.minting import Minter
 from aerodrome.http import entry
@@ -44,12 +45,22 @@ class Caller:
         return await self.site.users.of(self.principal)
 
     async def check_session(self, session_id: str, method: str) -> None:
-        """Check that a session is the caller's. Raises errors.SessionMissing, also for one of another owner."""
+        """Check that a session is the caller's, or shared with them: whatever else they may do in it the gateway says.
+
+        Raises:
+            errors.SessionMissing: it is neither, or there is none.
+        """
         services = self.site.services
-        owner = await services.ownership.find_owner(session_id) if sessions.is_valid_id(session_id) else None
-        if owner != self.owner:
-            services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
+        if not sessions.is_valid_id(session_id):
             raise errors.SessionMissing("no such session")
+        owner = await services.ownership.find_owner(session_id)
+        if owner == self.owner:
+            return
+        shared = services.sharing
+        if shared is not None and Right.READ in await shared.rights(session_id, self.owner, owner):
+            return
+        services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
+        raise errors.SessionMissing("no such session")
 
     async def conversation(self, session_id: str, method: str) -> Conversation:
         """Return a session of the caller's. Raises errors.SessionMissing."""

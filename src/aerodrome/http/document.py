@@ -39,6 +39,7 @@ _TAGS = {
     "turns": "Prompts in, answers out",
     "events": "What is said in a session, as it is said or page by page",
     "requests": "What an agent waits for: permissions, questions, tool calls, forms, plans",
+    "sharing": "Sessions of several people: members, links that make members, whose turn it is",
     "ask": "One question, one answer, nothing left behind",
     "account": "Who calls, what they may have, what they have used",
     "guide": "The endpoints of the Copilot SDK's scaling guide, same paths and shapes",

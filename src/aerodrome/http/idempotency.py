@@ -144,7 +144,9 @@ class Replays:
         if held.answer is not None and held.answer.body is not None:
             raise Replayed(held.answer, held.resource)
         if held.answer is not None:
-            raise errors.OutcomeUnknown("it was done, and its answer was too large to keep: read what it made")
+            raise errors.OutcomeUnknown(
+                "it was done, and its answer is not kept, being too large or secret: read what it made"
+            )
         raise errors.OutcomeUnknown(
             "the first request of this key ended with its gateway: what it did is not known; read the session's "
             "history, and use another key to do it again",
@@ -175,7 +177,9 @@ class Replays:
     async def finish(self, attempt: Attempt, status: int, headers: list[list[str]], body: bytes) -> None:
         """Keep an answer, if it is one that will not be another next time."""
         if status < 400 or status in _KEPT_ERRORS or attempt.resource:
-            text = body.decode() if len(body) <= KEPT_BYTES else None
+            # What nobody is to store (a token, once shown) is not stored here either.
+            is_secret = any(name == "cache-control" and "no-store" in value for name, value in headers)
+            text = body.decode() if len(body) <= KEPT_BYTES and not is_secret else None
             kept = msgspec.json.encode([one for one in headers if one[0] in _KEPT_HEADERS]).decode()
             await self._store.finish(attempt.owner, attempt.key, Answer(status, kept, text))
             attempt.is_kept = True

@@ -15,9 +15,27 @@ from typing import Any
 from aerodrome.admin import client as admin
 from aerodrome.testing import peer
 from aerodrome.testing.demo_process import DemoProcess
-from aerodrome.testing.peer import Peer
+from aerodrome.testing.peer import Heard, Peer
 
 SESSION = "crowd"
+
+
+#: What `check` reads; all else would be gigabytes: the runtime repeats the whole conversation to every member at every turn.
+_READ = frozenset({"user.message", "assistant.message", "session.idle", "aerodrome.turn_started"})
+
+
+class _Kept(list[Heard]):
+    """What a peer heard, as far as it is read."""
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        super().__init__()
+        self._kinds = kinds
+
+    def append(self, heard: Heard) -> None:
+        """Keep an event of these types."""
+        event = heard.params.get("event") if isinstance(heard.params, dict) else None
+        if event is not None and event["type"] in self._kinds:
+            super().append(heard)
 
 
 @dataclass
@@ -39,6 +57,7 @@ async def gather(demo: DemoProcess, count: int) -> Crowd:
     """Make a session of one tenant's user and have members join it."""
     first = demo.tenants("shared")[0][0]
     owner = await connect(demo, first.token)
+    owner.heard = _Kept(_READ)
     provider = {"type": "openai", "baseUrl": demo.model["base_url"], "apiKey": demo.model["api_key"]}
     await owner.call("session.create", {"sessionId": SESSION, "model": demo.model["name"], "provider": provider}, 30)
     members = {}
@@ -49,6 +68,7 @@ async def gather(demo: DemoProcess, count: int) -> Crowd:
             minted = await operator.call("token.mint", tenant=first.tenant, user=user, expires_seconds=3600.0)
             await owner.call("aerodrome.members.invite", {"sessionId": SESSION, "user": user, "roles": ["driver"]}, 30)
             member = await connect(demo, minted["token"])
+            member.heard = _Kept(frozenset())
             await member.call("aerodrome.members.accept", {"sessionId": SESSION}, 30)
             await member.call("session.resume", {"sessionId": SESSION}, 30)
             members[user] = member
