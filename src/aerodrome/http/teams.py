@@ -1,7 +1,7 @@
 """A tenant's team chat, as the guide's `/team-chat` has it: one session, everyone's turns in order, each with its sender.
 
-Interim: the session is a service user's, until sessions have members (shared sessions). Whoever of the tenant may call may
-speak in it.
+The session is a service user's, so that nobody's going ends it; whoever of the tenant may call may speak in it, and is told
+the answers only. Sessions with members and roles are gateway.sharing.
 """
 
 from __future__ import annotations
