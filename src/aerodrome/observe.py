@@ -107,6 +107,7 @@ EVENTS: dict[str, str] = {
     "token.visit_failed": "the GitHub tokens of live sessions could not be looked after; it is tried again",
     "turn.ended_unsaid": "a runtime does no work in a session whose turn it never said was over",
     "turn.lease_lost": "the lease of a running turn could not be renewed; another may begin",
+    "turn.sender_unkept": "who sent a message of a shared session could not be kept for its history",
     "upstream.broke_framing": "a runtime sent bytes that are no frame",
     "upstream.refused_token": "the given upstream does not accept the given token",
     "upstream.unavailable": "no upstream could be had for a client link",

@@ -12,7 +12,7 @@ from aerodrome.adapters.memory.members import MemoryMemberStore
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.members import SqlMemberStore
 from aerodrome.core import membership
-from aerodrome.core.membership import Billing, BusyPolicy, Member, Role, Sharing
+from aerodrome.core.membership import Billing, BusyPolicy, Member, Role, SentBy, Sharing
 
 from .registry_suite import ALICE, BOB, OTHER_ALICE
 
@@ -122,3 +122,18 @@ async def test_a_closed_store_refuses(tmp_path):
     with pytest.raises(errors.StoreUnavailable):
         await store.find("s1", ALICE)
     await database.aclose()
+
+
+async def test_who_sent_a_message_is_kept_once_and_goes_with_the_session(twins):
+    one, other = twins
+    sent = [
+        SentBy("s1", "m2", "t2", "bob", 2.0),
+        SentBy("s1", "m1", "t1", "alice", 1.0),
+        SentBy("s2", "m1", "t3", "bob", 3.0),
+    ]
+    for entry in (*sent, sent[0]):
+        await one.add_sent(entry)
+
+    assert await other.list_sent("s1") == [sent[1], sent[0]]
+    await one.remove("s1")
+    assert (await other.list_sent("s1"), await other.list_sent("s2")) == ([], [sent[2]])

@@ -91,6 +91,17 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
+class SentBy:
+    """Who sent a message of a shared session; `message_id` is the runtime's."""
+
+    session_id: str
+    message_id: str
+    turn_id: str
+    user: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class ShareLink:
     """Lets whoever has its token become a member, until it expires. Only the token's hash is kept."""
 

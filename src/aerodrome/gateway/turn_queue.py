@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import Billing, BusyPolicy, Sharing
+from aerodrome.core.membership import Billing, BusyPolicy, SentBy, Sharing
 from aerodrome.core.turn_order import Lease
 from aerodrome.gateway.sharing import SharedSessions
 from aerodrome.ports.coordination import Order
@@ -138,6 +138,7 @@ class TurnQueue:
             self._end(run)
             return
         run.message_id, run.is_answered = message_id, True
+        self._spawn(self._keep_sender(run), f"sender of a turn of session {run.session_id}")
         run_is_over = message_id in run.is_idle_after
         self._note(run, False)
         said = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": message_id}
@@ -249,15 +250,28 @@ class TurnQueue:
 
     def _start(self, client: Client, session_id: str, turn_id: str, lease: Lease, is_explicit: bool = False) -> Run:
         run = Run(session_id, client.realm.key, client, turn_id, lease, is_explicit)
+        said = {"turnId": turn_id, "sender": client.actor.user}
+        self._tell(client.services, run.realm, session_id, "aerodrome.turn_granted", said)
         self._runs[run.realm, session_id] = run
         if len(self._ordered) >= _REMEMBERED:
             self._ordered.clear()
         self._ordered.add((run.realm, session_id))
         if not is_explicit:
-            task = asyncio.get_running_loop().create_task(self._keep(run), name=f"turn of session {session_id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._keep(run), f"turn of session {session_id}")
         return run
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_sender(self, run: Run) -> None:
+        """Keep who sent a message, for whoever reads the history; the audit log and usage have it without."""
+        sent = SentBy(run.session_id, run.message_id or "", run.turn_id, run.actor.user, self._shared.clock.now())
+        try:
+            await self._shared.stores.sharings.add_sent(sent)
+        except errors.StoreUnavailable as error:
+            _log.warning("turn.sender_unkept", session=run.session_id, reason=error.message)
 
     async def _keep(self, run: Run) -> None:
         """Renew the lease for as long as the turn runs, wherever it ends."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import Member, ShareLink, Sharing
+from aerodrome.core.membership import Member, SentBy, ShareLink, Sharing
 
 
 class MemberStore(Protocol):
@@ -50,6 +50,14 @@ class SharingStore(Protocol):
 
     async def find_sharing(self, session_id: str) -> Sharing | None:
         """Return how a session is shared; None for one that is not."""
+        ...
+
+    async def add_sent(self, sent: SentBy) -> None:
+        """Keep who sent a message. Idempotent."""
+        ...
+
+    async def list_sent(self, session_id: str) -> Sequence[SentBy]:
+        """Return who sent the messages of a session, oldest first."""
         ...
 
     async def add_link(self, link: ShareLink) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import Member, ShareLink, Sharing
+from aerodrome.core.membership import Member, SentBy, ShareLink, Sharing
 
 
 class MemoryMemberStore:
@@ -16,6 +16,7 @@ class MemoryMemberStore:
         self._members: dict[tuple[str, Owner], Member] = {}
         self._sharings: dict[str, Sharing] = {}
         self._links: dict[str, ShareLink] = {}
+        self._sent: dict[tuple[str, str], SentBy] = {}
 
     async def put(self, member: Member) -> None:
         """Make somebody a member."""
@@ -42,6 +43,7 @@ class MemoryMemberStore:
             del self._members[key]
         if person is None:
             self._sharings.pop(session_id, None)
+            self._sent = {key: sent for key, sent in self._sent.items() if sent.session_id != session_id}
             self._links = {key: link for key, link in self._links.items() if link.session_id != session_id}
         return len(gone)
 
@@ -52,6 +54,15 @@ class MemoryMemberStore:
     async def find_sharing(self, session_id: str) -> Sharing | None:
         """Return how a session is shared."""
         return self._sharings.get(session_id)
+
+    async def add_sent(self, sent: SentBy) -> None:
+        """Keep who sent a message."""
+        self._sent[sent.session_id, sent.message_id] = sent
+
+    async def list_sent(self, session_id: str) -> Sequence[SentBy]:
+        """Return who sent the messages of a session."""
+        found = (sent for sent in self._sent.values() if sent.session_id == session_id)
+        return sorted(found, key=lambda sent: (sent.at, sent.message_id))
 
     async def add_link(self, link: ShareLink) -> None:
         """Keep a new link."""

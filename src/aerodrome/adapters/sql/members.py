@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from aerodrome.adapters.sql import engine, tables
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import Billing, BusyPolicy, Member, Role, ShareLink, Sharing
+from aerodrome.core.membership import Billing, BusyPolicy, Member, Role, SentBy, ShareLink, Sharing
 
-_M, _S, _L = tables.MEMBERS.c, tables.SHARINGS.c, tables.SHARE_LINKS.c
+_M, _S, _L, _T = tables.MEMBERS.c, tables.SHARINGS.c, tables.SHARE_LINKS.c, tables.SENT_MESSAGES.c
 _OF = _M.session_id == sa.bindparam("id")
 _WHO = (_M.tenant_name == sa.bindparam("tenant")) & (_M.user_name == sa.bindparam("user"))
 _FIND = sa.select(tables.MEMBERS).where(_OF, _WHO)
@@ -36,6 +36,11 @@ _USE_LINK = (
 _REMOVE_LINK = sa.delete(tables.SHARE_LINKS).where(
     _L.link_id == sa.bindparam("link"), _L.session_id == sa.bindparam("id")
 )
+_INSERT_SENT = sa.insert(tables.SENT_MESSAGES)
+_LIST_SENT = (
+    sa.select(tables.SENT_MESSAGES).where(_T.session_id == sa.bindparam("id")).order_by(_T.sent_at, _T.message_id)
+)
+_REMOVE_SENT = sa.delete(tables.SENT_MESSAGES).where(_T.session_id == sa.bindparam("id"))
 _REMOVE_LINKS = sa.delete(tables.SHARE_LINKS).where(_L.session_id == sa.bindparam("id"))
 
 
@@ -84,6 +89,7 @@ class SqlMemberStore:
                 return connection.execute(_REMOVE, _key(session_id, person)).rowcount
             connection.execute(_REMOVE_SHARING, {"id": session_id})
             connection.execute(_REMOVE_LINKS, {"id": session_id})
+            connection.execute(_REMOVE_SENT, {"id": session_id})
             return connection.execute(_REMOVE_ALL, {"id": session_id}).rowcount
 
         return await self._database.write(write)
@@ -102,6 +108,21 @@ class SqlMemberStore:
         """Return how a session is shared."""
         row = await self._database.read(lambda c: c.execute(_FIND_SHARING, {"id": session_id}).first())
         return None if row is None else Sharing(row.session_id, BusyPolicy(row.busy), Billing(row.billing))
+
+    async def add_sent(self, sent: SentBy) -> None:
+        """Keep who sent a message."""
+        row = {
+            "session_id": sent.session_id,
+            "message_id": sent.message_id,
+            "turn_id": sent.turn_id,
+            "user_name": sent.user,
+            "sent_at": sent.at,
+        }
+        await self._database.write(lambda c: engine.insert_once(c, tables.SENT_MESSAGES, row))
+
+    async def list_sent(self, session_id: str) -> Sequence[SentBy]:
+        """Return who sent the messages of a session."""
+        return await self._database.read(lambda c: [SentBy(*row) for row in c.execute(_LIST_SENT, {"id": session_id})])
 
     async def add_link(self, link: ShareLink) -> None:
         """Keep a new link."""

@@ -142,6 +142,17 @@ SHARINGS = sa.Table(
     sa.Column("billing", sa.Text, nullable=False),
 )
 
+#: Who sent the messages of shared sessions.
+SENT_MESSAGES = sa.Table(
+    "sent_messages",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("message_id", sa.Text, primary_key=True),
+    sa.Column("turn_id", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("sent_at", sa.Double, nullable=False),
+)
+
 SHARE_LINKS = sa.Table(
     "share_links",
     METADATA,

@@ -28,6 +28,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("session_id", name="pk_sharings"),
     )
     op.create_table(
+        "sent_messages",
+        sa.Column("session_id", sa.Text, nullable=False),
+        sa.Column("message_id", sa.Text, nullable=False),
+        sa.Column("turn_id", sa.Text, nullable=False),
+        sa.Column("user_name", sa.Text, nullable=False),
+        sa.Column("sent_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "message_id", name="pk_sent_messages"),
+    )
+    op.create_table(
         "share_links",
         sa.Column("link_id", sa.Text, nullable=False),
         sa.Column("session_id", sa.Text, nullable=False),
