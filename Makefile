@@ -33,6 +33,7 @@ bench: setup
 	$(BIN)/python bench/density.py
 	$(BIN)/python bench/sandbox.py
 	$(BIN)/python bench/forwarder.py
+	$(BIN)/python bench/streams.py
 
 setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed bubblewrap
 

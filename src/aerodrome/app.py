@@ -184,7 +184,7 @@ async def _open_http(
     from aerodrome.http.site import HttpStores  # noqa: PLC0415
 
     certificate, minting = given
-    context = certificate.context() if certificate is not None else None
+    context = certificate.following_context() if certificate is not None else None
     kept = HttpStores(stores.conversations, stores.idempotency)
     edge = HttpEdge(gateway, kept, SystemClock(), tailoring.http_settings(settings), context, minting)
     stack.push_async_callback(edge.aclose)

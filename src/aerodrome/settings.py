@@ -219,6 +219,7 @@ class UserSection(_Section):
 
     providers: tuple[str, ...] = ()
     mcp_servers: tuple[str, ...] = ()
+    webhooks: tuple[str, ...] = ()
     #: Seconds, or words such as "30d"; checked with the tenant, so that an error says so in one line.
     session_idle_ttl: Any = None
     session_max_age: Any = None
@@ -396,11 +397,16 @@ class Settings(BaseSettings):
 
     def envelopes(self, purpose: str = "tokens") -> Envelopes | None:
         """Return what stored tokens (or another purpose's values) are sealed with, None without a master key."""
+        masters = self.read_master_keys()
+        return Envelopes(masters, purpose) if masters else None
+
+    def read_master_keys(self) -> tuple[bytes, ...]:
+        """Return the master key and those before it; none without one. Raises errors.ConfigError, as `read_master_key`."""
         master = self.read_master_key()
         if master is None:
-            return None
+            return ()
         old = self.old_master_keys.get_secret_value().split(",") if self.old_master_keys is not None else []
-        return Envelopes([master, *(_master_key("old_master_keys", key) for key in old if key.strip())], purpose)
+        return master, *(_master_key("old_master_keys", key) for key in old if key.strip())
 
     def vault_settings(self) -> VaultSettings | None:
         """Return where Vault is and how to prove oneself there, None if none is configured."""

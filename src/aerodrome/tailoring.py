@@ -172,5 +172,6 @@ def http_settings(settings: Settings) -> HttpSettings:
         ask_seconds=section.ask_seconds,
         team_chat=section.team_chat,
         idle_seconds=section.idle_seconds,
+        masters=settings.read_master_keys(),
         stream=StreamSettings(section.keep_alive_seconds, section.stall_seconds),
     )

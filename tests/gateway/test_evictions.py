@@ -182,9 +182,9 @@ async def test_every_link_of_a_session_has_it_back_before_the_next_turn(open_rig
     await turn(one, "a", "hear me")
     await other.wait_for_event("a", "session.idle")
 
-    kinds = ["assistant.turn_start", "assistant.message", "assistant.turn_end", "session.idle"]
+    kinds = ["user.message", "assistant.turn_start", "assistant.message", "assistant.turn_end", "session.idle"]
     assert other.events("a")[heard_before:] == kinds
-    assert one.events("a")[-4:] == kinds
+    assert one.events("a")[-5:] == kinds
 
 
 async def test_what_a_client_says_about_a_session_that_another_one_holds_brings_it_back_too(open_rig):

@@ -19,7 +19,8 @@ async def test_a_turn_runs_and_its_events_come_in_order(rig, tenant):
     assert created["sessionId"] == "first"
     assert "messageId" in await client.call("session.send", {"sessionId": "first", "prompt": "hello"})
     await client.wait_for_event("first", "session.idle")
-    assert client.events("first") == ["assistant.turn_start", "assistant.message", "assistant.turn_end", "session.idle"]
+    kinds = ["user.message", "assistant.turn_start", "assistant.message", "assistant.turn_end", "session.idle"]
+    assert client.events("first") == kinds
 
 
 async def test_two_clients_with_the_same_request_ids_on_one_runtime_get_their_own_answers(rig):

@@ -56,7 +56,7 @@ async def test_a_running_turn_ends_with_an_error_event_and_idle_and_is_never_rep
     await client.wait_for_event("s", "assistant.turn_start")
     rig.scripted.processes[0].kill()
     await client.wait_for_event("s", "session.idle")
-    assert client.events("s") == ["assistant.turn_start", "session.error", "session.idle"]
+    assert client.events("s") == ["user.message", "assistant.turn_start", "session.error", "session.idle"]
     [error] = [p["event"] for p in client.notifications("session.event") if p["event"]["type"] == "session.error"]
     assert "interrupted" in error["data"]["message"]
     await client.call("session.send", {"sessionId": "s", "prompt": "again"})

@@ -7,6 +7,7 @@ import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from aerodrome import errors
@@ -22,6 +23,7 @@ from aerodrome.testing import peer
 from aerodrome.testing.certificates import Authority
 from aerodrome.testing.peer import Peer, RpcError
 from aerodrome.transport import tls
+from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
 WAIT_SECONDS = 10.0
@@ -267,6 +269,51 @@ def test_files_that_cannot_be_used_are_named(server, broken, tmp_path):
         ServerCertificate(TlsFiles(**{**paths, broken: bad}))
     with pytest.raises(errors.ConfigError, match=r"absent\.pem"):
         ServerCertificate(TlsFiles(**{**paths, broken: tmp_path / "absent.pem"}))
+
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def serving_http(files, client_ca=None):
+    context = ServerCertificate(TlsFiles(files.certificate, files.key, client_ca)).following_context()
+    server = AsgiServer(app, 16, context)
+    try:
+        yield f"https://127.0.0.1:{await server.start()}"
+    finally:
+        await server.aclose()
+
+
+async def test_the_http_listener_shows_a_renewed_certificate_to_the_next_connection(authority, tmp_path):
+    before = authority.issue("127.0.0.1", "http-renewed")
+    context = tls.client_context(authority.certificate)
+    async with serving_http(before) as url, httpx.AsyncClient(verify=context) as client:
+
+        async def serial() -> int:
+            async with client.stream("GET", url, headers={"Connection": "close"}) as answer:
+                shown = answer.extensions["network_stream"].get_extra_info("ssl_object").getpeercert()
+                return int(shown["serialNumber"], 16)
+
+        first = await serial()
+        assert first == await serial()
+        authority.issue("127.0.0.1", "http-renewed")
+        second = await serial()
+        assert second != first
+        before.certificate.write_text("half a renewal")
+        assert await serial() == second
+
+
+async def test_the_http_listener_wants_the_client_certificates_that_the_other_listener_wants(authority, server):
+    known = authority.issue("client")
+    async with serving_http(server, authority.certificate) as url:
+        context = tls.client_context(authority.certificate, known.certificate, known.key)
+        async with httpx.AsyncClient(verify=context) as client:
+            assert (await client.get(url)).status_code == 200
+        async with httpx.AsyncClient(verify=tls.client_context(authority.certificate)) as stranger:
+            with pytest.raises(httpx.TransportError):
+                await stranger.get(url)
 
 
 async def make_session(client):

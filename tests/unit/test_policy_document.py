@@ -19,6 +19,7 @@ NAMES = st.lists(st.sampled_from(["a", "b*", "c"]), max_size=3).map(tuple)
 VALUES = {
     "provider_urls": st.just(("https://one.example",)),
     "mcp_urls": st.just(("https://two.example",)),
+    "webhook_urls": st.just(("https://three.example",)),
     "session_idle_seconds": st.none() | st.floats(1, 1000),
     "session_age_seconds": st.none() | st.floats(1, 1000),
     "client_loss": st.sampled_from(ClientLoss),

@@ -138,6 +138,8 @@ class Eraser:
         records = list(await self._site.services.ownership.registry.list_owned(owner))
         await self._delete_sessions(owner, records, report)
         await self._site.services.usage.forget(owner)
+        if self._site.services.sharing is not None:
+            await self._site.services.sharing.leave_everything(owner)
         for place in places:
             await self._remove_work(place, records, report)
         if not report.left:
@@ -170,6 +172,8 @@ class Eraser:
                         client.link.abort()
                     cut.update(clients)
                     await asyncio.sleep(0.01)
+                for forget in self._site.gateway.forgetters if self._site.gateway is not None else ():
+                    await forget(owner)
                 await self._site.services.finishing.end(owner)
                 while any(views.owner_of(resident) == owner for resident in self._site.services.residents):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)

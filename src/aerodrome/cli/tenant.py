@@ -13,6 +13,7 @@ from aerodrome import errors
 from aerodrome.admin.erasure import Report
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, identity, policy_document
+from aerodrome.core import webhook as webhooks
 from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Trust
@@ -31,6 +32,9 @@ TrustOption = Annotated[
 Provider = Annotated[list[str] | None, typer.Option(help="An allowed model endpoint (URL prefix); repeat for more.")]
 McpServer = Annotated[
     list[str] | None, typer.Option(help="An allowed remote MCP server (URL prefix); repeat for more.")
+]
+Webhook = Annotated[
+    list[str] | None, typer.Option(help="Where webhooks of HTTP sessions may go (URL prefix); repeat for more.")
 ]
 IdleTtl = Annotated[
     str | None, typer.Option(help="Sessions unused so long are deleted, such as 30d or 12h; never without it.")
@@ -71,6 +75,7 @@ def _save(
     trust: TrustOption = None,
     provider: Provider = None,
     mcp_server: McpServer = None,
+    webhook: Webhook = None,
     model: Model = None,
     tool: Tool = None,
     max_sessions_per_user: Cap = None,
@@ -121,7 +126,13 @@ def _said(context: typer.Context) -> dict[str, Any]:
     if context.params["named_provider"]:
         names = context.params["named_provider"]
         said |= {"provider": names[0], "provider_names": names}
-    plural = {"provider": "providers", "mcp_server": "mcp_servers", "model": "models", "tool": "tools"}
+    plural = {
+        "provider": "providers",
+        "mcp_server": "mcp_servers",
+        "webhook": "webhooks",
+        "model": "models",
+        "tool": "tools",
+    }
     said |= {word: context.params[option] for option, word in plural.items() if context.params[option]}
     return said
 
@@ -175,6 +186,21 @@ def list_tenants(
         "source",
     )
     tables.print_table(columns, rows)
+
+
+@app.command("webhook-secret")
+def webhook_secret(name: str, config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
+    """Print what a tenant's webhooks are signed with, for the service that verifies them (docs/webhooks.md)."""
+
+    async def work(stores: application.Stores, settings: Settings) -> str:
+        if await admission.find_tenant(settings.configured_tenants(), stores.tenants, name) is None:
+            raise errors.TenantMissing(f"no tenant is named {name}: list the tenants to see which there are")
+        master = settings.read_master_key()
+        if master is None:
+            raise errors.ConfigError("webhooks are signed with a key made from master_key; set it, or master_key_file")
+        return webhooks.derive_secret(master, name)
+
+    typer.echo(registry.with_stores(config, state_directory, work))
 
 
 @app.command()

@@ -23,6 +23,7 @@ class Override:
 
     provider_urls: tuple[str, ...] | UnsetType = UNSET
     mcp_urls: tuple[str, ...] | UnsetType = UNSET
+    webhook_urls: tuple[str, ...] | UnsetType = UNSET
     session_idle_seconds: float | UnsetType | None = UNSET
     session_age_seconds: float | UnsetType | None = UNSET
     client_loss: ClientLoss | UnsetType = UNSET

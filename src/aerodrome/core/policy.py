@@ -71,7 +71,7 @@ class HostTools(Enum):
 class Policy:
     """What a tenant, or one user of it, may do.
 
-    Allowed URLs (model endpoints, remote MCP servers) match by origin and path prefix; `*` is every public one.
+    Allowed URLs (model endpoints, remote MCP servers, webhooks) match by origin and path prefix; `*` is every public one.
     A session is deleted `session_idle_seconds` after its last use or `session_age_seconds` after its creation; None: never.
     `models` and `tools` are patterns (core.patterns); None: whatever the rest allows. A cap of 0 is none. `work_root` is the
     directory below which guarded sessions work; None: their realm's. `egress` and `host_tools` are for sandboxes to hold.
@@ -81,6 +81,7 @@ class Policy:
     trust: Trust = Trust.LIMITED
     provider_urls: tuple[str, ...] = ()
     mcp_urls: tuple[str, ...] = ()
+    webhook_urls: tuple[str, ...] = ()
     session_idle_seconds: float | None = None
     session_age_seconds: float | None = None
     client_loss: ClientLoss = ClientLoss.CLOSE
@@ -133,6 +134,19 @@ class Policy:
     def allows_mcp(self, url: str) -> bool:
         """Say whether sessions may have the runtime call the remote MCP server at `url`."""
         return any(_covers(allowed, url) for allowed in self.mcp_urls)
+
+    def allows_webhook(self, url: str) -> bool:
+        """Say whether calls of a session's tools may be sent to `url`; `*` allows encrypted ones only."""
+        said = [allowed for allowed in self.webhook_urls if allowed != "*"]
+        parts = _parts(url)
+        is_any = "*" in self.webhook_urls and _covers("*", url) and parts is not None and parts[0] == "https"
+        return is_any or any(_covers(allowed, url) for allowed in said)
+
+
+def names_address(urls: tuple[str, ...], address: str, port: int) -> bool:
+    """Say whether an allow-list has an address itself, at that port: only so may one be meant that is not public."""
+    parts = [found for found in (_parts(url) for url in urls) if found is not None]
+    return any((host.strip("[]"), at) == (address.lower(), port) for _, host, at, _ in parts)
 
 
 def check_url(name: str, url: str) -> str:

@@ -88,6 +88,7 @@ WORDS: Mapping[str, tuple[str, Check]] = {
     "trust": ("trust", lambda _, value: Trust(value)),
     "providers": ("provider_urls", _each(check_url)),
     "mcp_servers": ("mcp_urls", _each(check_url)),
+    "webhooks": ("webhook_urls", _each(check_url)),
     "session_idle_ttl": ("session_idle_seconds", _ttl),
     "session_max_age": ("session_age_seconds", _ttl),
     "client_loss": ("client_loss", lambda _, value: ClientLoss(value)),

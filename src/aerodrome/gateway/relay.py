@@ -182,6 +182,10 @@ class Relay:
             return None
         return None if step is None else functools.partial(self._guard, request, step)
 
+    async def _apart(self, request: Request, step: Step) -> None:
+        await self._guard(request, step)
+        self._flush()
+
     async def _guard(self, request: Request, step: Step) -> None:
         try:
             await step()
@@ -201,7 +205,12 @@ class Relay:
     def _dispatch(self, request: Request) -> Step | None:
         client = self._client
         if request.method.startswith(sharing_calls.PREFIX) and client.services.sharing is not None:
-            return functools.partial(sharing_calls.answer, client, client.services.sharing, request)
+            step = functools.partial(sharing_calls.answer, client, client.services.sharing, request)
+            if request.method != sharing_calls.WAITS:
+                return step
+            # It may wait for an hour for other people's turns: what comes behind it on this link must not.
+            client.spawn(self._apart(request, step), f"waiting call of link {client.number}")
+            return None
         session_id = _named_session(request)
         if session_id is not None and (seat := client.seats.get(session_id)) is not None:
             client.services.drainer.check(request.method)

@@ -7,21 +7,22 @@ when its turns have ended (`finish`).
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 from msgspec import UNSET
 
 from aerodrome import errors
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.placement import Realm
-from aerodrome.core.policy import Access
+from aerodrome.core.policy import Access, Policy
 from aerodrome.gateway import handshake, reattach
 from aerodrome.gateway.admission import Admission
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.relay import Relay
-from aerodrome.protocol import messages
+from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.messages import PeekParams
 from aerodrome.transport import tls
 from aerodrome.transport.link import Link
@@ -51,6 +52,8 @@ class TenantGateway:
         self._admission = admission
         self._clients: dict[str, set[Client]] = {}
         self.guests: set[Guest] = set()
+        #: What edges keep of a person beside that, and forget when the person is erased.
+        self.forgetters: list[Callable[[Owner], Awaitable[None]]] = []
         services.fleet.subscribe(self._broadcast)
         if services.sharing is not None:
             services.sharing.serve_for = self.serve_for
@@ -69,6 +72,21 @@ class TenantGateway:
     def clients(self) -> list[Client]:
         """Return the client links that are open."""
         return [client for clients in self._clients.values() for client in clients]
+
+    def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy that is in force for an owner who has a link here; None for one who has none."""
+        return next((client.principal.policy for client in self.clients if client.owner == owner), None)
+
+    def find_recipe(self, owner: Owner, session_id: str) -> dict[str, Any] | None:
+        """Return what another link of an owner, that is here, opened a session with; None if none of theirs holds it."""
+        for client in self.clients:
+            held = client.attachments.get(session_id)
+            if client.owner != owner or held is None or not held.is_live:
+                continue
+            if held.opening is not None:
+                return dict(held.opening.asked)
+            return reopening.resume_params(session_id, held.create, held.resume)
+        return None
 
     async def serve(self, link: Link) -> None:
         """Serve one client link until it ends."""

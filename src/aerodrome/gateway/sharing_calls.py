@@ -23,6 +23,8 @@ from aerodrome.gateway.turn_queue import TurnQueue
 from aerodrome.protocol import messages
 
 PREFIX = "aerodrome."
+#: The one call that waits for others' turns.
+WAITS = "aerodrome.turns.acquire"
 _Id = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,250}$")]
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Roles = Annotated[list[str], Meta(min_length=1, max_length=3)]
@@ -378,7 +380,7 @@ _CALLS: dict[str, _Call] = {
     "aerodrome.links.use": _Call(Token, None, _use_link),
     "aerodrome.turns.look": _Call(Named, Right.READ, _turns),
     "aerodrome.turns.withdraw": _Call(Turn, Right.SEND, _withdraw),
-    "aerodrome.turns.acquire": _Call(Acquire, Right.SEND, _acquire),
+    WAITS: _Call(Acquire, Right.SEND, _acquire),
     "aerodrome.turns.renew": _Call(Held, Right.SEND, _renew),
     "aerodrome.turns.release": _Call(Held, Right.SEND, _release),
 }

@@ -23,6 +23,7 @@ from aerodrome.http import entry
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
 from aerodrome.http.users import HttpUser
+from aerodrome.transport import asgi, tls
 
 _BEARER = HTTPBearer(auto_error=False, description="a key, a connection token, or a JWT of a trusted issuer")
 
@@ -121,6 +122,10 @@ async def _authenticate(
     except (errors.AuthenticationFailed, errors.AuthenticationRequired) as error:
         site.services.audit.not_authenticated(peer, token, error)
         raise
+    settings = site.services.settings
+    names = tls.names_in(asgi.certificate_of(request.scope))
+    if settings.client_names_tenant and principal.owner.tenant not in names:
+        raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
     await entry.enter(request, site, principal.owner)
     return Caller(site, principal, peer)
 

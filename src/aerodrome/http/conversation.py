@@ -1,35 +1,52 @@
 """One session as HTTP callers of its owner use it: opened when it is wanted, its turns in order, its events to all who read.
 
-Lives on the owner's program (http.program) and hears what that link hears. Callers may vanish at any moment: nothing here
-depends on one. What the session was opened with is kept in the registry (http.options), so that it opens again anywhere.
+Lives on the owner's program (http.program), whichever that is now, and hears what that link hears. Callers may vanish at any
+moment: nothing here depends on one. What the session was opened with is kept in the registry (http.options), so that it opens
+again anywhere. Its requests are http.requests, its readers http.reading.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.http import events, options, pending
-from aerodrome.http.events import Event, EventLog
+from aerodrome.http import events, options
+from aerodrome.http.events import Event, EventLog, LogBudget
 from aerodrome.http.options import SessionOptions
-from aerodrome.http.pending import Pending, PendingKind
+from aerodrome.http.pending import Pending
 from aerodrome.http.program import Program
+from aerodrome.http.reading import Readers
+from aerodrome.http.requests import Requests, Tools
 from aerodrome.http.turns import Turn, TurnState
 from aerodrome.protocol import messages
 from aerodrome.protocol.messages import RequestId
 
-#: Turns that are over and can still be asked for, and those that may wait.
+#: Turns that are over and can still be asked for, in number and together in bytes; and those that may wait.
 KEPT_TURNS = 100
+KEPT_TURN_BYTES = 2 * 1024 * 1024
 QUEUED_TURNS = 100
+QUEUED_BYTES = 8 * 1024 * 1024
 _PAGE_EVENTS = 500
-_SETTLE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all sessions of one owner share: their link, opened if it is not there; the clock; who answers tools."""
+
+    connect: Callable[[], Awaitable[Program]]
+    clock: Clock
+    budget: LogBudget = field(default_factory=LogBudget)
+    tools: Tools | None = None
+    #: What another link of the owner has a session open with, None if none has.
+    find_recipe: Callable[[str], dict[str, Any] | None] = lambda _: None
 
 
 class Conversation:
@@ -38,42 +55,63 @@ class Conversation:
     def __init__(
         self,
         session_id: str,
-        program: Program,
+        surroundings: Surroundings,
         chosen: SessionOptions,
-        clock: Clock,
         is_new: bool,
         is_ours: bool = True,
     ) -> None:
         self.session_id = session_id
         self.options = chosen
+        self.used_at = 0.0
         #: Whether it was made over HTTP: then it can be made again where nothing of it was on disk yet.
         self._is_ours = is_ours
-        self.log = EventLog()
-        self._program = program
-        self._clock = clock
+        self._surroundings = surroundings
+        self._clock = surroundings.clock
+        self._readers = Readers(surroundings.budget)
+        self._requests = Requests(self)
+        self._program: Program | None = None
         self._is_new = is_new
         self._is_open = False
+        self._was_open = is_new
+        self._is_gone = False
         self._opening = asyncio.Lock()
-        self._said = asyncio.Event()
         self._queue: deque[Turn] = deque()
         self._current: Turn | None = None
         self._turns: OrderedDict[str, Turn] = OrderedDict()
-        self._pending: dict[str, Pending] = {}
         self._sending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._readers = 0
 
     # -- opening ----------------------------------------------------------------------------------------------------------
 
     @property
+    def log(self) -> EventLog:
+        """Return what was said in it, as far as it is in memory."""
+        return self._readers.log
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether its link holds it."""
+        return self._is_open
+
+    @property
     def is_in_use(self) -> bool:
         """Say whether its link must stay: a turn runs or waits, a question is open, someone reads."""
-        return self._current is not None or bool(self._queue or self._pending or self._readers or self._tasks)
+        return self._has_use or self._opening.locked()
+
+    @property
+    def _has_use(self) -> bool:
+        has_work = self._current is not None or bool(self._queue or self._requests or self._tasks)
+        return has_work or self._readers.count > 0
 
     @property
     def is_busy(self) -> bool:
         """Say whether a turn of ours runs."""
         return self._current is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about what its turns take in memory."""
+        return sum(turn.size_bytes for turn in self._turns.values())
 
     async def open(self) -> None:
         """Have the session on this link. Idempotent.
@@ -81,29 +119,55 @@ class Conversation:
         Raises:
             errors.SessionMissing: there is no such session. errors.AerodromeError: it cannot be opened now, or by policy.
         """
-        async with self._opening:
-            if self._is_open:
-                return
-            params = {**options.opening(self.options), "sessionId": self.session_id}
-            if self._is_new:
-                await self._program.call("session.create", params)
-            else:
-                await self._resume(params)
-            self._is_open, self._is_new = True, False
+        await self._opened()
 
-    async def _resume(self, params: dict[str, Any]) -> None:
+    async def _opened(self) -> Program:
+        async with self._opening:
+            if self._is_gone:
+                raise errors.SessionMissing("no such session")
+            program = await self._surroundings.connect()
+            if self._is_open and program is self._program:
+                return program
+            self._program = program
+            params = self._opening_params()
+            if self._is_new:
+                await program.call("session.create", params)
+            else:
+                await self._resume(program, params)
+                await self._requests.take_up(program)
+            self._is_open, self._was_open, self._is_new = True, True, False
+            return program
+
+    def _opening_params(self) -> dict[str, Any]:
+        recipe = None if self._is_ours else self._surroundings.find_recipe(self.session_id)
+        if recipe is None:
+            return {**options.opening(self.options), "sessionId": self.session_id}
+        # The last to resume decides for everyone (protocol facts 1.4): who only joins says what was said already.
+        return {**options.joining(recipe), "sessionId": self.session_id}
+
+    async def _resume(self, program: Program, params: dict[str, Any]) -> None:
         try:
-            await self._program.call("session.resume", {**params, "continuePendingWork": True})
+            await program.call("session.resume", params)
         except errors.SessionMissing:
             # One that never had a turn is not on disk (protocol facts 1.8); whose it is the gateway has checked.
             if not self._is_ours:
                 raise
-            await self._program.call("session.create", params)
+            await program.call("session.create", params)
 
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Make a call about this session, opened first."""
-        await self.open()
-        return await self._program.call(method, {**params, "sessionId": self.session_id})
+        program = await self._opened()
+        return await program.call(method, {**params, "sessionId": self.session_id})
+
+    async def let_go(self) -> None:
+        """Have its link hold it no longer, if nothing needs it: a runtime may unload it, memory is given back."""
+        async with self._opening:
+            program = self._program
+            if self._is_open and not self._has_use and program is not None and not program.is_over.done():
+                self._is_open = False
+                self._readers.begin_anew()
+                with suppress(errors.AerodromeError):
+                    await program.call("session.detach", {"sessionId": self.session_id})
 
     # -- turns ------------------------------------------------------------------------------------------------------------
 
@@ -122,26 +186,45 @@ class Conversation:
         Raises:
             errors.OverCapacity: too many wait.
         """
-        if len(self._queue) >= QUEUED_TURNS:
-            raise errors.OverCapacity(f"{QUEUED_TURNS} turns wait in this session; wait for some of them first")
-        turn = Turn(prompt, self._clock.now(), sender, position=self.log.end)
+        waiting_bytes = sum(turn.size_bytes for turn in self._queue)
+        if len(self._queue) >= QUEUED_TURNS or (self._queue and waiting_bytes + len(prompt) > QUEUED_BYTES):
+            raise errors.OverCapacity(f"{len(self._queue)} turns wait in this session; wait for some of them first")
+        turn = Turn(prompt, self._clock.now(), sender, position=self.log.end, cursor=self.log.cursor)
         self._turns[turn.turn_id] = turn
         self._queue.append(turn)
-        self._say("turn.queued", {"turn_id": turn.turn_id, "position": len(self._queue), "sender": sender})
+        self.say("turn.queued", {"turn_id": turn.turn_id, "position": len(self._queue), "sender": sender})
         self._send_next()
         return turn
+
+    async def wait_taken(self, turn: Turn) -> None:
+        """Wait until the session has taken a turn, or has others to end first.
+
+        Raises:
+            errors.AerodromeError: it was not taken, and nothing was done: a cap is reached, policy, the gateway stops.
+        """
+        while turn is self._current and turn.message_id is None and not turn.is_over:
+            await self._readers.more()
+        if turn.refusal is not None:
+            self._turns.pop(turn.turn_id, None)
+            raise turn.refusal
 
     def withdraw(self, turn: Turn) -> bool:
         """Take back a turn that waits; say whether it did."""
         if turn not in self._queue:
             return False
         self._queue.remove(turn)
-        self._finish(turn, TurnState.WITHDRAWN)
+        turn.state = TurnState.WITHDRAWN
+        self._tell_end(turn)
         return True
 
     async def abort(self) -> bool:
         """Abort the turn that runs; say whether one did. It is over when its events say so."""
-        if self._current is None:
+        turn = self._current
+        if turn is None:
+            return False
+        if turn.message_id is None and self._sending is not None:
+            await asyncio.wait((self._sending,))  # a runtime that has not got it yet has nothing to abort
+        if self._current is not turn:
             return False
         await self.call("session.abort", {})
         return True
@@ -150,65 +233,77 @@ class Conversation:
         """Wait until a turn is over or needs an answer, or so many seconds have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not turn.is_over and not (turn is self._current and self._waits_for_caller):
-                    await self._said_more()
+                while not turn.is_over and not (turn is self._current and self.pending):
+                    await self._readers.more()
 
     async def wait_over(self, turn: Turn) -> None:
         """Wait until a turn is over, however long that takes."""
         while not turn.is_over:
-            await self._said_more()
-
-    @property
-    def _waits_for_caller(self) -> bool:
-        """Say whether a request is open that is not answered here by itself."""
-        is_decided = self.options.permissions != "ask"
-        return any(not (is_decided and one.kind is PendingKind.PERMISSION) for one in self._pending.values())
+            await self._readers.more()
 
     def _send_next(self) -> None:
         if self._current is None and self._queue:
             self._current = self._queue.popleft()
-            self._sending = self._spawn(self._send(self._current))
+            self._sending = self.spawn(self._send(self._current))
 
     async def _send(self, turn: Turn) -> None:
         try:
-            await self.open()
-            turn.state, turn.started_at, turn.position = TurnState.RUNNING, self._clock.now(), self.log.end
-            self._say("turn.started", {"turn_id": turn.turn_id, "sender": turn.sender})
-            sent = await self._program.call("session.send", {"sessionId": self.session_id, "prompt": turn.prompt})
-            turn.message_id = str(sent.get("messageId", ""))
+            program = await self._opened()
+            turn.state, turn.started_at = TurnState.RUNNING, self._clock.now()
+            turn.position, turn.cursor = self.log.end, self.log.cursor
+            self.say("turn.started", {"turn_id": turn.turn_id, "sender": turn.sender})
+            sent = await program.call("session.send", {"sessionId": self.session_id, "prompt": turn.prompt})
         except errors.AerodromeError as error:
-            turn.error = {"code": error.code, "message": error.message, "retryable": error.retryable}
+            turn.fail(error)
+            # Whether a runtime that died had begun it is not known; it is one that failed.
+            turn.refusal = None if isinstance(error, errors.RuntimeLost) else error
+            self._end_current(turn)
+            return
+        is_over = turn.take_answer(str(sent.get("messageId", "")))
+        self._readers.wake()
+        if is_over is None:
+            # The idle of another link's turn, most likely; but one that is missed would leave this turn open for ever.
+            with suppress(errors.AerodromeError):
+                is_over = not await self._is_at_work(program)
+        if is_over:
             self._end_current(turn)
 
     def _end_current(self, turn: Turn, is_aborted: bool = False) -> None:
-        if self._current is not turn or (turn.is_over and turn.ended_at is not None):
+        if self._current is not turn:
             return
         self._current = None
+        self._requests.drop(is_turn_over=True)
         turn.end(self._clock.now(), self.log.end + 1, is_aborted)
-        self._pending = {key: one for key, one in self._pending.items() if one.rpc_id is not None}
         self._tell_end(turn)
         self._send_next()
 
-    def _finish(self, turn: Turn, state: TurnState) -> None:
-        turn.state, turn.ended_at, turn.end_position = state, self._clock.now(), self.log.end + 1
-        self._tell_end(turn)
-
     def _tell_end(self, turn: Turn) -> None:
-        self._say("turn.ended", {"turn_id": turn.turn_id, "status": turn.state.value, "error": turn.error})
-        over = [one for one in self._turns.values() if one.is_over]
-        for old in over[: max(0, len(over) - KEPT_TURNS)]:
+        turn.ended_at, turn.end_position = turn.ended_at or self._clock.now(), self.log.end + 1
+        self.say("turn.ended", {"turn_id": turn.turn_id, "status": turn.state.value, "error": turn.error})
+        turn.end_cursor = self.log.cursor
+        over = deque(one for one in self._turns.values() if one.is_over)
+        size = sum(one.size_bytes for one in over)
+        while len(over) > 1 and (len(over) > KEPT_TURNS or size > KEPT_TURN_BYTES):
+            old = over.popleft()
+            size -= old.size_bytes
             del self._turns[old.turn_id]
 
     # -- pending requests -------------------------------------------------------------------------------------------------
 
     @property
     def pending(self) -> list[Pending]:
-        """Return what waits for an answer, oldest first."""
-        return list(self._pending.values())
+        """Return what waits for a caller's answer, oldest first."""
+        return self._requests.open
+
+    async def list_pending(self) -> list[Pending]:
+        """Return the same; a session that was at work before this gateway started is brought back first, to say what waits."""
+        if not self._was_open and self._is_ours:
+            await self.open()
+        return self.pending
 
     def find_pending(self, request_id: str) -> Pending | None:
         """Return an open request."""
-        return self._pending.get(request_id)
+        return self._requests.find(request_id)
 
     async def answer(self, one: Pending, answer: Any) -> None:
         """Answer an open request: first answer wins.
@@ -216,38 +311,21 @@ class Conversation:
         Raises:
             errors.AlreadyExists: it was answered by someone else meanwhile.
         """
-        if self._pending.pop(one.request_id, None) is None:
-            raise errors.AlreadyExists(f"request {one.request_id} has been answered")
-        if one.rpc_id is not None:
-            self._program.answer(one.rpc_id, answer)
-            self._close_pending(one)
-            return
-        method, params = pending.answer_call(one, answer)
-        try:
-            result = await self.call(method, params)
-        except errors.AerodromeError:
-            self._pending[one.request_id] = one
-            raise
-        self._close_pending(one)
-        if result.get("success") is False:
-            raise errors.AlreadyExists(f"request {one.request_id} has been answered")
+        await self._requests.answer(one, answer)
 
-    def _open_pending(self, one: Pending) -> None:
-        self._pending[one.request_id] = one
-        if one.kind is PendingKind.PERMISSION and self.options.permissions != "ask":
-            self._spawn(self._decide(one))
-            return
-        said = {"request_id": one.request_id, "kind": one.kind.value, "data": pending.describe(one.kind, one.data)}
-        self._say("request.opened", said)
+    def answer_rpc(self, rpc_id: RequestId, answer: Any) -> None:
+        """Answer a request of the runtime to this link."""
+        if self._program is not None:
+            self._program.answer(rpc_id, answer)
 
-    async def _decide(self, one: Pending) -> None:
-        decision = "approve" if self.options.permissions == "approve" else "reject"
-        with suppress(errors.AerodromeError):
-            await self.answer(one, pending.permission_result(decision, None, one.data))
+    def now(self) -> float:
+        """Return the time."""
+        return self._clock.now()
 
-    def _close_pending(self, one: Pending) -> None:
-        self._pending.pop(one.request_id, None)
-        self._say("request.closed", {"request_id": one.request_id, "kind": one.kind.value})
+    @property
+    def tools(self) -> Tools | None:
+        """Return who answers for tools that no caller does."""
+        return self._surroundings.tools
 
     # -- hearing ----------------------------------------------------------------------------------------------------------
 
@@ -256,53 +334,82 @@ class Conversation:
         event = self.log.append(body)
         if event is None:
             return
-        self._wake()
-        kind = pending.OPENED.get(event.kind)
-        request_id = str(event.data.get("requestId", ""))
-        if kind is not None and request_id:
-            self._open_pending(Pending(request_id, kind, event.data, self._clock.now()))
-        elif event.kind in pending.CLOSED and request_id in self._pending:
-            self._close_pending(self._pending[request_id])
-        if self._current is not None:
+        self._readers.wake()
+        if event.kind == "session.error" and event.data.get("errorType") == "runtime_lost":
+            self._hear_loss(event)
+            return
+        self._requests.hear(event, self._clock.now())
+        if event.kind == "session.idle" and event.agent_id is None:
+            self._hear_idle(event)
+        elif self._current is not None:
             self._current.hear(event)
-            if event.kind == "session.idle" and event.agent_id is None and self._current.started_at is not None:
-                self._end_current(self._current, bool(event.data.get("aborted")))
+
+    def _hear_idle(self, event: Event) -> None:
+        if event.parent is None and not event.data:
+            return  # the gateway's own, a moment after the loss of a runtime: that was heard
+        is_aborted = bool(event.data.get("aborted"))
+        if self._current is None:
+            self._requests.drop(is_turn_over=True)
+        elif self._current.ends_with_idle():
+            self._end_current(self._current, is_aborted)
+
+    def _hear_loss(self, event: Event) -> None:
+        """The runtime has died in a turn: what it had asked may still be answered in the next one, if it is on disk."""
+        # Opened anew by us, and not brought back by the gateway: only so is work that waits continued.
+        self._is_open = False
+        self._requests.drop(is_turn_over=False)
+        turn = self._current
+        if self._requests:
+            self.spawn(self._revive(turn, event))
+        elif turn is not None and turn.started_at is not None:
+            turn.hear(event)
+            self._end_current(turn)
+
+    async def _revive(self, turn: Turn | None, loss: Event) -> None:
+        goes_on = False
+        with suppress(errors.AerodromeError):
+            goes_on = await self._is_at_work(await self._opened())
+        if not goes_on:
+            self._requests.drop(is_turn_over=True)
+            if turn is not None and turn is self._current:
+                turn.hear(loss)
+                self._end_current(turn)
+
+    async def _is_at_work(self, program: Program) -> bool:
+        activity = await program.call("session.metadata.activity", {"sessionId": self.session_id})
+        return activity.get("hasActiveWork") is not False
 
     def hear_request(self, method: str, params: dict[str, Any], rpc_id: RequestId) -> bool:
         """Note a request of the runtime; say whether callers can answer it."""
-        kind = pending.ASKED.get(method)
-        if kind is None:
-            return False
-        self._open_pending(Pending(f"rpc-{rpc_id}", kind, params, self._clock.now(), rpc_id))
-        return True
+        return self._requests.ask(method, params, rpc_id, self._clock.now())
 
-    def hear_end(self) -> None:
-        """Note that the link is over: what ran on it has ended, what waited cannot be sent."""
-        self._is_open = False
-        error = {"code": "runtime_lost", "message": "the link to the gateway has ended; try again", "retryable": True}
-        for turn in ([self._current] if self._current is not None else []) + list(self._queue):
-            turn.error = error
-            turn.end(self._clock.now(), self.log.end + 1)
-            self._tell_end(turn)
+    def hear_cancelled(self, rpc_id: RequestId) -> None:
+        """Note that a request of the runtime needs no answer any more."""
+        self._requests.cancel(rpc_id)
+
+    def hear_end(self, error: errors.AerodromeError | None = None, is_gone: bool = False) -> None:
+        """Note that the link is over, or the session gone: what ran on it has ended, what waited cannot be sent."""
+        self._is_open, self._is_gone = False, self._is_gone or is_gone
+        error = error or errors.RuntimeLost("the link to the gateway has ended; try again")
+        ending = ([self._current] if self._current is not None else []) + list(self._queue)
         self._current = None
         self._queue.clear()
-        self._pending.clear()
+        self._requests.drop(is_turn_over=True, is_link_over=True)
+        for turn in ending:
+            turn.fail(error)
+            turn.end(self._clock.now(), self.log.end + 1)
+            self._tell_end(turn)
         for task in list(self._tasks):
             task.cancel()
-        self._wake()
+        self._readers.begin_anew()
 
-    def _say(self, kind: str, data: dict[str, Any]) -> None:
+    def say(self, kind: str, data: dict[str, Any]) -> None:
+        """Tell readers something of the gateway's own."""
         self.log.say(kind, data)
-        self._wake()
+        self._readers.wake()
 
-    def _wake(self) -> None:
-        said, self._said = self._said, asyncio.Event()
-        said.set()
-
-    async def _said_more(self) -> None:
-        await self._said.wait()
-
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Any) -> asyncio.Task[None]:
+        """Run a task that ends with the link at the latest."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=f"session {self.session_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -312,18 +419,22 @@ class Conversation:
 
     async def history(self) -> list[Event]:
         """Return the kept events of the session, oldest first: from the runtime where it is open, else from disk."""
-        if self._is_open:
-            said = await self._program.call("session.getMessages", {"sessionId": self.session_id})
-            return events.kept(_bodies(said))
-        return await self._read_disk()
+        return [event for event in await self._all_history() if not events.is_noise(event.kind)]
 
-    async def _read_disk(self) -> list[Event]:
+    async def _all_history(self) -> list[Event]:
+        program = await self._surroundings.connect()
+        if self._is_open and program is self._program:
+            said = await program.call("session.getMessages", {"sessionId": self.session_id})
+            return events.kept(_bodies(said))
+        return await self._read_disk(program)
+
+    async def _read_disk(self, program: Program) -> list[Event]:
         found: list[Event] = []
         cursor: str | None = None
         while True:
             params = {"sessionId": self.session_id, "max": _PAGE_EVENTS} | ({"cursor": cursor} if cursor else {})
             try:
-                page = await self._program.call("sessions.readPersistedEvents", params)
+                page = await program.call("sessions.readPersistedEvents", params)
             except errors.RuntimeRefused:
                 return found  # never had a turn: nothing is on disk
             found += events.kept(_bodies(page))
@@ -333,47 +444,16 @@ class Conversation:
             elif not page.get("hasMore") or not cursor:
                 return found
 
-    async def read_from(
-        self, cursor: str | None, position: int | None = None, until: Callable[[], bool] | None = None
-    ) -> AsyncGenerator[list[Event], None]:
+    def read_from(self, cursor: str | None, position: int | None = None) -> AsyncGenerator[list[Event], None]:
         """Yield events in batches, for as long as the session goes on: behind `cursor`, or from a position of the log.
 
         An empty cursor means from the beginning. A reader that is slower than the log is long goes on from disk.
-        `until` says whether nothing more is wanted.
         """
-        self._readers += 1
-        try:
-            if position is None:
-                position = self.log.after(cursor) if cursor else None
-            last = cursor or ""
-            while True:
-                if position is None or position < self.log.first:
-                    older, position = await self._older_than_log(last)
-                    if older:
-                        last = older[-1].cursor
-                        yield older
-                        continue
-                batch = self.log.read(position)
-                if batch:
-                    position, last = batch[-1].position + 1, batch[-1].cursor
-                    yield batch
-                elif (until is not None and until()) or self._program.is_over.done():
-                    return
-                else:
-                    await self._said_more()
-        finally:
-            self._readers -= 1
+        return self._readers.read(self._all_history, cursor or "", position)
 
-    async def _older_than_log(self, cursor: str) -> tuple[list[Event], int]:
-        """Return the kept events behind a cursor that came before the log begins, and where the log begins.
-
-        A cursor that is not of this session's history reads all of it.
-        """
-        kept = await self.history()
-        here = {event.cursor for event in self.log.read(self.log.first)}
-        anchor = events.anchor_of(cursor)
-        at = next((number for number, event in enumerate(kept) if event.cursor == anchor), -1)
-        return [event for event in kept[at + 1 :] if event.cursor not in here], self.log.first
+    def read_turn(self, turn: Turn) -> AsyncGenerator[list[Event], None]:
+        """Yield the events of a turn, from its sending to its end."""
+        return self._readers.read_turn(self._all_history, turn)
 
 
 def _bodies(result: dict[str, Any]) -> list[bytes]:

@@ -12,9 +12,11 @@ from aerodrome.http import application
 from aerodrome.http.asks import Asks
 from aerodrome.http.idempotency import Replays
 from aerodrome.http.rates import RateLimiter
+from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.site import HttpSettings, HttpStores, Site
 from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
+from aerodrome.http.webhooks import Webhooks
 from aerodrome.transport.asgi import AsgiServer
 
 
@@ -30,7 +32,11 @@ class HttpEdge:
         context: ssl.SSLContext | None = None,
         minting: Minting | None = None,
     ) -> None:
-        self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds)
+        master = settings.masters[0] if settings.masters else None
+        hooks = Webhooks(master, gateway.find_policy, clock, settings.webhook_context)
+        self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds, hooks)
+        users.sealed = SealedOptions(settings.masters)
+        gateway.forgetters.append(users.close_user)
         self.site = Site(
             gateway,
             users,

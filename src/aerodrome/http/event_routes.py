@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,10 +9,10 @@ from fastapi import APIRouter, Header, Query
 
 from aerodrome.http import problems, sse
 from aerodrome.http.callers import Authenticated
-from aerodrome.http.conversation import Conversation
+from aerodrome.http.events import behind
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import History, HistoryEvent
-from aerodrome.http.turn_routes import stream
+from aerodrome.http.turn_routes import encoded, stream
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"])
 _EVENTS: dict[str, Any] = {
@@ -42,16 +41,7 @@ async def follow(
     await held.open()
     cursor = last_event_id or after
     position = held.log.end if not cursor and start == "now" else None
-    return stream(caller, _encoded(held, cursor or "", position))
-
-
-async def _encoded(held: Conversation, cursor: str, position: int | None) -> AsyncGenerator[list[bytes], None]:
-    reading = held.read_from(cursor, position)
-    try:
-        async for batch in reading:
-            yield [one.sse for one in batch]
-    finally:
-        await reading.aclose()
+    return stream(caller, encoded(held.read_from(cursor, position)))
 
 
 @router.get("/history", responses=problems.documented(404, 422), operation_id="getHistory")
@@ -64,9 +54,8 @@ async def history(
     """Return the kept events of a session, oldest first."""
     held = await caller.conversation(session_id, "http.history.get")
     events = await held.history()
-    at = next((number + 1 for number, one in enumerate(events) if one.cursor == after), 0)
-    page = events[at : at + limit]
-    has_more = at + limit < len(events)
+    events = behind(events, after) if after else events
+    page, has_more = events[:limit], len(events) > limit
     return History(
         events=[HistoryEvent.model_validate(msgspec.json.decode(one.body)) for one in page],
         cursor=page[-1].cursor if page else after,

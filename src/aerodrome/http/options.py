@@ -6,14 +6,15 @@ references. What policy makes of it is decided where every client's parameters a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, SecretStr, Tag
 
 from aerodrome.protocol import named_providers
 
 Permissions = Literal["ask", "approve", "reject"]
 Mode = Literal["interactive", "plan", "autopilot"]
+_TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class _Body(BaseModel):
@@ -23,9 +24,48 @@ class _Body(BaseModel):
 class ClientTool(_Body):
     """A tool that callers of this API answer for: its calls are pending requests (kind `tool`)."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["lookup_order"])
+    type: Literal["client"] = "client"
+    name: str = Field(pattern=_TOOL_NAME, examples=["lookup_order"])
     description: str = Field(default="", max_length=4000)
     parameters: dict[str, JsonValue] = Field(default_factory=dict, description="JSON Schema of its arguments")
+
+
+class WebhookTool(_Body):
+    """A tool that a service answers: the gateway sends each call there, signed (docs/webhooks.md)."""
+
+    type: Literal["webhook"]
+    name: str = Field(pattern=_TOOL_NAME, examples=["lookup_order"])
+    description: str = Field(default="", max_length=4000)
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="JSON Schema of its arguments")
+    url: str = Field(max_length=2000, description="where calls go; the tenant's policy (`webhooks`) must allow it")
+    timeout_seconds: float = Field(default=10.0, gt=0, le=120, description="of one attempt")
+    retries: int = Field(default=2, ge=0, le=5, description="more attempts after a failed one (5xx, no connection)")
+
+
+def _type_of(tool: Any) -> str:
+    said = tool.get("type", "client") if isinstance(tool, dict) else getattr(tool, "type", "client")
+    return said if said in ("client", "webhook") else ""
+
+
+Tool = Annotated[
+    Annotated[ClientTool, Tag("client")] | Annotated[WebhookTool, Tag("webhook")],
+    Discriminator(
+        _type_of,
+        custom_error_type="tool_type",
+        custom_error_message="expected type to be 'client' or 'webhook'",
+    ),
+]
+
+
+class McpServer(_Body):
+    """A remote MCP server whose tools the session has."""
+
+    url: str = Field(max_length=2000, description="where it is; the tenant's policy (`mcp_servers`) must allow it")
+    type: Literal["http", "sse"] = "http"
+    tools: list[str] = Field(default_factory=lambda: ["*"], max_length=200, description="by name; `*`: all it has")
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict, max_length=20, description="sent with every call; stored sealed, never given back"
+    )
 
 
 class InfiniteSession(_Body):
@@ -51,7 +91,10 @@ class SessionOptions(_Body):
     ask_user: bool = Field(
         default=True, description="whether the agent may ask questions (pending requests of kind `question`)"
     )
-    tools: list[ClientTool] = Field(default_factory=list, max_length=100)
+    tools: list[Tool] = Field(default_factory=list, max_length=100)
+    mcp_servers: dict[Annotated[str, Field(pattern=_TOOL_NAME)], McpServer] = Field(
+        default_factory=dict, max_length=20, description="remote MCP servers, by the name their tools are called with"
+    )
     infinite: InfiniteSession | None = None
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16, description="yours; given back as it is")
 
@@ -62,6 +105,8 @@ def opening(options: SessionOptions) -> dict[str, Any]:
         "streaming": True,
         "includeSubAgentStreamingEvents": False,
         "requestPermission": True,
+        # Of resumes only, but whoever brings the session back says what it was made with (gateway.reattach).
+        "continuePendingWork": True,
         "requestUserInput": options.ask_user,
         "requestElicitation": options.ask_user,
         "requestExitPlanMode": options.ask_user,
@@ -73,12 +118,26 @@ def opening(options: SessionOptions) -> dict[str, Any]:
         params["provider"] = {"baseUrl": f"{named_providers.PREFIX}{options.provider}"}
     if options.instructions:
         params["systemMessage"] = {"mode": "append", "content": options.instructions}
+    if options.mcp_servers:
+        params["mcpServers"] = {name: _server(server) for name, server in options.mcp_servers.items()}
     if options.infinite is not None:
         params["infiniteSessions"] = _infinite(options.infinite)
     return params
 
 
-def _tool(tool: ClientTool) -> dict[str, Any]:
+#: What makes a link the one that the runtime asks, or says who it is: of the program that brought it.
+_OF_ANOTHER = frozenset(
+    {"canvasProvider", "commands", "extensionInfo", "gitHubTokenProviderRegistrationId", "hasSkillProvider", "hooks"}
+)
+
+
+def joining(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that join a session which a program has open with these, and change nothing for it."""
+    said = {name: value for name, value in recipe.items() if name not in _OF_ANOTHER}
+    return {**said, "streaming": True, "requestPermission": True, "continuePendingWork": True}
+
+
+def _tool(tool: ClientTool | WebhookTool) -> dict[str, Any]:
     # Whoever registers a tool answers its calls: a question before each would only be asked of the same caller.
     return {
         "name": tool.name,
@@ -86,6 +145,12 @@ def _tool(tool: ClientTool) -> dict[str, Any]:
         "parameters": tool.parameters or {"type": "object", "properties": {}},
         "skipPermission": True,
     }
+
+
+def _server(server: McpServer) -> dict[str, Any]:
+    said: dict[str, Any] = {"type": server.type, "url": server.url, "tools": server.tools}
+    headers = {name: value.get_secret_value() for name, value in server.headers.items()}
+    return {**said, "headers": headers} if headers else said
 
 
 def _infinite(wanted: InfiniteSession) -> dict[str, Any]:

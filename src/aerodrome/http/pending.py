@@ -44,6 +44,8 @@ class Pending:
     data: dict[str, Any]
     opened_at: float
     rpc_id: RequestId | None = None
+    #: Whether a sub-agent asks: it may work on when the session's own turn is over.
+    is_of_agent: bool = False
 
 
 def describe(kind: PendingKind, data: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,24 @@ def _for_session(asked: dict[str, Any]) -> dict[str, Any]:
     if kind in ("read", "write", "memory"):
         return {"kind": "approve-for-session", "approval": {"kind": kind}}
     raise errors.InvalidParams(f"a permission of kind {kind} cannot be given for a session; approve it once")
+
+
+#: Calls that list what waits in a session which was brought back (protocol facts 1.8), with the kind of it.
+LISTS = (
+    ("session.permissions.pendingRequests", PendingKind.PERMISSION),
+    ("session.tools.listPendingRequests", PendingKind.TOOL),
+)
+
+
+def listed(kind: PendingKind, result: dict[str, Any], now: float) -> list[Pending]:
+    """Return the open requests that such a call names."""
+    found = []
+    items = result.get("items")
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("requestId"), str):
+            data = item if kind is PendingKind.TOOL else {**item, "permissionRequest": item.get("request")}
+            found.append(Pending(item["requestId"], kind, data, now))
+    return found
 
 
 def answer_call(pending: Pending, answer: Any) -> tuple[str, dict[str, Any]]:

@@ -43,6 +43,11 @@ class Program:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Envelope]] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Say whether an answer is waited for."""
+        return bool(self._waiting)
+
     async def call(self, method: str, params: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
         """Make a call; return its result.
 

@@ -34,7 +34,7 @@ async def list_all(
 ) -> PendingList:
     """List what the agent waits for, oldest first."""
     held = await caller.conversation(session_id, "http.request.list")
-    page, following = shapes.page(held.pending, lambda one: one.request_id, limit, after)
+    page, following = shapes.page(await held.list_pending(), lambda one: one.request_id, limit, after)
     return PendingList(requests=[shapes.view_pending(one) for one in page], next=following)
 
 

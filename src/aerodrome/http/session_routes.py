@@ -46,8 +46,7 @@ async def list_all(
     kept = await site.users.store.find_all([one.session_id for one in page], caller.owner)
     sessions = []
     for record in page:
-        stored = kept.get(record.session_id)
-        chosen = SessionOptions.model_validate_json(stored) if stored else SessionOptions()
+        chosen = site.users.options_of(kept.get(record.session_id), caller.owner, record.session_id)
         sessions.append(_view(caller, record, chosen))
     return SessionPage(sessions=sessions, next=following)
 
@@ -56,10 +55,9 @@ async def list_all(
 async def get(session_id: SessionId, caller: Authenticated) -> Session:
     """Return a session of the caller's."""
     await caller.check_session(session_id, "http.session.get")
-    stored = await caller.site.users.store.find(session_id, caller.owner)
-    return await describe(
-        caller, session_id, SessionOptions.model_validate_json(stored) if stored else SessionOptions()
-    )
+    users = caller.site.users
+    stored = await users.store.find(session_id, caller.owner)
+    return await describe(caller, session_id, users.options_of(stored, caller.owner, session_id))
 
 
 @router.patch("/{session_id}", responses=problems.documented(404, 422), operation_id="changeSession")

@@ -6,12 +6,15 @@ API's names.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from aerodrome.http import problems, shapes
+from aerodrome import errors
+from aerodrome.http import presence, problems, program, shapes
 from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import Body
@@ -20,6 +23,8 @@ router = APIRouter(prefix="/v1", tags=["sharing"])
 _Role = Literal["driver", "approver", "observer"]
 User = Annotated[str, Path(min_length=1, max_length=64)]
 _ONE = "/sessions/{session_id}"
+#: A call that waits for its turn is answered so long after the end of its wait at the latest.
+_SPARE_SECONDS = 10.0
 
 
 class Roles(Body):
@@ -245,10 +250,30 @@ async def withdraw(
     return Withdrawn.model_validate(await _ask(caller, "turns.withdraw", session_id, turnId=turn_id))
 
 
-@router.post(f"{_ONE}/lease", responses=problems.documented(404, 409), operation_id="acquireLease")
-async def acquire(session_id: SessionId, wanted: NewLease, caller: Authenticated) -> LeaseView:
+@router.post(
+    f"{_ONE}/lease", responses=problems.documented(404, 409), response_model=LeaseView, operation_id="acquireLease"
+)
+async def acquire(session_id: SessionId, wanted: NewLease, caller: Authenticated, request: Request) -> Any:
     """Acquire the turn, in order with those who wait, and hold it for messages of one's own."""
-    return LeaseView.model_validate(await _ask(caller, "turns.acquire", session_id, **wanted.model_dump()))
+    work = _ask(caller, "turns.acquire", session_id, wanted.wait_seconds + _SPARE_SECONDS, **wanted.model_dump())
+    asking = asyncio.ensure_future(work)
+    is_here = False
+    try:
+        is_here = await presence.stays(request, caller, _over(asking))
+    finally:
+        if not is_here:
+            caller.site.users.spawn(_give_back(caller, session_id, asking))
+    return LeaseView.model_validate(asking.result()) if is_here else presence.nobody()
+
+
+async def _over(asking: asyncio.Future[dict[str, Any]]) -> None:
+    await asyncio.wait((asking,))
+
+
+async def _give_back(caller: Caller, session_id: str, asking: asyncio.Future[dict[str, Any]]) -> None:
+    """Release a lease that nobody waits for any more, once it is there."""
+    with suppress(errors.AerodromeError):
+        await _ask(caller, "turns.release", session_id, token=(await asking)["token"])
 
 
 @router.patch(f"{_ONE}/lease", responses=problems.documented(404, 409), operation_id="renewLease")
@@ -263,10 +288,12 @@ async def release(session_id: SessionId, token: Annotated[int, Query()], caller:
     await _ask(caller, "turns.release", session_id, token=token)
 
 
-async def _ask(caller: Caller, verb: str, session_id: str, **params: Any) -> dict[str, Any]:
+async def _ask(
+    caller: Caller, verb: str, session_id: str, seconds: float = program.CALL_SECONDS, **params: Any
+) -> dict[str, Any]:
     user = await caller.user()
     said = {"sessionId": session_id, **{_camel(name): value for name, value in params.items()}}
-    answer = await user.program.call(f"aerodrome.{verb}", said)
+    answer = await user.program.call(f"aerodrome.{verb}", said, seconds)
     found = _snake(answer)
     assert isinstance(found, dict)
     return found

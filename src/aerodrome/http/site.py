@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 
 from aerodrome.clock import Clock
@@ -37,6 +38,10 @@ class HttpSettings:
     team_chat: bool = False
     #: How long a one-shot question takes at most, whatever its caller says.
     ask_seconds: float = 3600.0
+    #: The gateway's master keys, the current one first: webhooks are signed and secrets of sessions sealed with theirs.
+    masters: tuple[bytes, ...] = field(default=(), repr=False)
+    #: What webhooks' certificates are verified with; None: the system's authorities.
+    webhook_context: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from aerodrome import errors
-from aerodrome.http import idempotency, problems, shapes, sse
+from aerodrome.http import idempotency, presence, problems, shapes, sse
 from aerodrome.http.callers import Authenticated, Caller, StreamGuest
 from aerodrome.http.conversation import Conversation
+from aerodrome.http.events import Event
 from aerodrome.http.idempotency import REPLAYED, Replayed
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import Aborted, NewMessage, TurnList, TurnView
@@ -46,6 +47,7 @@ async def send(
         return stream(caller, _events_again(held, earlier), {REPLAYED: "true"})
     await held.open()
     turn = held.ask(message.prompt, caller.owner.user)
+    await held.wait_taken(turn)
     attempt = idempotency.attempt_of(request.scope)
     if attempt is not None:
         await caller.site.replays.made(attempt, {"session_id": session_id, "turn_id": turn.turn_id})
@@ -53,7 +55,8 @@ async def send(
         if attempt is not None:
             caller.site.replays.follow(attempt, _view_when_over(held, turn))
         return stream(caller, events_of(held, turn))
-    await held.wait(turn, message.wait_seconds)
+    if not await presence.stays(request, caller, held.wait(turn, message.wait_seconds)):
+        return presence.nobody()
     if not turn.is_over:
         response.status_code = 202
     return shapes.view_turn(session_id, turn, held.pending)
@@ -72,17 +75,18 @@ async def list_turns(
     return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in page], next=following)
 
 
-@router.get("/turns/{turn_id}", responses=problems.documented(404), operation_id="getTurn")
+@router.get("/turns/{turn_id}", responses=problems.documented(404), response_model=TurnView, operation_id="getTurn")
 async def get_turn(
     session_id: SessionId,
     turn_id: str,
     caller: Authenticated,
+    request: Request,
     wait_seconds: Annotated[float, Query(ge=0, le=3600, description="until it is over or needs an answer")] = 0,
-) -> TurnView:
+) -> Any:
     """Return a turn."""
     held, turn = await _find(caller, session_id, turn_id)
-    if wait_seconds:
-        await held.wait(turn, wait_seconds)
+    if wait_seconds and not await presence.stays(request, caller, held.wait(turn, wait_seconds)):
+        return presence.nobody()
     return shapes.view_turn(session_id, turn, held.pending)
 
 
@@ -157,20 +161,16 @@ def _said(kind: str, data: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), body)
 
 
-async def events_of(held: Conversation, turn: Turn) -> AsyncGenerator[list[bytes], None]:
-    """Yield the events from a turn's sending to its end."""
+def events_of(held: Conversation, turn: Turn) -> AsyncGenerator[list[bytes], None]:
+    """Return the events from a turn's sending to its end, in the form of a stream."""
+    return encoded(held.read_turn(turn))
 
-    def is_told() -> bool:
-        return turn.is_over
 
-    reading = held.read_from(None, turn.position, is_told)
+async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[list[bytes], None]:
+    """Yield events in the form of a stream."""
     try:
         async for batch in reading:
-            within = [one for one in batch if turn.end_position is None or one.position < turn.end_position]
-            if within:
-                yield [one.sse for one in within]
-            if turn.end_position is not None and batch[-1].position + 1 >= turn.end_position:
-                return
+            yield [one.sse for one in batch]
     finally:
         await reading.aclose()
 

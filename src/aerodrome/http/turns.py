@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from aerodrome import errors
 from aerodrome.core.usage import Usage
 from aerodrome.http.events import Event
 
@@ -46,15 +47,43 @@ class Turn:
     usage: Usage = field(default_factory=Usage)
     started_at: float | None = None
     ended_at: float | None = None
-    #: The position in the session's log behind which its events are.
+    #: The position in the session's log at which its events begin, and the cursor of a reader who is there.
     position: int = 0
-    #: The position behind its last event, once it is over.
+    cursor: str = ""
+    #: The position behind its last event, and the cursor of a reader who has heard that, once it is over.
     end_position: int | None = None
+    end_cursor: str = ""
+    #: Why it was not taken; then nothing was done.
+    refusal: errors.AerodromeError | None = None
+    #: The prompts that the session took while this turn was on its way, and whether it fell idle before the answer came.
+    _taken: set[str] = field(default_factory=set)
+    _early_idle: frozenset[str] | None = None
 
     @property
     def is_over(self) -> bool:
         """Say whether nothing more will come of it."""
         return self.state in OVER
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about what it costs to keep it."""
+        return len(self.prompt) + len(self.content or "") + 1000
+
+    def take_answer(self, message_id: str) -> bool | None:
+        """Note what the runtime calls the prompt; say whether the session has fallen idle after it already; None: not known."""
+        self.message_id = message_id
+        if self._early_idle is None:
+            return False
+        return True if message_id in self._early_idle else None
+
+    def ends_with_idle(self) -> bool:
+        """Say whether the session's falling idle ends it: not what ends another link's turn while this one is on its way."""
+        if self.started_at is None:
+            return False
+        if self.message_id is None and self.error is None:
+            self._early_idle = frozenset(self._taken)
+            return False
+        return True
 
     def hear(self, event: Event) -> None:
         """Note what an event of its session says of it while it runs."""
@@ -68,6 +97,8 @@ class Turn:
             case "assistant.usage":
                 self.model = event.data.get("model") or self.model
                 self.usage.add(event.data)
+            case "user.message" if self.message_id is None:
+                self._taken.add(str(event.data.get("messageId")))
             case "abort":
                 self.state = TurnState.ABORTED
             case "session.error":
@@ -83,7 +114,12 @@ class Turn:
             self.content = content
 
     def _fail(self, data: dict[str, Any]) -> None:
-        self.error = {"code": str(data.get("errorType", "unknown")), "message": str(data.get("message", ""))}
+        code = str(data.get("errorType", "unknown"))
+        self.error = {"code": code, "message": str(data.get("message", "")), "retryable": code == "runtime_lost"}
+
+    def fail(self, error: errors.AerodromeError) -> None:
+        """Note why nothing more will come of it."""
+        self.error = {"code": error.code, "message": error.message, "retryable": error.retryable}
 
     def end(self, now: float, position: int, is_aborted: bool = False) -> None:
         """Note that the session is idle again."""

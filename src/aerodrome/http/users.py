@@ -1,12 +1,15 @@
 """The programs of HTTP users: one for each owner who calls, with the sessions it has open; closed when nobody needs it.
 
 HTTP callers of one owner share one link, so that a runtime has one connection for all of them, and a session's events come once.
+A link ends when its owner is idle, or with its policy; the next call opens another. Turns that are over are remembered beyond
+that for a while, within a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +22,22 @@ from aerodrome.core.identity import Owner, Principal
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import conversation, program
-from aerodrome.http.conversation import Conversation
-from aerodrome.http.options import SessionOptions
+from aerodrome.http.conversation import Conversation, Surroundings
+from aerodrome.http.events import LogBudget
+from aerodrome.http.options import SessionOptions, WebhookTool
+from aerodrome.http.pending import Pending
 from aerodrome.http.program import Program
+from aerodrome.http.sealing import SealedOptions
+from aerodrome.http.webhooks import Call, Webhooks
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.protocol.messages import RequestId
+
+#: How long turns are remembered after the last use of their session, and what all of them may take.
+KEEP_SECONDS = 3600.0
+KEPT_BYTES = 64 * 1024 * 1024
+KEPT_CONVERSATIONS = 10_000
+#: A conversation without a turn, about.
+_CONVERSATION_BYTES = 4000
 
 
 class _EventParams(msgspec.Struct):
@@ -32,16 +46,35 @@ class _EventParams(msgspec.Struct):
 
 
 class HttpUser:
-    """One owner's program, and the sessions it has open."""
+    """One owner's program, and the sessions it has open. `connect` gives the program, opened if there is none."""
 
-    def __init__(self, owner: Owner, store: ConversationStore, clock: Clock, ownership: Ownership) -> None:
-        self.owner = owner
-        self._ownership = ownership
+    def __init__(
+        self,
+        principal: Principal,
+        users: HttpUsers,
+        ownership: Ownership,
+        surroundings: Surroundings,
+    ) -> None:
+        self.principal = principal
         self.conversations: dict[str, Conversation] = {}
         self.used_at = 0.0
-        self._store = store
-        self._clock = clock
+        self._users = users
+        self._store = users.store
+        self._ownership = ownership
+        self._surroundings = replace(
+            surroundings, connect=self.connect, tools=self._answer_tool, find_recipe=self._find_recipe
+        )
         self._program: Program | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Return whose it is."""
+        return self.principal.owner
+
+    @property
+    def has_link(self) -> bool:
+        """Say whether it has a link now."""
+        return self._program is not None and not self._program.is_over.done()
 
     @property
     def program(self) -> Program:
@@ -52,11 +85,31 @@ class HttpUser:
     @property
     def is_in_use(self) -> bool:
         """Say whether the link must stay."""
-        return any(one.is_in_use for one in self.conversations.values())
+        is_busy = self._program is not None and self._program.is_busy
+        return is_busy or any(one.is_in_use for one in self.conversations.values())
+
+    async def connect(self) -> Program:
+        """Return the link's program, opened if there is none.
+
+        Raises:
+            errors.Draining: this gateway stops. errors.OverCapacity: there is no room for one more link.
+        """
+        if self._program is None or self._program.is_over.done():
+            await self._users.connect(self)
+        return self.program
 
     def begin(self, opened: Program) -> None:
         """Use this program."""
+        self.end()
         self._program = opened
+        opened.is_over.add_done_callback(lambda _: self.end() if self._program is opened else None)
+
+    def end(self) -> None:
+        """Note that the link is over."""
+        if self._program is not None:
+            self._program = None
+            for held in list(self.conversations.values()):
+                held.hear_end()
 
     async def create(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> Conversation:
         """Make a new session. One that is ephemeral is marked as such before a runtime hears of it.
@@ -64,20 +117,30 @@ class HttpUser:
         Raises:
             errors.AlreadyExists: the id is taken. errors.AerodromeError: it cannot be opened now, or by policy.
         """
-        if session_id in self.conversations or await self._ownership.find_owner(session_id) is not None:
-            raise errors.AlreadyExists(f"session {session_id} is there already; choose another id")
-        if session_id in self.conversations:
-            raise errors.AlreadyExists(f"session {session_id} is being made; choose another id")
-        made = Conversation(session_id, self.program, chosen, self._clock, is_new=True)
+        self._check(chosen)
+        taken = errors.AlreadyExists(f"session {session_id} is there already; choose another id")
+        if await self._ownership.find_owner(session_id) is not None or session_id in self.conversations:
+            raise taken
+        made = Conversation(session_id, self._surroundings, chosen, is_new=True)
+        made.used_at = asyncio.get_running_loop().time()
         self.conversations[session_id] = made
         try:
             if is_ephemeral:
-                await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True), True)
+                await self._save(session_id, chosen, is_ephemeral)
             await made.open()
-            if not is_ephemeral:
-                await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
+        except errors.AlreadyExists:
+            self.conversations.pop(session_id, None)
+            raise taken from None
         except BaseException:
             self.conversations.pop(session_id, None)
+            raise
+        try:
+            await self._save(session_id, chosen, is_ephemeral)
+        except BaseException:
+            # Without its options it would come back as another: it is as if it had not been made.
+            self.conversations.pop(session_id, None)
+            with suppress(errors.AerodromeError):
+                await self.program.call("session.delete", {"sessionId": session_id})
             raise
         return made
 
@@ -86,21 +149,42 @@ class HttpUser:
         found = self.conversations.get(session_id)
         if found is None:
             stored = await self._store.find(session_id, self.owner)
-            chosen = _options(stored)
+            chosen = self._opened(session_id, stored)
             found = self.conversations.get(session_id)
             if found is None:
-                is_ours = stored is not None
-                found = Conversation(session_id, self.program, chosen, self._clock, is_new=False, is_ours=is_ours)
+                found = Conversation(session_id, self._surroundings, chosen, is_new=False, is_ours=stored is not None)
                 self.conversations[session_id] = found
+        found.used_at = asyncio.get_running_loop().time()
         return found
 
     async def options_of(self, session_id: str) -> SessionOptions:
         """Return what a session is opened with; the defaults for one that was not made over HTTP."""
-        return _options(await self._store.find(session_id, self.owner))
+        return self._opened(session_id, await self._store.find(session_id, self.owner))
+
+    def _find_recipe(self, session_id: str) -> dict[str, Any] | None:
+        return self._users.gateway.find_recipe(self.owner, session_id)
+
+    def _check(self, chosen: SessionOptions) -> None:
+        if self._users.webhooks is not None:
+            self._users.webhooks.check(chosen, self.principal.policy)
+        self._users.sealed.check(chosen)
+
+    async def _save(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> None:
+        kept = self._users.sealed.seal(chosen, self.owner, session_id)
+        await self._store.save(session_id, self.owner, kept, is_ephemeral)
+
+    def _opened(self, session_id: str, stored: str | None) -> SessionOptions:
+        return self._users.options_of(stored, self.owner, session_id)
+
+    async def _answer_tool(self, held: Conversation, asked: Pending, tool: WebhookTool) -> dict[str, Any]:
+        if self._users.webhooks is None:
+            return {"error": f"nobody answers for {tool.name} here"}
+        return await self._users.webhooks.answer(Call(self.owner, held.session_id, asked, tool))
 
     async def change(self, session_id: str, chosen: SessionOptions) -> None:
         """Keep other options from now on."""
-        await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
+        self._check(chosen)
+        await self._save(session_id, chosen)
         if session_id in self.conversations:
             self.conversations[session_id].options = chosen
 
@@ -112,21 +196,21 @@ class HttpUser:
         """
         held = self.conversations.get(session_id)
         was_known = await self._store.find(session_id, self.owner) is not None
-        result = await self.program.call("session.delete", {"sessionId": session_id})
+        result = await (await self.connect()).call("session.delete", {"sessionId": session_id})
         self.drop(session_id)
         await self._store.forget(session_id, self.owner)
         if result.get("success") is False and not was_known and held is None:
             raise errors.SessionMissing("no such session")
 
+    async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
+        """Keep what a session of this owner's is opened with that came to be by itself (a fork)."""
+        await self._save(session_id, chosen)
+
     def drop(self, session_id: str) -> None:
         """Let go of a session that is deleted."""
         held = self.conversations.pop(session_id, None)
         if held is not None:
-            held.hear_end()
-
-    async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
-        """Keep what a session of this owner's is opened with that came to be by itself (a fork)."""
-        await self._store.save(session_id, self.owner, chosen.model_dump_json(exclude_defaults=True))
+            held.hear_end(errors.SessionMissing("the session was deleted"), is_gone=True)
 
     def take(self, method: str, params: Any, rpc_id: RequestId | None) -> None:
         """Hear what the gateway says."""
@@ -140,40 +224,67 @@ class HttpUser:
             held = self.conversations.get(str(asked.get("sessionId")))
             if held is None or not held.hear_request(method, asked, rpc_id):
                 self.program.refuse(rpc_id, method)
+        elif method == "session.lifecycle":
+            said_of = conversation.params_of(params)
+            if said_of.get("type") == "session.deleted":
+                self.drop(str(said_of.get("sessionId")))
+        elif method == "$/cancelRequest":
+            cancelled = conversation.params_of(params).get("id")
+            for held in self.conversations.values():
+                if isinstance(cancelled, (int, str)):
+                    held.hear_cancelled(cancelled)
 
-    def end(self) -> None:
-        """Note that the link is over."""
-        for held in self.conversations.values():
-            held.hear_end()
+    async def let_go(self, session_ids: list[str]) -> None:
+        """Have the link hold these sessions no longer, as far as nothing needs them."""
+        for session_id in session_ids:
+            held = self.conversations.get(session_id)
+            if held is not None:
+                await held.let_go()
 
 
 class HttpUsers:
     """The programs of all owners who call. `idle_seconds`: how long one stays when nothing needs it."""
 
     def __init__(
-        self, gateway: TenantGateway, store: ConversationStore, clock: Clock, idle_seconds: float = 120.0
+        self,
+        gateway: TenantGateway,
+        store: ConversationStore,
+        clock: Clock,
+        idle_seconds: float = 120.0,
+        webhooks: Webhooks | None = None,
     ) -> None:
         self.gateway = gateway
+        self.sealed = SealedOptions(())
+        self.webhooks = webhooks
         self.store = store
-        self._clock = clock
         self._idle_seconds = idle_seconds
         self._users: dict[Owner, HttpUser] = {}
-        self._tasks: dict[Owner, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._links: dict[Owner, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
         self._is_closed = False
         self._sweeping: asyncio.Task[None] | None = None
+        self._surroundings = Surroundings(_unconnected, clock, LogBudget())
 
     @property
     def users(self) -> list[HttpUser]:
         """Return the users that have a link."""
-        return list(self._users.values())
+        return [user for user in self._users.values() if user.has_link]
+
+    def options_of(self, stored: str | None, owner: Owner, session_id: str) -> SessionOptions:
+        """Return what a session is opened with, as it is kept; the defaults where nothing is.
+
+        Raises:
+            errors.SecretUnavailable: what is sealed in it was sealed with a master key that is not here.
+        """
+        return SessionOptions() if stored is None else self.sealed.open(stored, owner, session_id)
 
     def start(self) -> None:
         """Begin to close what nobody needs."""
-        self._sweeping = asyncio.get_running_loop().create_task(self._sweep(), name="http users")
+        self._sweeping = asyncio.get_running_loop().create_task(self._sweep_on_schedule(), name="http users")
 
     def peek(self, owner: Owner) -> HttpUser | None:
-        """Return an owner's program if there is one."""
+        """Return an owner's sessions if any were used lately."""
         return self._users.get(owner)
 
     async def of(self, principal: Principal) -> HttpUser:
@@ -182,35 +293,35 @@ class HttpUsers:
         Raises:
             errors.Draining: this gateway stops. errors.OverCapacity: there is no room for one more link.
         """
-        loop = asyncio.get_running_loop()
+        user = self._users.get(principal.owner)
+        if user is None:
+            services = self.gateway.services
+            user = HttpUser(principal, self, services.ownership, self._surroundings)
+            self._users[principal.owner] = user
+        user.principal = principal
+        user.used_at = asyncio.get_running_loop().time()
+        await user.connect()
+        return user
+
+    async def connect(self, user: HttpUser) -> Program:
+        """Return the program of a user, opened if there is none."""
         async with self._opening:
             if self._is_closed:
                 raise errors.Draining("this gateway stops; try again elsewhere")
-            user = self._users.get(principal.owner)
-            if user is None or user.program.is_over.done():
-                user = await self._open(principal)
-            user.used_at = loop.time()
-            return user
+            if user.has_link:
+                return user.program
+            # The link outlives the request: it stands on no key, which each request proves anew.
+            standing = replace(user.principal, key_id="", expires_at=None)
+            opened, running = await program.open_program(self.gateway, standing, user.take)
+            user.begin(opened)
+            task = asyncio.get_running_loop().create_task(self._run(running), name="http user")
+            self._tasks.add(task)
+            self._links[user.owner] = task
+            task.add_done_callback(self._tasks.discard)
+            return opened
 
-    async def _open(self, principal: Principal) -> HttpUser:
-        user = HttpUser(principal.owner, self.store, self._clock, self.gateway.services.ownership)
-        # The link outlives the request: it stands on no key, which each request proves anew.
-        standing = replace(principal, key_id="", expires_at=None)
-        opened, running = await program.open_program(self.gateway, standing, user.take)
-        user.begin(opened)
-        self._users[principal.owner] = user
-        task = asyncio.get_running_loop().create_task(self._run(user, running), name="http user")
-        self._tasks[principal.owner] = task
-        return user
-
-    async def _run(self, user: HttpUser, running: Awaitable[None]) -> None:
-        try:
-            await running
-        finally:
-            user.end()
-            if self._users.get(user.owner) is user:
-                del self._users[user.owner]
-                self._tasks.pop(user.owner, None)
+    async def _run(self, running: Awaitable[None]) -> None:
+        await running
 
     async def forget(self, session_id: str, owner: Owner) -> None:
         """Keep nothing of a session whose record is removed, whatever it was that deleted it (gateway.ownership)."""
@@ -220,21 +331,65 @@ class HttpUsers:
         await self.store.forget(session_id, owner)
 
     async def close_user(self, owner: Owner) -> None:
-        """End an owner's program, whatever it does (erasure)."""
-        user, task = self._users.get(owner), self._tasks.get(owner)
-        if user is not None and task is not None:
+        """End an owner's program, whatever it does, and forget all of it (erasure)."""
+        user, task = self._users.pop(owner, None), self._links.pop(owner, None)
+        if user is not None and user.has_link:
             user.program.close()
+        if task is not None and not task.done():
             await asyncio.wait((task,))
+        if user is not None:
+            user.end()
 
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _sweep_on_schedule(self) -> None:
         while True:
-            await asyncio.sleep(min(self._idle_seconds / 2, 30.0))
-            for user in self.users:
-                if user.is_in_use:
-                    user.used_at = loop.time()
-                elif loop.time() - user.used_at >= self._idle_seconds:
-                    user.program.close()
+            await asyncio.sleep(min(max(self._idle_seconds / 2, 0.01), 30.0))
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Close links that nobody needs, let go of sessions that nobody uses, forget what is long over."""
+        now = asyncio.get_running_loop().time()
+        for user in list(self._users.values()):
+            if user.is_in_use:
+                user.used_at = now
+            is_idle = now - user.used_at >= self._idle_seconds
+            idle = []
+            for session_id, held in list(user.conversations.items()):
+                if held.is_in_use:
+                    held.used_at = now
+                elif held.is_open and now - held.used_at >= self._idle_seconds:
+                    idle.append(session_id)
+                elif not held.is_open and now - held.used_at >= KEEP_SECONDS:
+                    del user.conversations[session_id]
+            if user.has_link and is_idle:
+                user.program.close()
+            elif user.has_link and idle:
+                self.spawn(user.let_go(idle))
+            elif is_idle and not user.has_link and not user.conversations:
+                del self._users[user.owner]
+                self._links.pop(user.owner, None)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Keep what is remembered within its bound."""
+        idle = [
+            (held.used_at, user, held)
+            for user in self._users.values()
+            for held in user.conversations.values()
+            if not held.is_open and not held.is_in_use
+        ]
+        idle.sort(key=lambda entry: entry[0])
+        size = sum(held.size_bytes + _CONVERSATION_BYTES for _, _, held in idle)
+        for number, (_, user, held) in enumerate(idle):
+            if size <= KEPT_BYTES and len(idle) - number <= KEPT_CONVERSATIONS:
+                return
+            size -= held.size_bytes + _CONVERSATION_BYTES
+            del user.conversations[held.session_id]
+
+    def spawn(self, work: Any) -> None:
+        """Run what outlives the request that began it; it ends with the users."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name="http user sweep")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
         """End every program. Idempotent."""
@@ -242,12 +397,11 @@ class HttpUsers:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait((self._sweeping,))
-        tasks = list(self._tasks.values())
         for user in self.users:
             user.program.close()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
 
 
-def _options(stored: str | None) -> SessionOptions:
-    return SessionOptions() if stored is None else SessionOptions.model_validate_json(stored)
+async def _unconnected() -> Program:
+    raise errors.RuntimeUnavailable("there is no link; try again")

@@ -6,8 +6,8 @@ are unloaded with their last connection and are on disk only after a turn, event
 
 Prompts say what a turn does: `[hold]` goes on until aborted, `[size N]` answers N bytes, `[flood COUNT SIZE]` sends events first,
 `[ask METHOD]` asks the client something and answers with what it said, `[permit]` asks for a permission and says which decision
-came, `[delta N]` streams N pieces first, `[use MODEL IN OUT]` says what a model call took, `[fail]` ends with an error, `[die]`
-ends the process. Anything else is echoed.
+came, `[call TOOL]` has the client's tool called and answers with what it said, `[delta N]` streams N pieces first,
+`[use MODEL IN OUT]` says what a model call took, `[fail]` ends with an error, `[die]` ends the process. Anything else is echoed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from typing import Any
 from aerodrome.protocol import framing, messages
 from aerodrome.testing.peer import Heard, Peer, RpcError
 
-_STEP = re.compile(r"\[(hold|size|flood|ask|permit|delta|use|fail|die)((?: [^\] ]+)*)\]")
+_STEP = re.compile(r"\[(hold|size|flood|ask|permit|call|delta|use|fail|die)((?: [^\] ]+)*)\]")
 
 
 #: Events that a runtime keeps in no file.
 _PASSING = frozenset({"session.idle", "assistant.message_delta", "assistant.usage", "flood"})
 #: What runtimes of this process have kept, by session: it outlives them as their files would.
 _JOURNALS: dict[str, list[dict[str, Any]]] = {}
+#: Permissions that wait, by session and request, likewise.
+_WAITING: dict[str, dict[str, dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Session:
     works: bool = False
     #: Permissions that wait for a decision.
     permissions: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+    #: Calls of the client's tools that wait for a result.
+    tools: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class ScriptedRuntime:
         self.find_disk: Callable[[], set[str]] = lambda: own
         self.die: Callable[[], None] = self.cut
         self.port = 0
+        #: Whether a permission that waits is on disk when it dies; the real one writes some 0.2 s behind.
+        self.keeps_permissions = True
         self._token = token
         self._known: set[Peer] = set()
         self._server: asyncio.Server | None = None
@@ -265,6 +271,7 @@ class ScriptedRuntime:
     def _create(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         if params.get("sessionId") not in self.sessions:
             _JOURNALS.pop(params.get("sessionId", ""), None)
+            _WAITING.pop(params.get("sessionId", ""), None)
         result = self._open(peer, params.get("sessionId") or str(uuid.uuid4()), params)
         self.broadcast("created", result["sessionId"])
         return result
@@ -274,17 +281,35 @@ class ScriptedRuntime:
         if session_id not in self.sessions and session_id not in self.disk:
             reason = f"Failed to load session events: Session not found: {session_id}"
             raise RpcError(-32603, f"Request session.resume failed with message: {reason}")
+        is_cold = session_id not in self.sessions
         result = self._open(peer, session_id, params)
-        self.emit(self.sessions[session_id], "session.resume")
+        session = self.sessions[session_id]
+        self.emit(session, "session.resume")
+        if is_cold:
+            waiting = _WAITING.get(session_id, {}) if params.get("continuePendingWork") else {}
+            for request_id in list(waiting):
+                session.turn = self._spawn(self._go_on(session, request_id))
         return result
+
+    async def _go_on(self, session: Session, request_id: str) -> None:
+        """Wait for the decision that an earlier runtime asked for, and end the turn with it."""
+        decided = session.permissions[request_id] = asyncio.get_running_loop().create_future()
+        answer = await decided
+        _WAITING[session.session_id].pop(request_id, None)
+        self.emit(session, "permission.completed", {"requestId": request_id, "result": answer})
+        self.emit(session, "assistant.message", {"content": str(answer.get("kind"))})
+        self.emit(session, "assistant.turn_end")
+        self.emit(session, "session.idle", {"aborted": False})
 
     def _send(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         session = self._session(params)
-        session.turn = self._spawn(self._run_turn(session, params.get("prompt", "")))
-        return {"messageId": str(uuid.uuid4())}
+        message_id = str(uuid.uuid4())
+        session.turn = self._spawn(self._run_turn(session, params.get("prompt", ""), message_id))
+        return {"messageId": message_id}
 
-    async def _run_turn(self, session: Session, prompt: str) -> None:
+    async def _run_turn(self, session: Session, prompt: str, message_id: str) -> None:
         self.disk.add(session.session_id)
+        self.emit(session, "user.message", {"content": prompt, "messageId": message_id})
         self.emit(session, "assistant.turn_start")
         text, aborted = prompt, False
         try:
@@ -298,7 +323,7 @@ class ScriptedRuntime:
         self.emit(session, "session.idle", {"aborted": aborted})
         self.broadcast("updated", session.session_id)
 
-    async def _step(self, session: Session, name: str, words: list[str], text: str) -> str:
+    async def _step(self, session: Session, name: str, words: list[str], text: str) -> str:  # noqa: PLR0912  a table
         match name:
             case "hold":
                 await asyncio.get_running_loop().create_future()
@@ -316,6 +341,8 @@ class ScriptedRuntime:
             case "permit":
                 answer = await self._permit(session)
                 return str(answer.get("kind"))
+            case "call":
+                return await self._call(session, words[0])
             case "delta":
                 for number in range(int(words[0])):
                     self.emit(session, "assistant.message_delta", {"deltaContent": f"{number} "})
@@ -332,10 +359,36 @@ class ScriptedRuntime:
         request_id = str(uuid.uuid4())
         decided = session.permissions[request_id] = asyncio.get_running_loop().create_future()
         asked = {"kind": "custom-tool", "toolName": "lookup"}
+        if self.keeps_permissions:
+            _WAITING.setdefault(session.session_id, {})[request_id] = asked
         self.emit(session, "permission.requested", {"requestId": request_id, "permissionRequest": asked})
         answer = await decided
+        _WAITING.get(session.session_id, {}).pop(request_id, None)
         self.emit(session, "permission.completed", {"requestId": request_id, "result": answer})
         return answer
+
+    def _permissions(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self._session(params)
+        asked = _WAITING.get(session.session_id, {})
+        items = [{"requestId": name, "request": asked.get(name, {})} for name in session.permissions]
+        return {"items": items}
+
+    async def _call(self, session: Session, tool: str) -> str:
+        request_id = str(uuid.uuid4())
+        called = session.tools[request_id] = asyncio.get_running_loop().create_future()
+        self.emit(
+            session, "external_tool.requested", {"requestId": request_id, "toolName": tool, "arguments": {"n": 1}}
+        )
+        answer = await called
+        self.emit(session, "external_tool.completed", {"requestId": request_id})
+        return str(answer.get("result", answer.get("error")))
+
+    def _take_result(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        called = self._session(params).tools.pop(params["requestId"], None)
+        if called is None or called.done():
+            return {"success": False}
+        called.set_result(params)
+        return {"success": True}
 
     def _decide(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         decided = self._session(params).permissions.pop(params["requestId"], None)
@@ -444,8 +497,10 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.mode.set": ScriptedRuntime._setting,
     "session.model.switchTo": ScriptedRuntime._setting,
     "session.permissions.handlePendingPermissionRequest": ScriptedRuntime._decide,
+    "session.permissions.pendingRequests": ScriptedRuntime._permissions,
     "session.permissions.setApproveAll": ScriptedRuntime._setting,
     "session.provider.add": ScriptedRuntime._setting,
+    "session.tools.handlePendingToolCall": ScriptedRuntime._take_result,
     "session.skills.disable": ScriptedRuntime._setting,
     "session.usage.getMetrics": ScriptedRuntime._metrics,
     "sessions.fork": ScriptedRuntime._fork,

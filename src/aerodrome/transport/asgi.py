@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _STOP_SECONDS = 5.0
+#: A peer that takes nothing of what was sent for so long is gone; one that is silent is asked after this, so often.
+_UNREAD_SECONDS = 60
+_SILENT_SECONDS = 60
+_ASK_SECONDS = 15
+_EXTENSION = "aerodrome"
 #: It complains of answers that were cut off; whoever cut them off has said so already.
 _QUIET = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn.error": {"level": "CRITICAL"}}}
 
@@ -26,6 +32,29 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(HttpToolsProtocol):
+    """Lets an application see the client's certificate, and cut a connection whose reader has stalled."""
+
+    def on_message_begin(self) -> None:
+        """Add to the scope of a request what `certificate_of` and `abort` take from it."""
+        super().on_message_begin()
+        extensions = {_EXTENSION: {"transport": self.transport}}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+
+
+def certificate_of(scope: Scope) -> object:
+    """Return the verified certificate of a request's client, as ssl gives it; None without one."""
+    transport = scope.get("extensions", {}).get(_EXTENSION, {}).get("transport")
+    return transport.get_extra_info("peercert") if transport is not None else None
+
+
+def abort(scope: Scope) -> None:
+    """Cut the connection of a request at once: closing it would wait for the reader who does not read."""
+    transport = scope.get("extensions", {}).get(_EXTENSION, {}).get("transport")
+    if transport is not None:
+        transport.abort()
+
+
 class AsgiServer:
     """Serves an application until it is closed."""
 
@@ -35,7 +64,7 @@ class AsgiServer:
         # A request over the limit is answered 503 by uvicorn itself.
         config = uvicorn.Config(
             application,
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=_QUIET,
@@ -58,6 +87,7 @@ class AsgiServer:
         listening = socket.create_server((host, port), backlog=1024)
         # Accepted sockets inherit it; asyncio itself sets it on some only, and then an answer's parts wait 40 ms for each other.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _end_with_peers(listening)
         self._serving = asyncio.create_task(self._server.serve([listening]), name="http server")
         return int(listening.getsockname()[1])
 
@@ -71,3 +101,15 @@ class AsgiServer:
         if late:
             serving.cancel()
             await asyncio.wait((serving,))
+
+
+def _end_with_peers(listening: socket.socket) -> None:
+    """Have connections end whose peer is gone without a word; accepted sockets inherit it."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _SILENT_SECONDS),
+        ("TCP_KEEPINTVL", _ASK_SECONDS),
+        ("TCP_USER_TIMEOUT", _UNREAD_SECONDS * 1000),
+    ):
+        if (option := getattr(socket, name, None)) is not None:
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)

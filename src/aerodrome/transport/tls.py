@@ -57,6 +57,17 @@ class ServerCertificate:
                 _log.info("certificate.reloaded", path=str(self._files.certificate))
         return self._context
 
+    def following_context(self) -> ssl.SSLContext:
+        """Return a context for a server that takes one for its life: each handshake is made with what is on disk then."""
+        first = _server_context(self._files)
+
+        def follow(connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
+            connection.context = self.context()
+
+        # Called in every handshake, also where the client names no server.
+        first.sni_callback = follow
+        return first
+
 
 def client_context(ca: Path | None, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
     """Return what verifies a gateway: its name and its chain, by `ca` or else the system's authorities.

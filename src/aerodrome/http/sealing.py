@@ -1,0 +1,64 @@
+"""Options of sessions as they are stored: headers of MCP servers are secrets, and lie sealed in the registry.
+
+Sealed with a key made from the gateway's master key and bound to the session, so that a stolen database tells none and a record
+copied elsewhere does not open. Without a master key there is nowhere to put a secret, and none is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from aerodrome import errors
+from aerodrome.core.envelope import Envelopes
+from aerodrome.core.identity import Owner
+from aerodrome.http.options import SessionOptions
+
+_SEALED = "sealed"
+
+
+class SealedOptions:
+    """Seals and opens with these master keys, the current one first."""
+
+    def __init__(self, masters: Sequence[bytes]) -> None:
+        self._envelopes = Envelopes(masters, "http-options") if masters else None
+
+    def check(self, chosen: SessionOptions) -> None:
+        """Check that what is secret can be kept. Raises errors.PolicyRejected: this gateway has no master key."""
+        if self._envelopes is None and any(server.headers for server in chosen.mcp_servers.values()):
+            raise errors.PolicyRejected(
+                "headers of MCP servers are stored sealed, and this gateway has no master key to seal with; ask your operator"
+            )
+
+    def seal(self, chosen: SessionOptions, owner: Owner, session_id: str) -> str:
+        """Return options as they are stored."""
+        said = chosen.model_dump(mode="json", exclude_defaults=True)
+        for name, server in chosen.mcp_servers.items():
+            if server.headers:
+                assert self._envelopes is not None
+                plain = {header: value.get_secret_value() for header, value in server.headers.items()}
+                sealed = self._envelopes.seal(msgspec.json.encode(plain), _context(owner, session_id, name))
+                said["mcp_servers"][name]["headers"] = {_SEALED: sealed}
+        return msgspec.json.encode(said).decode()
+
+    def open(self, stored: str, owner: Owner, session_id: str) -> SessionOptions:
+        """Return options as a session is opened with them.
+
+        Raises:
+            errors.SecretUnavailable: what is sealed in them was sealed with a master key that is not here.
+        """
+        said: dict[str, Any] = msgspec.json.decode(stored)
+        for name, server in said.get("mcp_servers", {}).items():
+            sealed = server.get("headers", {}).get(_SEALED)
+            if sealed is not None:
+                if self._envelopes is None:
+                    raise errors.SecretUnavailable("headers of an MCP server are sealed, and there is no master key")
+                opened = self._envelopes.open(sealed, _context(owner, session_id, name))
+                server["headers"] = msgspec.json.decode(opened)
+        return SessionOptions.model_validate(said)
+
+
+def _context(owner: Owner, session_id: str, name: str) -> str:
+    return f"{owner.tenant}/{owner.user}/{session_id}/mcp/{name}"
