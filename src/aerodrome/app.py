@@ -70,6 +70,7 @@ from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
@@ -165,7 +166,7 @@ async def open_application(
             operations.reload = reloader.reload if reloader is not None else None
         http = None
         if settings.http.listen is not None and gateway is not None and stores is not None and policies is not None:
-            office = _office(settings, stores, policies, operations, stack)
+            office = replace(_office(settings, stores, policies, operations, stack), minter=minter)
             http = await _open_http(_make_edge(settings, gateway, stores, office, certificate), stack)
         if operations is not None:
             await admin.start(operations)
@@ -194,9 +195,11 @@ def _make_edge(
     """Return what serves HTTP."""
     # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
     from aerodrome.http.edge import HttpEdge  # noqa: PLC0415
+    from aerodrome.http.site import HttpStores  # noqa: PLC0415
 
     context = certificate.following_context() if certificate is not None else None
-    return HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
+    kept = HttpStores(stores.conversations, stores.idempotency)
+    return HttpEdge(gateway, office, kept, SystemClock(), tailoring.http_settings(settings), context)
 
 
 async def _open_http(edge: HttpEdge, stack: AsyncExitStack) -> tuple[str, int]:
@@ -385,10 +388,14 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
+    ownership.keepers.append(stores.conversations.forget)
+    usage = _open_usage(gateway_settings, stores, clock, stack)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     sharing = _open_sharing(stores, find_tenant, clock)
     turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor)
+    services = Services(
+        fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor, usage=usage
+    )
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -410,6 +417,14 @@ async def _for_tenants(
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
     return gateway, _watch_policies(gateway, configured, stores, stack), minter
+
+
+def _open_usage(settings: GatewaySettings, stores: Stores, clock: Clock, stack: AsyncExitStack) -> UsageLedger:
+    """Begin to count what model calls take."""
+    usage = UsageLedger(stores.usage, clock)
+    counting = asyncio.create_task(usage.flush_every(settings.touch_seconds, _note_flush_failure), name="usage flush")
+    stack.push_async_callback(_end_task, counting)
+    return usage
 
 
 def _open_sharing(stores: Stores, find_tenant: FindTenant, clock: Clock) -> SharedSessions:
