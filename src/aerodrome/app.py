@@ -70,6 +70,7 @@ from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.transparent import TransparentRelay
 from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.fleet import Fleet
 from aerodrome.ports.host import RuntimeHost
@@ -170,7 +171,7 @@ async def open_application(
             operations.reload = reloader.reload if reloader is not None else None
         edge: HttpEdge | None = None
         if gateway is not None and stores is not None and policies is not None:
-            edge = await _open_edge(settings, (gateway, stores, policies), operations, certificate, stack)
+            edge = await _open_edge(settings, (gateway, stores, policies, minter), operations, certificate, stack)
         if operations is not None:
             await admin.start(operations)
         _log.info("gateway.started", host=host, port=port, policy=settings.policy)
@@ -194,7 +195,7 @@ def _reloader(
 
 async def _open_edge(
     settings: Settings,
-    inside: tuple[TenantGateway, Stores, PolicyWatch],
+    inside: tuple[TenantGateway, Stores, PolicyWatch, Minter | None],
     operations: Operations | None,
     certificate: ServerCertificate | None,
     stack: AsyncExitStack,
@@ -205,9 +206,9 @@ async def _open_edge(
     # Here, because its libraries would be a third of the start of every command and of a gateway without HTTP.
     from aerodrome import http_root  # noqa: PLC0415
 
-    gateway, stores, policies = inside
+    gateway, stores, policies, minter = inside
     office = http_root.office(settings, stores, policies, operations, audit_trail(settings))
-    office = replace(office, sign_in=_open_sign_in(settings, stack))
+    office = replace(office, sign_in=_open_sign_in(settings, stack), minter=minter)
     return await http_root.open_edge(settings, gateway, stores, office, certificate, stack)
 
 
@@ -368,10 +369,14 @@ async def _for_tenants(
     supplier = await _open_supplier(settings, clock, stack, stores.tokens)
     if isinstance(fleet, RuntimePool) and supplier.forwarder_url:
         fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
+    ownership.keepers.append(stores.conversations.forget)
+    usage = _open_usage(gateway_settings, stores, clock, stack)
     find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
     sharing = _open_sharing(stores, find_tenant, clock)
     turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
-    services = Services(fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor)
+    services = Services(
+        fleet, ownership, Router(), gateway_settings, supplier, sharing, turns, audit=auditor, usage=usage
+    )
     caretaker = Caretaker(services)
     stack.push_async_callback(caretaker.aclose)
     caretaker.start()
@@ -393,6 +398,14 @@ async def _for_tenants(
     stack.push_async_callback(_end_task, watching)
     minter = Minter(stores.keys, find_tenant, settings.read_master_key(), settings.tokens.max_seconds, clock)
     return gateway, _watch_policies(gateway, configured, stores, stack), minter
+
+
+def _open_usage(settings: GatewaySettings, stores: Stores, clock: Clock, stack: AsyncExitStack) -> UsageLedger:
+    """Begin to count what model calls take."""
+    usage = UsageLedger(stores.usage, clock)
+    counting = asyncio.create_task(usage.flush_every(settings.touch_seconds, _note_flush_failure), name="usage flush")
+    stack.push_async_callback(_end_task, counting)
+    return usage
 
 
 def _open_sharing(stores: Stores, find_tenant: FindTenant, clock: Clock) -> SharedSessions:

@@ -87,7 +87,7 @@ async def run(sdk_port: int, http_port: int, log_level: str, announce: Callable[
                 drain_seconds=None if "AERODROME_DRAIN_SECONDS" in os.environ else 0,
                 runtime={"environment": {"COPILOT_OFFLINE": "true", **_node_offline(model)}},
                 sandbox=_sandbox(),
-                http={"listen": f"127.0.0.1:{http_port}"},
+                http={"listen": f"127.0.0.1:{http_port}", "team_chat": True},
                 providers={_PROVIDER: _provider(model, Path(directory))},
             )
 

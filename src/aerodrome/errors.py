@@ -12,10 +12,15 @@
     ├── PolicyRejected             the tenant's policy refuses this method or parameter
     ├── SessionMissing             no such session, or not the caller's: the two are never told apart
     ├── TenantMissing · KeyMissing · AlreadyExists      administration
+    ├── MediaTypeUnknown           the body is of a type that is not taken
+    ├── KeyReused                  an idempotency key stands for another request already
+    ├── KeyBusy                    the first request of an idempotency key still runs
+    ├── OutcomeUnknown             what the first request of an idempotency key did is not known; it is not done again
     ├── SessionBusy                a turn runs, and the session's busy policy is to refuse
     ├── TurnWithdrawn              a turn that waited was taken back
     ├── LeaseLost                  a fencing token is stale: the lease has expired or passed on
     ├── OverCapacity               try later: a limit of this gateway is reached
+    │   └── RateLimited            the caller makes too many requests
     ├── Draining                   try elsewhere: this gateway takes no new work
     ├── RuntimeUnavailable         no runtime could serve the call now
     │   ├── RuntimeLost            the runtime died while the call was in flight
@@ -161,6 +166,37 @@ class OverCapacity(AerodromeError):
     retryable = True
 
 
+class RateLimited(OverCapacity):
+    """The caller makes more requests than it may; `retry_after_seconds` says when one more is taken."""
+
+    code = "rate_limited"
+
+
+class MediaTypeUnknown(AerodromeError):
+    """The body of a request is of a type that is not taken."""
+
+    code = "media_type_unknown"
+
+
+class KeyReused(AerodromeError):
+    """An idempotency key was used for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class KeyBusy(AerodromeError):
+    """The first request of an idempotency key still runs."""
+
+    code = "idempotency_key_busy"
+    retryable = True
+
+
+class OutcomeUnknown(AerodromeError):
+    """The first request of an idempotency key has no answer any more; it is not done again."""
+
+    code = "idempotency_outcome_unknown"
+
+
 class Draining(AerodromeError):
     """This gateway takes no new work."""
 
@@ -269,6 +305,11 @@ WIRE: dict[str, Wire] = {
     "turn_withdrawn": Wire(-32018, 409, "withdrawn"),
     "lease_lost": Wire(-32017, 409, "lease"),
     "over_capacity": Wire(-32011, 429, "capacity"),
+    "rate_limited": Wire(-32011, 429, "rate"),
+    "media_type_unknown": Wire(-32600, 415, "invalid"),
+    "idempotency_key_reused": Wire(-32602, 422, "conflict"),
+    "idempotency_key_busy": Wire(-32603, 409, "conflict"),
+    "idempotency_outcome_unknown": Wire(-32603, 409, "conflict"),
     "draining": Wire(-32012, 503, "draining"),
     "runtime_unavailable": Wire(-32013, 503, "runtime"),
     "runtime_lost": Wire(-32014, 503, "runtime"),

@@ -14,7 +14,7 @@ from aerodrome.clock import SystemClock
 from aerodrome.gateway.policy_watch import PolicyWatch
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import Office
+from aerodrome.http.site import HttpStores, Office
 from aerodrome.settings import Settings
 from aerodrome.transport.tls import ServerCertificate
 
@@ -33,7 +33,8 @@ async def open_edge(
         errors.ConfigError: the address cannot be listened on.
     """
     context = certificate.following_context() if certificate is not None else None
-    edge = HttpEdge(gateway, office, stores.conversations, SystemClock(), tailoring.http_settings(settings), context)
+    kept = HttpStores(stores.conversations, stores.idempotency)
+    edge = HttpEdge(gateway, office, kept, SystemClock(), tailoring.http_settings(settings), context)
     stack.push_async_callback(edge.aclose)
     await edge.start()
     return edge

@@ -102,6 +102,10 @@ class HttpSection(_Section):
     max_connections: int = Field(default=4096, ge=1)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     cors_origins: tuple[str, ...] = ()
+    requests_per_minute: int = Field(default=0, ge=0)
+    idempotency_seconds: float = Field(default=86_400.0, gt=0)
+    ask_seconds: float = Field(default=600.0, gt=0, le=3600)
+    team_chat: bool = False
     idle_seconds: float = Field(default=120.0, gt=0)
     keep_alive_seconds: float = Field(default=15.0, gt=0)
     stall_seconds: float = Field(default=30.0, gt=0)

@@ -20,6 +20,7 @@ from aerodrome.gateway.audit import Auditor
 from aerodrome.gateway.reaper import ReaperSettings
 from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.http.browsers import BrowserSettings
+from aerodrome.http.idempotency import IdempotencySettings
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.ports.host import ResourceLimits
@@ -167,6 +168,10 @@ def http_settings(settings: Settings) -> HttpSettings:
         max_connections=section.max_connections,
         max_body_bytes=section.max_body_bytes,
         cors_origins=section.cors_origins,
+        requests_per_minute=section.requests_per_minute,
+        idempotency=IdempotencySettings(section.idempotency_seconds),
+        ask_seconds=section.ask_seconds,
+        team_chat=section.team_chat,
         idle_seconds=section.idle_seconds,
         masters=settings.read_master_keys(),
         stream=StreamSettings(section.keep_alive_seconds, section.stall_seconds),

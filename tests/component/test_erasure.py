@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.conversations import SqlConversationStore
+from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.people import SqlPersonStore
+from aerodrome.adapters.sql.usage import SqlUsageStore
 from aerodrome.admin import erasure, traces
 from aerodrome.admin.erasure import Eraser
 from aerodrome.admin.operations import Operations
@@ -22,7 +25,9 @@ from aerodrome.admin.views import Facts
 from aerodrome.cli.main import app
 from aerodrome.core import connection_token, identity
 from aerodrome.core.audit import Action, Outcome
+from aerodrome.core.idempotency import KeyedRequest
 from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.usage import DayUsage, Usage
 from aerodrome.fleet import spec
 from aerodrome.testing import rig as rigs
 from aerodrome.testing.peer import RpcError
@@ -74,6 +79,28 @@ async def test_a_user_with_an_open_link_and_a_turn_is_erased_and_told_so(tmp_pat
         assert await rig.registry.find("bobs") is not None
         finished = [entry for entry in rig.audit_log.entries if entry.action is Action.ERASE_FINISH]
         assert [entry.outcome for entry in finished] == [Outcome.DONE]
+
+
+async def test_what_the_http_edge_and_the_ledger_keep_of_a_user_goes_with_them(tmp_path):
+    async with opened(tmp_path) as (_, people, keys):
+        database = keys._database
+        usage, idempotency = SqlUsageStore(database), SqlIdempotencyStore(database)
+        conversations = SqlConversationStore(database)
+        for user in ("ann", "bob"):
+            owner = Owner("shared", user)
+            await usage.add([DayUsage(owner, "2026-01-02", "m", Usage(1))])
+            await idempotency.begin(KeyedRequest(owner, "k", "f", "h", 1.0), 0.0, 9)
+            await conversations.save(f"of-{user}", owner, "{}")
+
+        done = await command(tmp_path, "shared", "ann", "--yes")
+
+        assert (done.exit_code, done.exception) == (0, None)
+        assert "1 of http_sessions" in done.output
+        assert "1 of idempotency_keys" in done.output
+        assert "1 of usage_days" in done.output
+        assert await people.count(Owner("shared", "ann")) == {}
+        kept = {"http_sessions": 1, "idempotency_keys": 1, "usage_days": 1}
+        assert await people.count(Owner("shared", "bob")) == kept
 
 
 async def test_turns_that_a_link_left_are_ended_with_their_user(tmp_path):

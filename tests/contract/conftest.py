@@ -7,15 +7,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aerodrome.adapters.memory.conversations import MemoryConversationStore
 from aerodrome.adapters.memory.erasures import MemoryErasureStore
+from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.tokens import MemoryTokenStore
+from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
+from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.adapters.sql.usage import SqlUsageStore
 
 from .registry_suite import FixedClock, Stores
 
@@ -31,6 +37,9 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
             SqlKeyStore(database),
             SqlTokenStore(database),
             SqlErasureStore(database),
+            SqlConversationStore(database),
+            SqlUsageStore(database),
+            SqlIdempotencyStore(database),
         )
     finally:
         await database.aclose()
@@ -39,7 +48,14 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
 def memory() -> Stores:
     keys = MemoryKeyStore()
     return Stores(
-        MemorySessionRegistry(), MemoryTenantStore(keys, FixedClock()), keys, MemoryTokenStore(), MemoryErasureStore()
+        MemorySessionRegistry(),
+        MemoryTenantStore(keys, FixedClock()),
+        keys,
+        MemoryTokenStore(),
+        MemoryErasureStore(),
+        MemoryConversationStore(),
+        MemoryUsageStore(),
+        MemoryIdempotencyStore(),
     )
 
 

@@ -16,9 +16,12 @@ from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
+from aerodrome.ports.conversations import ConversationStore
+from aerodrome.ports.idempotency import IdempotencyStore
 from aerodrome.ports.people import ErasureStore
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
+from aerodrome.ports.usage import UsageStore
 
 ALICE, BOB = Owner("red", "alice"), Owner("red", "bob")
 #: Same user name in another tenant: somebody else.
@@ -33,6 +36,9 @@ class Stores:
     keys: KeyStore
     tokens: TokenStore
     erasures: ErasureStore
+    conversations: ConversationStore
+    usage: UsageStore
+    idempotency: IdempotencyStore
 
 
 class FixedClock:

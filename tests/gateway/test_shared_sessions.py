@@ -418,3 +418,11 @@ async def test_a_turn_whose_sender_vanished_goes_on_where_policy_says_so_and_the
     await asyncio.wait_for(waiting, 5)
     await members["cat"].wait_for_event("s1", "session.idle", 2)
     assert [data["content"] for data in said(members["cat"])] == ["reject", "after"]
+
+
+async def test_nobody_can_be_invited_by_a_name_that_no_user_can_have(rig):
+    owner, _ = await shared_session(rig, "shared")
+
+    with pytest.raises(RpcError) as refused:
+        await share(owner, "s1", **{"No One": ["driver"]})
+    assert refused.value.data["code"] == "params_invalid"

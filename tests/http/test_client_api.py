@@ -10,7 +10,6 @@ import pytest
 from aerodrome import client as api
 from aerodrome.client import Aerodrome
 
-pytest.importorskip("aerodrome.http.ask_routes", reason="the routes that these calls need are not there yet")
 QUICK = api.Retry(first_seconds=0.01, most_seconds=0.05)
 
 

@@ -333,7 +333,7 @@ async def test_a_session_whose_options_could_not_be_kept_was_not_made(http, monk
     async def fail(*_):
         raise errors.StoreUnavailable("the disk is full")
 
-    monkeypatch.setattr(http.store, "save", fail)
+    monkeypatch.setattr(http.stores.conversations, "save", fail)
     assert (await caller.post("/v1/sessions", json={"session_id": "s1"})).status_code == 503
     monkeypatch.undo()
     assert (await caller.get("/v1/sessions/s1")).status_code == 404

@@ -257,7 +257,7 @@ async def test_an_mcp_server_is_the_sessions_and_its_headers_are_kept_sealed(htt
     session = await make(caller, mcp_servers={"kb": server})
     await say(caller, session, "hello")
     owner = Owner("hooked", "user")
-    stored = await http.store.find("s1", owner)
+    stored = await http.stores.conversations.find("s1", owner)
     await http.edge.users.close_user(owner)
     await say(caller, session, "again")
 

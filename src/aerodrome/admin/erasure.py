@@ -137,6 +137,9 @@ class Eraser:
         # Only now: a session may have been created while links were open.
         records = list(await self._site.services.ownership.registry.list_owned(owner))
         await self._delete_sessions(owner, records, report)
+        await self._site.services.usage.forget(owner)
+        if self._site.services.sharing is not None:
+            await self._site.services.sharing.leave_everything(owner)
         for place in places:
             await self._remove_work(place, records, report)
         if not report.left:
@@ -163,18 +166,27 @@ class Eraser:
         cut: set[Client] = set()
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
+                self._end_streams(owner)
                 # Again: one may have been on its way in with a key that was just erased.
                 while clients := self._clients(owner):
                     for client in clients:
                         client.link.abort()
                     cut.update(clients)
                     await asyncio.sleep(0.01)
+                for forget in self._site.gateway.forgetters if self._site.gateway is not None else ():
+                    await forget(owner)
                 await self._site.services.finishing.end(owner)
                 while any(views.owner_of(resident) == owner for resident in self._site.services.residents):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         except TimeoutError:
             report.left.append(f"a link of theirs did not end within {_LEAVE_SECONDS:g} s")
         return len(cut)
+
+    def _end_streams(self, owner: Owner) -> None:
+        """End the event streams of the HTTP edge; its link of the user is one of those that are cut."""
+        for guest in list(self._site.gateway.guests) if self._site.gateway is not None else ():
+            if guest.principal.owner == owner:
+                guest.dismiss()
 
     def _clients(self, owner: Owner) -> list[Client]:
         gateway = self._site.gateway

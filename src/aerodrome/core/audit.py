@@ -45,6 +45,7 @@ class Action(Enum):
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
     KEY_ROTATE = "key.rotate"
+    TOKEN_MINT = "token.mint"  # noqa: S105  (not a password)
     TOKEN_STORE = "token.store"  # noqa: S105  a word
     TOKEN_REMOVE = "token.remove"  # noqa: S105  a word
     TENANT_ADD = "tenant.add"

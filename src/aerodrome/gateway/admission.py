@@ -63,6 +63,10 @@ class Admission(Protocol):
         """Return whom the token proves, whatever they may do: its role and scopes say. Raises errors.AuthenticationFailed."""
         ...
 
+    async def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy of a user whom no token has to prove; None if there is no such tenant."""
+        ...
+
 
 class TenantAdmission:
     """Admission by what tokens prove; tenants of the configuration go before those of the database."""
@@ -107,6 +111,11 @@ class TenantAdmission:
             raise errors.AuthenticationFailed(f"there is no tenant {proof.owner.tenant}")
         return tenant.policy_for(proof.owner.user)
 
+    async def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the policy of a user of a tenant that is there."""
+        tenant = await self._find_tenant(owner.tenant)
+        return None if tenant is None else tenant.policy_for(owner.user)
+
     async def _check_not_erased(self, proof: Proof) -> None:
         """Refuse a token that was made for its user before they were erased; last, so that nothing waits behind it."""
         if proof.is_stored:
@@ -143,6 +152,10 @@ class FixedAdmission:
     async def recognize(self, token: str | None) -> Principal:
         """Return the one principal: it has no role but the user's."""
         return await self.authenticate(token)
+
+    async def find_policy(self, owner: Owner) -> Policy | None:
+        """Return the one principal's policy for its owner."""
+        return self._principal.policy if owner == self._principal.owner else None
 
     def check(self, token: str | None) -> None:
         """Compare a token with the given one.

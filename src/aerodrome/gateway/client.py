@@ -39,6 +39,7 @@ from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.turn_queue import Run, TurnQueue
 from aerodrome.gateway.unloading import Evictor
 from aerodrome.gateway.upstream import Upstream, open_upstream
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.ports.fleet import Fleet, RuntimeHandle
 from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.correlation import Correlation
@@ -70,6 +71,7 @@ class Services:
     residents: Residents = field(init=False)
     occupancy: Occupancy = field(default_factory=Occupancy)
     audit: audit.Auditor = audit.UNAUDITED
+    usage: UsageLedger = field(default_factory=UsageLedger)
     evictor: Evictor = field(init=False)
     finishing: Finishing = field(init=False)
     drainer: Drainer = field(init=False)

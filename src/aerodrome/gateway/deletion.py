@@ -134,11 +134,12 @@ class SessionDeletion:
                 _log.warning("session.reap_failed", session=session_id, realm=record.realm, reason=refusal)
                 return Outcome.FAILED
             if sessions.is_valid_id(session_id):
-                await self._remove_directory(place, handle.work_directory, session_id)
+                await self.remove_files(place, handle.work_directory, session_id)
             await ownership.forget(session_id, record.owner)
         return Outcome.REAPED
 
-    async def _remove_directory(self, place: Workplace | None, of_realm: Path | None, session_id: str) -> None:
+    async def remove_files(self, place: Workplace | None, of_realm: Path | None, session_id: str) -> None:
+        """Remove what a runtime leaves of a session that it has deleted: its working directory and its lock."""
         try:
             if place is not None:
                 await asyncio.to_thread(place.remove, session_id)

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw
 from aerodrome import errors, redaction
 from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.flights import TurnEnd
-from aerodrome.gateway import reattach, tightening
+from aerodrome.gateway import reattach, tightening, usage
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import messages, methods, reopening
@@ -97,6 +97,8 @@ class Downward:
             if self._is_heard_here(upstream, session_id) and not self._is_hushed(session_id, peek):
                 self._record(session_id, peek, body)
                 self._note_turn(session_id, peek)
+                if _kind_of(peek) == usage.EVENT:
+                    self._note_usage(session_id, body)
                 if self._client.services.turns is not None:
                     self._client.services.turns.hear(self._client, session_id, _kind_of(peek), body)
                 refusal = tightening.refuse_tool(self._client, peek, body)
@@ -190,6 +192,13 @@ class Downward:
         held = self._client.attachments.get(session_id)
         if held is not None and held.turn is not None:
             self._client.services.recorder.hear(held.turn, _kind_of(peek), body)
+
+    def _note_usage(self, session_id: str, body: bytes) -> None:
+        client = self._client
+        turns, payer = client.services.turns, client.owner
+        if turns is not None:
+            payer = turns.payer(client.realm.key, session_id, payer)
+        client.services.usage.note(payer, body)
 
     def _note_turn(self, session_id: str, peek: Peek) -> None:
         assert isinstance(peek.params, PeekParams)

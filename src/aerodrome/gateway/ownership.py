@@ -51,8 +51,8 @@ class Ownership:
         self.note_freed: Callable[[str], None] = lambda _: None
         #: Tasks that asked about sessions, until they end, with the ids they asked about.
         self._asked: dict[asyncio.Task[Any], set[str]] = {}
-        #: What else is kept of a session, by others, and goes with it.
-        self.keepers: list[Callable[[str], Awaitable[None]]] = []
+        #: What else is kept of a session of an owner, by others, and goes with it, whatever it is that deletes it.
+        self.keepers: list[Callable[[str, Owner], Awaitable[object]]] = []
 
     @property
     def registry(self) -> SessionRegistry:
@@ -187,7 +187,7 @@ class Ownership:
             return
         self.note_freed(session_id)
         for forget in self.keepers:
-            await forget(session_id)
+            await forget(session_id, owner)
         entry = self._cache.pop(session_id, None)
         self._used.pop(session_id, None)
         if entry is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from msgspec import UNSET
@@ -53,6 +54,8 @@ class TenantGateway:
         self._admission = admission
         self._clients: dict[str, set[Client]] = {}
         self.guests: set[Guest] = set()
+        #: What edges keep of a person beside that, and forget when the person is erased.
+        self.forgetters: list[Callable[[Owner], Awaitable[None]]] = []
         services.fleet.subscribe(self._broadcast)
         if isinstance(admission, TenantAdmission):
             admission.note_refused = functools.partial(services.recorder.reject, "authentication")

@@ -106,7 +106,7 @@ class SharedSessions:
         for watcher in list(self._watchers):
             watcher(session_id, person)
 
-    async def end(self, session_id: str) -> None:
+    async def end(self, session_id: str, _owner: Owner) -> None:
         """Keep nothing of a session that is gone."""
         await self.stores.members.remove(session_id)
         await self.stores.coordinator.forget(session_id)

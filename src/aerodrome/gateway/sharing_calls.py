@@ -183,7 +183,10 @@ async def _share(asking: _Asking, wanted: Shared) -> dict[str, Any]:
 
 
 async def _invite(asking: _Asking, wanted: Given) -> dict[str, Any]:
-    identity.check_name("user", wanted.user)
+    try:
+        identity.check_name("user", wanted.user)
+    except errors.ConfigError as error:
+        raise errors.InvalidParams(error.message) from None
     person = Owner(asking.owner.tenant, wanted.user)
     if person == asking.owner:
         raise errors.InvalidParams("the owner of a session is its owner; invite somebody else")

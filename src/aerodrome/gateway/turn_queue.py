@@ -19,7 +19,7 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import BusyPolicy, SentBy, Sharing
+from aerodrome.core.membership import Billing, BusyPolicy, SentBy, Sharing
 from aerodrome.core.turn_order import Lease
 from aerodrome.gateway.sharing import SharedSessions
 from aerodrome.ports.coordination import Order
@@ -61,6 +61,7 @@ class Run:
     turn_id: str
     lease: Lease
     is_explicit: bool = False
+    billing: Billing = Billing.SENDER
     message_id: str | None = None
     is_answered: bool = False
     is_sent: bool = False
@@ -108,7 +109,9 @@ class TurnQueue:
         turn_id = turn_id or f"turn_{secrets.token_hex(12)}"
         if token is not None:
             lease = self._check_token(client, session_id, token)
-            return self._start(client, session_id, lease.turn_id, lease, is_explicit=True)
+            run = self._start(client, session_id, lease.turn_id, lease, is_explicit=True)
+            run.billing = sharing.billing
+            return run
         order = await self._shared.stores.coordinator.look(session_id)
         if order.lease is not None or order.queue:
             if sharing.busy is BusyPolicy.REJECT:
@@ -117,7 +120,9 @@ class TurnQueue:
                 return None
         place = _Place(client.services, client.realm.key, session_id)
         lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT)
-        return self._start(client, session_id, turn_id, lease)
+        run = self._start(client, session_id, turn_id, lease)
+        run.billing = sharing.billing
+        return run
 
     def check(self, run: Run) -> None:
         """Check the fence, in the same step as the sending. Raises errors.LeaseLost."""
@@ -140,6 +145,11 @@ class TurnQueue:
         self._tell(run.client.services, run.realm, run.session_id, "aerodrome.turn_started", said)
         if run_is_over:
             self._end(run)
+
+    def payer(self, realm: str, session_id: str, owner: Owner) -> Owner:
+        """Return whose usage it is what runs in an owner's session now."""
+        run = self._runs.get((realm, session_id))
+        return run.actor if run is not None and run.billing is Billing.SENDER else owner
 
     def hear(self, client: Client, session_id: str, kind: str, body: bytes) -> None:
         """Note what a link hears of a session: the idle that follows the message of a run, on the link that sent it, is its end.

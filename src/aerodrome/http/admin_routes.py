@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
 from aerodrome import errors
@@ -152,8 +152,9 @@ async def keys(caller: Administrating, tenant: OfTenant = None) -> KeyList:
 
 
 @router.post("/keys", status_code=201, responses=problems.documented(404), operation_id="adminCreateKey")
-async def create_key(wanted: KeyWanted, caller: Administrating) -> KeyMade:
+async def create_key(wanted: KeyWanted, caller: Administrating, response: Response) -> KeyMade:
     """Make a key. Its token is in this answer and cannot be had again."""
+    response.headers["Cache-Control"] = "no-store"
     key, token = await Desk(caller).create_key(wanted.wanted())
     return KeyMade(**admin_shapes.key_info(key, caller.site.clock.now()).model_dump(), token=token)
 
@@ -168,8 +169,9 @@ async def revoke_key(key_id: KeyId, caller: Administrating) -> KeyInfo:
 @router.post(
     "/keys/{key_id}/rotate", status_code=201, responses=problems.documented(404), operation_id="adminRotateKey"
 )
-async def rotate_key(key_id: KeyId, wanted: Rotation, caller: Administrating) -> KeyMade:
+async def rotate_key(key_id: KeyId, wanted: Rotation, caller: Administrating, response: Response) -> KeyMade:
     """Make a key's successor, with the same user and scopes; the old one expires after the overlap."""
+    response.headers["Cache-Control"] = "no-store"
     key, token = await Desk(caller).rotate_key(key_id, wanted.overlap_seconds)
     return KeyMade(**admin_shapes.key_info(key, caller.site.clock.now()).model_dump(), token=token)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aerodrome import errors
 from aerodrome.http import (
+    account_routes,
     admin_routes,
+    ask_routes,
+    document,
     event_routes,
+    guide_routes,
     metrics,
     problems,
     request_routes,
@@ -20,6 +21,8 @@ from aerodrome.http import (
     sharing_routes,
     turn_routes,
 )
+from aerodrome.http.bodies import BodyLimit, JsonBodies, RateHeaders
+from aerodrome.http.idempotency import KeepAnswers
 from aerodrome.http.pages import (
     fleet_pages,
     overview_routes,
@@ -29,103 +32,71 @@ from aerodrome.http.pages import (
     sign_in_routes,
     static_files,
 )
-from aerodrome.http.problems import Problem
 from aerodrome.http.site import Site
-
-_DESCRIPTION = """Sessions of GitHub Copilot runtimes over HTTP. Every call needs `Authorization: Bearer TOKEN`; a token is one
-user's of one tenant, and sees that user's sessions only. Errors are problem details (RFC 9457) with a stable `code`."""
 
 
 def build(site: Site) -> FastAPI:
     """Return the application that serves a site."""
-    application = FastAPI(
-        title="Aerodrome",
-        version="1",
-        description=_DESCRIPTION,
-        openapi_url="/v1/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    application = _routed()
     application.state.site = site
     problems.install(application)
-    for routes in (session_routes, turn_routes, event_routes, request_routes, sharing_routes, admin_routes, metrics):
-        application.include_router(routes.router)
-    pages = (static_files, sign_in_routes, overview_routes, fleet_pages, session_pages, people_pages, playground_routes)
-    for routes in pages:
-        application.include_router(routes.router)
 
     @application.get("/healthz", include_in_schema=False)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    application.add_middleware(_BodyLimit, limit_bytes=site.settings.max_body_bytes)
+    # The last one is the outermost.
+    application.add_middleware(KeepAnswers, replays=site.replays)
+    application.add_middleware(JsonBodies)
+    application.add_middleware(BodyLimit, limit_bytes=site.settings.max_body_bytes)
+    application.add_middleware(RateHeaders)
     if site.settings.cors_origins:
         application.add_middleware(
             CORSMiddleware,
             allow_origins=list(site.settings.cors_origins),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After"],
+            expose_headers=["Location", "Retry-After", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy"],
             max_age=600,
         )
+    return application
+
+
+def describe() -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    return document.make(_routed())
+
+
+def _routed() -> FastAPI:
+    application = FastAPI(
+        title="Aerodrome",
+        version="1",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for routes in (
+        session_routes,
+        turn_routes,
+        event_routes,
+        request_routes,
+        sharing_routes,
+        ask_routes,
+        account_routes,
+        guide_routes,
+        admin_routes,
+        metrics,
+    ):
+        application.include_router(routes.router)
+    pages = (static_files, sign_in_routes, overview_routes, fleet_pages, session_pages, people_pages, playground_routes)
+    for page in pages:
+        application.include_router(page.router)
     application.openapi = lambda: _document(application)  # type: ignore[method-assign]
     return application
 
 
 def _document(application: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document, with problems as answers where the framework would put its own."""
     if application.openapi_schema is None:
-        document = get_openapi(
-            title=application.title,
-            version=application.version,
-            description=application.description,
-            routes=application.routes,
-            openapi_version="3.1.0",
-        )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas["Problem"] = Problem.model_json_schema()
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        for path in document["paths"].values():
-            for operation in path.values():
-                answer = operation["responses"].get("422", {})
-                if "application/json" in answer.get("content", {}):
-                    del operation["responses"]["422"]
-        application.openapi_schema = document
+        application.openapi_schema = document.make(application)
     return application.openapi_schema
-
-
-class _BodyLimit:
-    """Refuses requests whose body is larger than the edge takes, before it is read."""
-
-    def __init__(self, application: ASGIApp, limit_bytes: int) -> None:
-        self._application = application
-        self._limit_bytes = limit_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        taken = 0
-
-        async def receive_some() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._limit_bytes:
-                raise errors.FrameTooLarge(self._reason)
-            return message
-
-        await self._application(scope, receive_some, send)
-
-    @property
-    def _reason(self) -> str:
-        return f"expected a body of at most {self._limit_bytes} bytes, found a larger one"
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await problems.answer(errors.FrameTooLarge(self._reason))(scope, receive, send)

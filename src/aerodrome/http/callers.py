@@ -19,9 +19,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from aerodrome import errors
 from aerodrome.core import erasure, identity
 from aerodrome.core import session as sessions
-from aerodrome.core.identity import Owner, Principal, Role
+from aerodrome.core.audit import Action, Entry
+from aerodrome.core.identity import Owner, Principal, Role, Scope
 from aerodrome.core.membership import Right
-from aerodrome.http import origins
+from aerodrome.gateway.audit import Auditor
+from aerodrome.gateway.minting import Minter
+from aerodrome.http import entry, origins
 from aerodrome.http.browsers import BrowserSession
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.site import Site
@@ -90,6 +93,26 @@ def site_of(request: Request) -> Site:
     site = request.app.state.site
     assert isinstance(site, Site)
     return site
+
+
+@dataclass(frozen=True, slots=True)
+class MintingCaller:
+    """Whoever may have connection tokens made for the users of a tenant, and nothing else."""
+
+    minter: Minter
+    principal: Principal
+    auditor: Auditor
+    peer: str
+
+    @property
+    def tenant(self) -> str:
+        """Return the tenant for whose users tokens are made."""
+        return self.principal.owner.tenant
+
+    def note(self, user: str) -> None:
+        """Record for whom one was made."""
+        owner = Owner(self.tenant, user)
+        self.auditor.note(Entry(Action.TOKEN_MINT, by="mint key", owner=owner, key_id=self.principal.key_id))
 
 
 def peer_of(request: Request) -> str:
@@ -174,20 +197,36 @@ async def recognize_caller(
 Recognized = Annotated[Caller, Depends(recognize_caller)]
 
 
-async def _authenticate(caller: Recognized) -> Caller:
+async def _authenticate(request: Request, caller: Recognized) -> Caller:
     if not caller.principal.may_connect:
         raise errors.PolicyRejected("expected a key with the scope connect: this one uses no sessions")
+    await entry.enter(request, caller.site, caller.owner)
     return caller
 
 
-async def _admit_admin(caller: Recognized) -> Caller:
+async def authenticate_minter(request: Request, caller: Recognized) -> MintingCaller:
+    """Return who may mint: a key with that scope, which needs no other."""
+    if Scope.MINT not in caller.principal.scopes:
+        raise errors.PolicyRejected(
+            f"expected a key with the scope mint, found one of {caller.owner.user} that may not mint"
+        )
+    if caller.site.office.minter is None:
+        raise errors.PolicyRejected("this gateway makes no tokens")
+    entry.take_rate(request, caller.site, caller.owner)
+    return MintingCaller(caller.site.office.minter, caller.principal, caller.site.services.audit, caller.peer)
+
+
+async def _admit_admin(request: Request, caller: Recognized) -> Caller:
+    # Their answers are not kept under idempotency keys: some have a token in them.
+    entry.take_rate(request, caller.site, caller.owner)
     if caller.principal.role is Role.USER:
         raise errors.PolicyRejected("expected a tenant's admin or an operator")
     return caller
 
 
-async def admit_operator(caller: Recognized) -> Caller:
+async def admit_operator(request: Request, caller: Recognized) -> Caller:
     """Let an operator pass. Raises errors.PolicyRejected."""
+    entry.take_rate(request, caller.site, caller.owner)
     if caller.principal.role is not Role.OPERATOR:
         raise errors.PolicyRejected("expected an operator")
     return caller

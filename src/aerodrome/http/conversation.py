@@ -236,6 +236,11 @@ class Conversation:
                 while not turn.is_over and not (turn is self._current and self.pending):
                     await self._readers.more()
 
+    async def wait_over(self, turn: Turn) -> None:
+        """Wait until a turn is over, however long that takes."""
+        while not turn.is_over:
+            await self._readers.more()
+
     def _send_next(self) -> None:
         if self._current is None and self._queue:
             self._current = self._queue.popleft()

@@ -10,14 +10,17 @@ from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import application, figures
+from aerodrome.http.asks import Asks
 from aerodrome.http.browsers import BegunSignIns, BrowserSessions
+from aerodrome.http.idempotency import Replays
 from aerodrome.http.pages import demo_routes
 from aerodrome.http.pages.demo_routes import DemoUser
+from aerodrome.http.rates import RateLimiter
 from aerodrome.http.sealing import SealedOptions
-from aerodrome.http.site import HttpSettings, Office, Site
+from aerodrome.http.site import HttpSettings, HttpStores, Office, Site
+from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
 from aerodrome.http.webhooks import Webhooks
-from aerodrome.ports.conversations import ConversationStore
 from aerodrome.transport.asgi import AsgiServer
 
 
@@ -28,17 +31,29 @@ class HttpEdge:
         self,
         gateway: TenantGateway,
         office: Office,
-        store: ConversationStore,
+        stores: HttpStores,
         clock: Clock,
         settings: HttpSettings,
         context: ssl.SSLContext | None = None,
     ) -> None:
         master = settings.masters[0] if settings.masters else None
         hooks = Webhooks(master, gateway.find_policy, clock, settings.webhook_context)
-        self.users = HttpUsers(gateway, store, clock, settings.idle_seconds, hooks)
-        self.users.sealed = SealedOptions(settings.masters)
-        browsers = BrowserSessions(clock, settings.browsers)
-        self.site = Site(gateway, self.users, settings, clock, office, browsers, BegunSignIns(clock))
+        self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds, hooks)
+        users.sealed = SealedOptions(settings.masters)
+        gateway.forgetters.append(users.close_user)
+        self.site = Site(
+            gateway,
+            users,
+            settings,
+            clock,
+            office,
+            BrowserSessions(clock, settings.browsers),
+            BegunSignIns(clock),
+            Asks(gateway, users),
+            Teams(gateway, users),
+            Replays(stores.idempotency, clock, settings.idempotency),
+            RateLimiter(settings.requests_per_minute, clock),
+        )
         #: Where it listens, once it does.
         self.address: tuple[str, int] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -61,6 +76,9 @@ class HttpEdge:
             ) from None
         self.users.start()
         self._looking = asyncio.create_task(figures.look_on_schedule(self.site.gateway), name="figures")
+        self.site.services.ownership.keepers.append(self.users.forget)
+        self.site.asks.start()
+        self.site.replays.start()
         self.address = settings.host, port
         return self.address
 
@@ -77,4 +95,8 @@ class HttpEdge:
             self._looking.cancel()
             await asyncio.wait((self._looking,))
         await self._server.aclose()
+        await self.site.asks.aclose()
+        keepers = self.site.services.ownership.keepers
+        keepers[:] = [one for one in keepers if one != self.users.forget]
+        await self.site.replays.aclose()
         await self.users.aclose()

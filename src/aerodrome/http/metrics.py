@@ -30,7 +30,7 @@ async def show(
     """Return all metrics: to an operator, or to anyone where the configuration says so."""
     site = callers.site_of(request)
     if not site.settings.has_open_metrics:
-        await callers.admit_operator(await callers.recognize_caller(request, given))
+        await callers.admit_operator(request, await callers.recognize_caller(request, given))
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Site(site))
     return Response(generate_latest(registry), headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE_LATEST)

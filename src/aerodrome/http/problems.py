@@ -11,8 +11,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from aerodrome import errors
+from aerodrome.http import idempotency
+from aerodrome.http.idempotency import Replayed
 
 _log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
@@ -22,9 +25,15 @@ _TITLES = {
     "authentication_failed": "Authentication failed",
     "authentication_required": "Authentication required",
     "draining": "This gateway is stopping",
+    "frame_too_large": "Too large",
+    "idempotency_key_busy": "The first request of this key still runs",
+    "idempotency_key_reused": "The key stands for another request",
+    "idempotency_outcome_unknown": "What the first request of this key did is not known",
+    "media_type_unknown": "Unsupported media type",
     "method_unknown": "No such resource or method",
     "over_capacity": "Too many requests",
     "params_invalid": "Invalid parameters",
+    "rate_limited": "Too many requests",
     "policy_rejected": "Refused by policy",
     "runtime_refused": "The runtime refused",
     "session_missing": "No such session",
@@ -48,8 +57,8 @@ def answer(error: errors.AerodromeError, headers: dict[str, str] | None = None) 
     """Return the HTTP form of a domain error."""
     status = errors.wire(error).http
     sent = dict(headers or {})
-    if error.retryable and status in (429, 503):
-        sent.setdefault("Retry-After", str(_RETRY_SECONDS))
+    if error.retryable and status in (409, 429, 503):
+        sent.setdefault("Retry-After", str(error.details.get("retry_after_seconds", _RETRY_SECONDS)))
     if status == 401:
         sent.setdefault("WWW-Authenticate", "Bearer")
     return _respond(status, error.code, detail_of(error), error.retryable, error.details, sent)
@@ -107,22 +116,45 @@ def install(application: FastAPI) -> None:
         first = found[0] if found else {"where": "body", "what": "invalid"}
         return _respond(400, "params_invalid", f"{first['where']}: {first['what']}", False, {"errors": found})
 
-    async def of_http(_: Request, error: Exception) -> Response:
+    async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        code = {404: "method_unknown", 405: "method_unknown", 413: "frame_too_large"}.get(
-            error.status_code, "request_invalid"
-        )
-        headers = dict(error.headers) if error.headers else None
-        return _respond(error.status_code, code, str(error.detail).lower(), False, {}, headers)
+        code = _CODES.get(error.status_code, "request_invalid")
+        headers = dict(error.headers) if error.headers else {}
+        detail = str(error.detail)
+        if error.status_code == 405:
+            headers["Allow"] = detail_of = ", ".join(_allowed(request))
+            detail = f"expected one of {detail_of}, found {request.method}"
+        elif error.status_code == 404:
+            detail = "there is nothing at this path; /v1/openapi.json describes what is there"
+        return _respond(error.status_code, code, detail, False, {}, headers)
 
     async def of_any(request: Request, error: Exception) -> Response:
         _log.error("http.request_failed", method=request.method, route=route_of(request), exc_info=error)
         return answer(errors.AerodromeError("the gateway failed at this request; its log says why"))
 
+    async def of_replay(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Replayed)
+        return idempotency.replay(error)
+
+    application.add_exception_handler(Replayed, of_replay)
     application.add_exception_handler(errors.AerodromeError, of_ours)
     application.add_exception_handler(RequestValidationError, of_form)
     application.add_exception_handler(HTTPException, of_http)
     application.add_exception_handler(Exception, of_any)
+
+
+_CODES = {404: "method_unknown", 405: "method_unknown", 413: "frame_too_large", 415: "media_type_unknown"}
+
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that a path has, over all its routes."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.router.routes
+    return [
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
 
 
 def route_of(request: Request) -> str:
@@ -149,10 +181,10 @@ _MEANINGS = {
     401: "The token is missing, wrong, expired or revoked",
     403: "Refused by the tenant's policy, or by the role of the caller",
     404: "There is no such thing, or it is not the caller's",
-    409: "It is there already, or was answered or ended meanwhile",
+    409: "It is there already, was answered or ended meanwhile, or its idempotency key is in use",
     413: "The request is larger than this gateway takes",
     415: "The body is not of the expected type",
-    422: "The runtime refused; says why",
+    422: "The runtime refused, and says why; or the idempotency key stands for another request",
     429: "Too many requests, turns or sessions; Retry-After says when to try again",
     503: "No runtime could serve it now, or this gateway is stopping; try again",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Query
 
 from aerodrome import errors
 from aerodrome.http import pending, problems, shapes
@@ -26,10 +26,16 @@ Answer = Annotated[PermissionAnswer | QuestionAnswer | ToolAnswer | FormAnswer |
 
 
 @router.get("", responses=problems.documented(404), operation_id="listRequests")
-async def list_all(session_id: SessionId, caller: Authenticated) -> PendingList:
+async def list_all(
+    session_id: SessionId,
+    caller: Authenticated,
+    limit: Annotated[int, Query(ge=1, le=200)] = 200,
+    after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
+) -> PendingList:
     """List what the agent waits for, oldest first."""
     held = await caller.conversation(session_id, "http.request.list")
-    return PendingList(requests=[shapes.view_pending(one) for one in await held.list_pending()])
+    page, following = shapes.page(await held.list_pending(), lambda one: one.request_id, limit, after)
+    return PendingList(requests=[shapes.view_pending(one) for one in page], next=following)
 
 
 @router.post("/{request_id}", responses=problems.documented(404, 409, 422), operation_id="answerRequest")

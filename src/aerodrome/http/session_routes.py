@@ -12,7 +12,7 @@ from aerodrome.core.session import SessionRecord
 from aerodrome.http import problems, shapes
 from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.options import SessionOptions
-from aerodrome.http.shapes import NewSession, Session, SessionChange, SessionPage
+from aerodrome.http.shapes import NewFork, NewSession, Session, SessionChange, SessionPage, SessionUsage
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 SessionId = Annotated[str, Path(pattern=shapes.SESSION_ID, max_length=250)]
@@ -37,16 +37,17 @@ async def list_all(
 ) -> SessionPage:
     """List the caller's sessions, the most recently used first; also those made over SDK links."""
     site = caller.site
-    records = list(await site.services.ownership.registry.list_owned(caller.owner))
-    at = next((number + 1 for number, one in enumerate(records) if one.session_id == after), 0)
-    page = records[at : at + limit]
+    records = [
+        record
+        for record in await site.services.ownership.registry.list_owned(caller.owner)
+        if not site.asks.is_open(record.session_id)
+    ]
+    page, following = shapes.page(records, lambda one: one.session_id, limit, after)
     kept = await site.users.store.find_all([one.session_id for one in page], caller.owner)
     sessions = []
     for record in page:
-        stored = kept.get(record.session_id)
-        chosen = SessionOptions.model_validate_json(stored) if stored else SessionOptions()
+        chosen = site.users.options_of(kept.get(record.session_id), caller.owner, record.session_id)
         sessions.append(_view(caller, record, chosen))
-    following = page[-1].session_id if page and at + limit < len(records) else None
     return SessionPage(sessions=sessions, next=following)
 
 
@@ -54,10 +55,9 @@ async def list_all(
 async def get(session_id: SessionId, caller: Authenticated) -> Session:
     """Return a session of the caller's."""
     await caller.check_session(session_id, "http.session.get")
-    stored = await caller.site.users.store.find(session_id, caller.owner)
-    return await describe(
-        caller, session_id, SessionOptions.model_validate_json(stored) if stored else SessionOptions()
-    )
+    users = caller.site.users
+    stored = await users.store.find(session_id, caller.owner)
+    return await describe(caller, session_id, users.options_of(stored, caller.owner, session_id))
 
 
 @router.patch("/{session_id}", responses=problems.documented(404, 422), operation_id="changeSession")
@@ -80,6 +80,34 @@ async def delete(session_id: SessionId, caller: Authenticated) -> None:
     """Delete a session, its history and its files; a turn that runs in it ends."""
     await caller.check_session(session_id, "http.session.delete")
     await (await caller.user()).delete(session_id)
+
+
+@router.post(
+    "/{session_id}/fork", status_code=201, responses=problems.documented(404, 409, 422), operation_id="forkSession"
+)
+async def fork(
+    session_id: SessionId, caller: Authenticated, response: Response, wanted: NewFork | None = None
+) -> Session:
+    """Make a new session with the history of this one, or the beginning of it; one that never had a turn has none."""
+    held = await caller.conversation(session_id, "http.session.fork")
+    said = wanted or NewFork()
+    chosen = held.options.model_copy(update={"title": said.title} if said.title is not None else {})
+    params: dict[str, str] = {}
+    if said.before_event is not None:
+        params["toEventId"] = said.before_event
+    if said.title is not None:
+        params["name"] = said.title
+    made = str((await held.call("sessions.fork", params)).get("sessionId", ""))
+    await (await caller.user()).adopt(made, chosen)
+    response.headers["Location"] = f"/v1/sessions/{made}"
+    return await describe(caller, made, chosen)
+
+
+@router.get("/{session_id}/usage", responses=problems.documented(404, 422), operation_id="getSessionUsage")
+async def usage(session_id: SessionId, caller: Authenticated) -> SessionUsage:
+    """Return what a session took; it is loaded for that if it is not."""
+    held = await caller.conversation(session_id, "http.session.usage")
+    return shapes.view_session_usage(session_id, await held.call("session.usage.getMetrics", {}))
 
 
 async def describe(caller: Caller, session_id: str, chosen: SessionOptions) -> Session:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from aerodrome import errors
 from aerodrome.http import pending as pendings
 from aerodrome.http.options import Mode, Permissions, SessionOptions
 from aerodrome.http.pending import Pending
@@ -55,6 +57,42 @@ class SessionPage(BaseModel):
 
     sessions: list[Session]
     next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
+
+
+class NewFork(Body):
+    """What a fork is to be called, and where it branches off."""
+
+    title: str | None = Field(default=None, max_length=200, description="default: that of its origin")
+    before_event: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]{1,100}$",
+        description="a kept event: what came before it is taken along; default: all",
+    )
+
+
+class ModelUsage(BaseModel):
+    """What the calls of one model took in a session."""
+
+    model: str
+    requests: int
+    cost: float
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+
+
+class SessionUsage(BaseModel):
+    """What a session took over its whole life, as the runtime counts it."""
+
+    session_id: str
+    user_requests: int
+    premium_cost: float = Field(description="of premium requests; models of a provider of your own cost none")
+    model_seconds: float = Field(description="spent in model calls")
+    lines_added: int
+    lines_removed: int
+    models: list[ModelUsage]
 
 
 class NewMessage(Body):
@@ -108,12 +146,18 @@ class TurnList(BaseModel):
     """The last turns of a session that this gateway knows of, oldest first."""
 
     turns: list[TurnView]
+    next: str | None = Field(
+        default=None, description="give it as `after` for the next page; null: these were the last"
+    )
 
 
 class PendingList(BaseModel):
     """What a session's agent waits for, oldest first."""
 
     requests: list[PendingRequest]
+    next: str | None = Field(
+        default=None, description="give it as `after` for the next page; null: these were the last"
+    )
 
 
 class HistoryEvent(BaseModel):
@@ -180,6 +224,26 @@ class Aborted(BaseModel):
     aborted: bool
 
 
+Item = TypeVar("Item")
+
+
+def page(
+    items: Sequence[Item], key: Callable[[Item], str], limit: int, after: str | None
+) -> tuple[list[Item], str | None]:
+    """Return a page of a list, and what to give as `after` for the next one, None for the last.
+
+    Raises:
+        errors.InvalidParams: `after` names nothing of the list (any more).
+    """
+    begin = 0
+    if after is not None:
+        begin = next((number + 1 for number, one in enumerate(items) if key(one) == after), 0)
+        if not begin:
+            raise errors.InvalidParams("after: what it names is not in the list any more; begin again without it")
+    found = list(items[begin : begin + limit])
+    return found, key(found[-1]) if found and begin + limit < len(items) else None
+
+
 def view_pending(one: Pending) -> PendingRequest:
     """Return a request as callers see it."""
     return PendingRequest(
@@ -220,3 +284,41 @@ def view_turn(session_id: str, turn: Turn, open_requests: list[Pending]) -> Turn
 def as_json(value: JsonValue) -> str:
     """Return a value as compact JSON text."""
     return msgspec.json.encode(value).decode()
+
+
+def view_session_usage(session_id: str, metrics: dict[str, Any]) -> SessionUsage:
+    """Return a runtime's metrics (`session.usage.getMetrics`) as callers see them."""
+    changes, models = _members(metrics, "codeChanges"), _members(metrics, "modelMetrics")
+    return SessionUsage(
+        session_id=session_id,
+        user_requests=int(_figure(metrics, "totalUserRequests")),
+        premium_cost=_figure(metrics, "totalPremiumRequestCost"),
+        model_seconds=_figure(metrics, "totalApiDurationMs") / 1000,
+        lines_added=int(_figure(changes, "linesAdded")),
+        lines_removed=int(_figure(changes, "linesRemoved")),
+        models=[_view_model_usage(name, _members(models, name)) for name in sorted(models)],
+    )
+
+
+def _view_model_usage(model: str, metrics: dict[str, Any]) -> ModelUsage:
+    requests, used = _members(metrics, "requests"), _members(metrics, "usage")
+    return ModelUsage(
+        model=model,
+        requests=int(_figure(requests, "count")),
+        cost=_figure(requests, "cost"),
+        input_tokens=int(_figure(used, "inputTokens")),
+        output_tokens=int(_figure(used, "outputTokens")),
+        cache_read_tokens=int(_figure(used, "cacheReadTokens")),
+        cache_write_tokens=int(_figure(used, "cacheWriteTokens")),
+        reasoning_tokens=int(_figure(used, "reasoningTokens")),
+    )
+
+
+def _members(value: dict[str, Any], name: str) -> dict[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _figure(value: dict[str, Any], name: str) -> float:
+    found = value.get(name)
+    return float(found) if isinstance(found, (int, float)) else 0.0

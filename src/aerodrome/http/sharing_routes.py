@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from aerodrome import errors
@@ -207,8 +207,9 @@ async def remove(session_id: SessionId, user: User, caller: Authenticated) -> Wi
 
 
 @router.post(f"{_ONE}/links", status_code=201, responses=problems.documented(404), operation_id="createShareLink")
-async def create_link(session_id: SessionId, wanted: NewLink, caller: Authenticated) -> LinkMade:
-    """Make a share link."""
+async def create_link(session_id: SessionId, wanted: NewLink, caller: Authenticated, response: Response) -> LinkMade:
+    """Make a share link. Its token is shown once, also to a retry with the same idempotency key."""
+    response.headers["Cache-Control"] = "no-store"
     return LinkMade.model_validate(await _ask(caller, "links.create", session_id, **wanted.model_dump()))
 
 

@@ -12,10 +12,17 @@ from aerodrome.clock import Clock
 from aerodrome.core.identity import Tenant
 from aerodrome.core.sign_in import Rules
 from aerodrome.gateway.client import Services
+from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.service import TenantGateway
+from aerodrome.http.asks import Asks
 from aerodrome.http.browsers import BegunSignIns, BrowserSessions, BrowserSettings
+from aerodrome.http.idempotency import IdempotencySettings, Replays
+from aerodrome.http.rates import RateLimiter
 from aerodrome.http.sse import StreamSettings
+from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
+from aerodrome.ports.conversations import ConversationStore
+from aerodrome.ports.idempotency import IdempotencyStore
 from aerodrome.ports.people import ErasureStore, PersonStore
 from aerodrome.ports.registry import KeyStore
 from aerodrome.ports.sign_in import SignIn
@@ -38,6 +45,13 @@ class HttpSettings:
     #: Whether /metrics is for anyone, and not for operators alone.
     has_open_metrics: bool = False
     browsers: BrowserSettings = field(default_factory=BrowserSettings)
+    #: Of each owner; 0: as many as come.
+    requests_per_minute: int = 0
+    idempotency: IdempotencySettings = field(default_factory=IdempotencySettings)
+    #: Whether the users of a tenant have a session in common (`/team-chat`).
+    team_chat: bool = False
+    #: How long a one-shot question takes at most, whatever its caller says.
+    ask_seconds: float = 3600.0
     #: The gateway's master keys, the current one first: webhooks are signed and secrets of sessions sealed with theirs.
     masters: tuple[bytes, ...] = field(default=(), repr=False)
     #: What webhooks' certificates are verified with; None: the system's authorities.
@@ -72,6 +86,15 @@ class Office:
     operations: Operations | None = None
     read_audit: ReadAudit | None = None
     sign_in: SignInDoor | None = None
+    minter: Minter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStores:
+    """What the edge keeps, and where."""
+
+    conversations: ConversationStore
+    idempotency: IdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,10 @@ class Site:
     office: Office
     browsers: BrowserSessions
     begun: BegunSignIns
+    asks: Asks
+    teams: Teams
+    replays: Replays
+    rates: RateLimiter
 
     @property
     def services(self) -> Services:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from aerodrome import errors
-from aerodrome.http import presence, problems, shapes, sse
+from aerodrome.http import idempotency, presence, problems, shapes, sse
 from aerodrome.http.callers import Authenticated, Caller, StreamGuest
 from aerodrome.http.conversation import Conversation
 from aerodrome.http.events import Event
+from aerodrome.http.idempotency import REPLAYED, Replayed
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import Aborted, NewMessage, TurnList, TurnView
 from aerodrome.http.sse import EventStream
@@ -40,11 +42,19 @@ async def send(
 ) -> Any:
     """Send a prompt. Answers when the turn is over, needs an answer, or `wait_seconds` have passed; it goes on in any case."""
     held = await caller.conversation(session_id, "http.message.send")
+    earlier = getattr(request.state, "earlier", None)
+    if isinstance(earlier, Replayed):
+        return stream(caller, _events_again(held, earlier), {REPLAYED: "true"})
     await held.open()
     turn = held.ask(message.prompt, caller.owner.user)
     await held.wait_taken(turn)
+    attempt = idempotency.attempt_of(request.scope)
+    if attempt is not None:
+        await caller.site.replays.made(attempt, {"session_id": session_id, "turn_id": turn.turn_id})
     if accept is not None and sse.MEDIA_TYPE in accept:
-        return stream(caller, encoded(held.read_turn(turn)))
+        if attempt is not None:
+            caller.site.replays.follow(attempt, _view_when_over(held, turn))
+        return stream(caller, events_of(held, turn))
     if not await presence.stays(request, caller, held.wait(turn, message.wait_seconds)):
         return presence.nobody()
     if not turn.is_over:
@@ -53,10 +63,16 @@ async def send(
 
 
 @router.get("/turns", responses=problems.documented(404), operation_id="listTurns")
-async def list_turns(session_id: SessionId, caller: Authenticated) -> TurnList:
-    """List the session's last turns; the whole conversation is its history."""
+async def list_turns(
+    session_id: SessionId,
+    caller: Authenticated,
+    limit: Annotated[int, Query(ge=1, le=200)] = 200,
+    after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
+) -> TurnList:
+    """List the session's last turns, oldest first; the whole conversation is its history."""
     held = await caller.conversation(session_id, "http.turn.list")
-    return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in held.turns])
+    page, following = shapes.page(held.turns, lambda turn: turn.turn_id, limit, after)
+    return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in page], next=following)
 
 
 @router.get("/turns/{turn_id}", responses=problems.documented(404), response_model=TurnView, operation_id="getTurn")
@@ -90,7 +106,9 @@ async def abort(session_id: SessionId, caller: Authenticated) -> Aborted:
     return Aborted(aborted=await held.abort())
 
 
-def stream(caller: Caller, batches: AsyncGenerator[list[bytes], None]) -> EventStream:
+def stream(
+    caller: Caller, batches: AsyncGenerator[list[bytes], None], headers: dict[str, str] | None = None
+) -> EventStream:
     """Return an event stream that ends with its caller's principal."""
     guest = StreamGuest(caller.principal)
     guests = caller.site.gateway.guests
@@ -104,7 +122,48 @@ def stream(caller: Caller, batches: AsyncGenerator[list[bytes], None]) -> EventS
             guests.discard(guest)
             await batches.aclose()
 
-    return EventStream(until_left(), caller.site.settings.stream, guest.over)
+    return EventStream(until_left(), caller.site.settings.stream, guest.over, headers)
+
+
+async def _view_when_over(held: Conversation, turn: Turn) -> bytes:
+    """Return the JSON form of a turn, once it is over."""
+    await held.wait_over(turn)
+    return shapes.view_turn(held.session_id, turn, []).model_dump_json().encode()
+
+
+async def _events_again(held: Conversation, earlier: Replayed) -> AsyncGenerator[list[bytes], None]:
+    """Yield the events of a turn that an earlier request began: from the log, or what is kept of it."""
+    made = msgspec.json.decode(earlier.resource)
+    turn = held.find_turn(str(made.get("turn_id")))
+    if turn is not None and (not turn.is_over or turn.position >= held.log.first):
+        reading = events_of(held, turn)
+        try:
+            async for batch in reading:
+                yield batch
+        finally:
+            await reading.aclose()
+        return
+    try:
+        view = TurnView.model_validate_json((earlier.answer.body if earlier.answer is not None else None) or "")
+    except ValueError:
+        # It was answered with a problem, or is lost with its link: what there is of it is in the history.
+        error = {"code": "runtime_lost", "message": "the turn is lost; the history says what came of it"}
+        yield [_said("turn.ended", {"turn_id": str(made.get("turn_id")), "status": "failed", "error": error})]
+        return
+    said = [] if view.content is None else [_said("assistant.message", {"content": view.content})]
+    ended = {"turn_id": view.turn_id, "status": view.status, "error": view.error}
+    yield [*said, _said("turn.ended", ended)]
+
+
+def _said(kind: str, data: dict[str, Any]) -> bytes:
+    """Return an event that was in no log: it has no cursor."""
+    body = msgspec.json.encode({"type": kind, "data": data, "ephemeral": True})
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), body)
+
+
+def events_of(held: Conversation, turn: Turn) -> AsyncGenerator[list[bytes], None]:
+    """Return the events from a turn's sending to its end, in the form of a stream."""
+    return encoded(held.read_turn(turn))
 
 
 async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[list[bytes], None]:

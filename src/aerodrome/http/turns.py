@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from aerodrome import errors
+from aerodrome.core.usage import Usage
 from aerodrome.http.events import Event
 
 
@@ -27,28 +28,6 @@ class TurnState(Enum):
 
 
 OVER = frozenset({TurnState.COMPLETED, TurnState.FAILED, TurnState.ABORTED, TurnState.WITHDRAWN})
-
-
-@dataclass(slots=True)
-class Usage:
-    """What the model calls of a turn took; tokens, and the cost as the runtime reckons it."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    cost: float = 0.0
-    model_calls: int = 0
-
-    def add(self, data: dict[str, Any]) -> None:
-        """Add what an `assistant.usage` event says."""
-        self.model_calls += 1
-        self.input_tokens += _count(data.get("inputTokens"))
-        self.output_tokens += _count(data.get("outputTokens"))
-        self.cache_read_tokens += _count(data.get("cacheReadTokens"))
-        self.cache_write_tokens += _count(data.get("cacheWriteTokens"))
-        cost = data.get("cost")
-        self.cost += cost if isinstance(cost, (int, float)) else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +130,3 @@ class Turn:
         else:
             self.state = TurnState.COMPLETED
         self.ended_at, self.end_position = now, position
-
-
-def _count(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) else 0

@@ -111,8 +111,8 @@ class HttpUser:
             for held in list(self.conversations.values()):
                 held.hear_end()
 
-    async def create(self, session_id: str, chosen: SessionOptions) -> Conversation:
-        """Make a new session.
+    async def create(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> Conversation:
+        """Make a new session. One that is ephemeral is marked as such before a runtime hears of it.
 
         Raises:
             errors.AlreadyExists: the id is taken. errors.AerodromeError: it cannot be opened now, or by policy.
@@ -125,6 +125,8 @@ class HttpUser:
         made.used_at = asyncio.get_running_loop().time()
         self.conversations[session_id] = made
         try:
+            if is_ephemeral:
+                await self._save(session_id, chosen, is_ephemeral)
             await made.open()
         except errors.AlreadyExists:
             self.conversations.pop(session_id, None)
@@ -133,7 +135,7 @@ class HttpUser:
             self.conversations.pop(session_id, None)
             raise
         try:
-            await self._save(session_id, chosen)
+            await self._save(session_id, chosen, is_ephemeral)
         except BaseException:
             # Without its options it would come back as another: it is as if it had not been made.
             self.conversations.pop(session_id, None)
@@ -167,11 +169,12 @@ class HttpUser:
             self._users.webhooks.check(chosen, self.principal.policy)
         self._users.sealed.check(chosen)
 
-    async def _save(self, session_id: str, chosen: SessionOptions) -> None:
-        await self._store.save(session_id, self.owner, self._users.sealed.seal(chosen, self.owner, session_id))
+    async def _save(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> None:
+        kept = self._users.sealed.seal(chosen, self.owner, session_id)
+        await self._store.save(session_id, self.owner, kept, is_ephemeral)
 
     def _opened(self, session_id: str, stored: str | None) -> SessionOptions:
-        return SessionOptions() if stored is None else self._users.sealed.open(stored, self.owner, session_id)
+        return self._users.options_of(stored, self.owner, session_id)
 
     async def _answer_tool(self, held: Conversation, asked: Pending, tool: WebhookTool) -> dict[str, Any]:
         if self._users.webhooks is None:
@@ -192,13 +195,19 @@ class HttpUser:
             errors.SessionMissing: there is none.
         """
         held = self.conversations.get(session_id)
+        was_known = await self._store.find(session_id, self.owner) is not None
         result = await (await self.connect()).call("session.delete", {"sessionId": session_id})
-        self._lose(session_id)
-        was_known = await self._store.forget(session_id, self.owner)
+        self.drop(session_id)
+        await self._store.forget(session_id, self.owner)
         if result.get("success") is False and not was_known and held is None:
             raise errors.SessionMissing("no such session")
 
-    def _lose(self, session_id: str) -> None:
+    async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
+        """Keep what a session of this owner's is opened with that came to be by itself (a fork)."""
+        await self._save(session_id, chosen)
+
+    def drop(self, session_id: str) -> None:
+        """Let go of a session that is deleted."""
         held = self.conversations.pop(session_id, None)
         if held is not None:
             held.hear_end(errors.SessionMissing("the session was deleted"), is_gone=True)
@@ -218,7 +227,7 @@ class HttpUser:
         elif method == "session.lifecycle":
             said_of = conversation.params_of(params)
             if said_of.get("type") == "session.deleted":
-                self._lose(str(said_of.get("sessionId")))
+                self.drop(str(said_of.get("sessionId")))
         elif method == "$/cancelRequest":
             cancelled = conversation.params_of(params).get("id")
             for held in self.conversations.values():
@@ -261,6 +270,14 @@ class HttpUsers:
     def users(self) -> list[HttpUser]:
         """Return the users that have a link."""
         return [user for user in self._users.values() if user.has_link]
+
+    def options_of(self, stored: str | None, owner: Owner, session_id: str) -> SessionOptions:
+        """Return what a session is opened with, as it is kept; the defaults where nothing is.
+
+        Raises:
+            errors.SecretUnavailable: what is sealed in it was sealed with a master key that is not here.
+        """
+        return SessionOptions() if stored is None else self.sealed.open(stored, owner, session_id)
 
     def start(self) -> None:
         """Begin to close what nobody needs."""
@@ -305,6 +322,13 @@ class HttpUsers:
 
     async def _run(self, running: Awaitable[None]) -> None:
         await running
+
+    async def forget(self, session_id: str, owner: Owner) -> None:
+        """Keep nothing of a session whose record is removed, whatever it was that deleted it (gateway.ownership)."""
+        user = self._users.get(owner)
+        if user is not None:
+            user.drop(session_id)
+        await self.store.forget(session_id, owner)
 
     async def close_user(self, owner: Owner) -> None:
         """End an owner's program, whatever it does, and forget all of it (erasure)."""

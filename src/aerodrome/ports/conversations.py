@@ -15,8 +15,11 @@ from aerodrome.core.identity import Owner
 class ConversationStore(Protocol):
     """The options of HTTP sessions, as JSON text."""
 
-    async def save(self, session_id: str, owner: Owner, options: str) -> None:
-        """Keep what a session is opened with, in place of what was kept. Idempotent."""
+    async def save(self, session_id: str, owner: Owner, options: str, is_ephemeral: bool = False) -> None:
+        """Keep what a session is opened with, in place of what was kept. Idempotent.
+
+        One that is ephemeral is to be deleted by whoever made it, or by whoever finds it after their death.
+        """
         ...
 
     async def find(self, session_id: str, owner: Owner) -> str | None:
@@ -29,6 +32,10 @@ class ConversationStore(Protocol):
 
     async def forget(self, session_id: str, owner: Owner) -> bool:
         """Keep nothing of a session any more; say whether something was kept."""
+        ...
+
+    async def list_ephemeral(self) -> Sequence[tuple[str, Owner]]:
+        """Return all sessions that are to be deleted when they are over, by id, with their owners."""
         ...
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ For tests of http/: callers are httpx clients with a user's token; everything be
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,16 +15,19 @@ from typing import Any
 import httpx
 
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
+from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.views import Facts
 from aerodrome.core import identity
 from aerodrome.core.identity import Owner, Scope
 from aerodrome.http.edge import HttpEdge
-from aerodrome.http.site import HttpSettings, Office, ReadAudit, SignInDoor
+from aerodrome.http.site import HttpSettings, HttpStores, Office, ReadAudit, SignInDoor
 from aerodrome.testing.rig import Rig
 
 WAIT_SECONDS = 10.0
 FACTS = Facts("tenants", "127.0.0.1:1", "/state", 50, 100, 0.0, 300.0, 30.0)
+#: Nothing is encrypted here; to read the machine's authorities would take each client 30 ms.
+_NOTHING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,18 @@ class HttpRig:
     rig: Rig
     edge: HttpEdge
     url: str
-    store: MemoryConversationStore
+    stores: HttpStores
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def caller(self, tenant: str, user: str = "user") -> httpx.AsyncClient:
         """Return a client with a user's token; the rig closes it."""
-        headers = {"Authorization": f"Bearer {await self.rig.token(tenant, user)}"}
+        return await self.with_token(await self.rig.token(tenant, user))
+
+    async def with_token(self, token: str) -> httpx.AsyncClient:
+        """Return a client that shows a token; the rig closes it."""
+        headers = {"Authorization": f"Bearer {token}"}
         return await self._stack.enter_async_context(
-            httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS)
+            httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS, verify=_NOTHING)
         )
 
     async def token_with(self, tenant: str, user: str, *scopes: Scope) -> str:
@@ -74,7 +82,9 @@ class HttpRig:
 
     async def stranger(self) -> httpx.AsyncClient:
         """Return a client that proves nothing."""
-        return await self._stack.enter_async_context(httpx.AsyncClient(base_url=self.url, timeout=WAIT_SECONDS))
+        return await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=self.url, timeout=WAIT_SECONDS, verify=_NOTHING)
+        )
 
     async def aclose(self) -> None:
         """Close clients, then the edge."""
@@ -105,6 +115,7 @@ def office(rig: Rig) -> Office:
         list_tenants=rig.policies.list_tenants,
         operations=Operations(rig.pool, FACTS, rig.gateway, rig.drains.set, rig.minter),
         read_audit=_audit_of(rig),
+        minter=rig.minter,
     )
 
 
@@ -154,13 +165,16 @@ def _audit_of(rig: Rig) -> ReadAudit:
 
 @asynccontextmanager
 async def open_http(
-    rig: Rig, settings: HttpSettings | None = None, sign_in: SignInDoor | None = None
+    rig: Rig,
+    settings: HttpSettings | None = None,
+    sign_in: SignInDoor | None = None,
+    stores: HttpStores | None = None,
 ) -> AsyncIterator[HttpRig]:
-    """Serve HTTP over a rig for the length of a block."""
-    store = MemoryConversationStore()
-    edge = HttpEdge(rig.gateway, replace(office(rig), sign_in=sign_in), store, rig.clock, settings or HttpSettings())
+    """Serve HTTP over a rig for the length of a block; `stores` may be those of an edge before."""
+    stores = stores or HttpStores(MemoryConversationStore(), MemoryIdempotencyStore())
+    edge = HttpEdge(rig.gateway, replace(office(rig), sign_in=sign_in), stores, rig.clock, settings or HttpSettings())
     host, port = await edge.start()
-    http = HttpRig(rig, edge, f"http://{host}:{port}", store)
+    http = HttpRig(rig, edge, f"http://{host}:{port}", stores)
     try:
         yield http
     finally:

@@ -21,6 +21,7 @@ from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.members import MemoryMemberStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
+from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.clock import SystemClock
 from aerodrome.core import connection_token, identity, placement
 from aerodrome.core.backoff import Backoff
@@ -48,6 +49,7 @@ from aerodrome.gateway.settings import GatewaySettings
 from aerodrome.gateway.sharing import SharedSessions, SharingStores
 from aerodrome.gateway.supplying import Supplier
 from aerodrome.gateway.turn_queue import TurnQueue, TurnSettings
+from aerodrome.gateway.usage import UsageLedger
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 from aerodrome.ports.host import RuntimeHost
 from aerodrome.ports.issuers import IssuerKeys
@@ -121,7 +123,8 @@ class Rig:
         self.sharing = _open_sharing(find_tenant, self.clock)
         self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
         parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
-        services = Services(*parts, audit=auditor)
+        self.usage = MemoryUsageStore()
+        services = Services(*parts, audit=auditor, usage=UsageLedger(self.usage, self.clock))
         self.find_tenant = find_tenant
         self.erasures = MemoryErasureStore()
         self.gateway = TenantGateway(services, TenantAdmission(verifiers, find_tenant, self.clock, self.erasures))

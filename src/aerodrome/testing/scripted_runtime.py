@@ -6,8 +6,8 @@ are unloaded with their last connection and are on disk only after a turn, event
 
 Prompts say what a turn does: `[hold]` goes on until aborted, `[size N]` answers N bytes, `[flood COUNT SIZE]` sends events first,
 `[ask METHOD]` asks the client something and answers with what it said, `[permit]` asks for a permission and says which decision
-came, `[call TOOL]` has the client's tool called and answers with what it said, `[delta N]` streams N pieces first, `[fail]` ends
-with an error, `[die]` ends the process. Anything else is echoed.
+came, `[call TOOL]` has the client's tool called and answers with what it said, `[delta N]` streams N pieces first,
+`[use MODEL IN OUT]` says what a model call took, `[fail]` ends with an error, `[die]` ends the process. Anything else is echoed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from aerodrome.protocol import framing, messages
 from aerodrome.testing.peer import Heard, Peer, RpcError
 
-_STEP = re.compile(r"\[(hold|size|flood|ask|permit|call|delta|fail|die)((?: [^\] ]+)*)\]")
+_STEP = re.compile(r"\[(hold|size|flood|ask|permit|call|delta|use|fail|die)((?: [^\] ]+)*)\]")
 
 
 #: Events that a runtime keeps in no file.
@@ -323,7 +323,7 @@ class ScriptedRuntime:
         self.emit(session, "session.idle", {"aborted": aborted})
         self.broadcast("updated", session.session_id)
 
-    async def _step(self, session: Session, name: str, words: list[str], text: str) -> str:
+    async def _step(self, session: Session, name: str, words: list[str], text: str) -> str:  # noqa: PLR0912  a table
         match name:
             case "hold":
                 await asyncio.get_running_loop().create_future()
@@ -346,6 +346,9 @@ class ScriptedRuntime:
             case "delta":
                 for number in range(int(words[0])):
                     self.emit(session, "assistant.message_delta", {"deltaContent": f"{number} "})
+            case "use":
+                used = {"model": words[0], "inputTokens": int(words[1]), "outputTokens": int(words[2]), "cost": 0.5}
+                self.emit(session, "assistant.usage", used)
             case "fail":
                 self.emit(session, "session.error", {"errorType": "query", "message": "the model failed"})
             case "die":
@@ -444,6 +447,30 @@ class ScriptedRuntime:
         page = kept[at : at + size]
         return {"events": page, "cursor": str(at + size), "hasMore": at + size < len(kept), "cursorStatus": "ok"}
 
+    def _fork(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session_id = params["sessionId"]
+        if session_id not in self.disk:
+            raise RpcError(-32603, f"Cannot fork session {session_id}: no persisted or in-memory events found")
+        events = list(_JOURNALS.get(session_id, []))
+        if "toEventId" in params:
+            end = next((at for at, event in enumerate(events) if event["id"] == params["toEventId"]), len(events))
+            events = events[:end]
+        made = str(uuid.uuid4())
+        _JOURNALS[made] = events
+        self.disk.add(made)
+        return {"sessionId": made}
+
+    def _metrics(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        session = self._session(params)
+        turns = sum(event["type"] == "assistant.turn_start" for event in _JOURNALS.get(session.session_id, []))
+        used = {"inputTokens": 10 * turns, "outputTokens": turns, "cacheReadTokens": 0, "cacheWriteTokens": 0}
+        return {
+            "totalUserRequests": turns,
+            "totalApiDurationMs": 1500,
+            "codeChanges": {"linesAdded": 1, "linesRemoved": 2, "filesModifiedCount": 1, "filesModified": ["a"]},
+            "modelMetrics": {"scripted": {"requests": {"count": turns, "cost": 0}, "usage": used}},
+        }
+
     def _ping(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         return {"message": f"pong: {params.get('message', '')}", "protocolVersion": 3}
 
@@ -475,6 +502,8 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.provider.add": ScriptedRuntime._setting,
     "session.tools.handlePendingToolCall": ScriptedRuntime._take_result,
     "session.skills.disable": ScriptedRuntime._setting,
+    "session.usage.getMetrics": ScriptedRuntime._metrics,
+    "sessions.fork": ScriptedRuntime._fork,
     "sessions.readPersistedEvents": ScriptedRuntime._journal,
 }
 

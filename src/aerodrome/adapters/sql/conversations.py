@@ -13,6 +13,7 @@ _T = tables.HTTP_SESSIONS.c
 _OWNED = (_T.tenant_name == sa.bindparam("tenant")) & (_T.user_name == sa.bindparam("user"))
 _FIND = sa.select(_T.options).where(_T.session_id == sa.bindparam("id"), _OWNED)
 _FIND_ALL = sa.select(_T.session_id, _T.options).where(_T.session_id.in_(sa.bindparam("ids", expanding=True)), _OWNED)
+_EPHEMERAL = sa.select(_T.session_id, _T.tenant_name, _T.user_name).where(_T.is_ephemeral != 0).order_by(_T.session_id)
 #: Whoever it was of: the registry says who owns the id now.
 _REMOVE_ANY = sa.delete(tables.HTTP_SESSIONS).where(_T.session_id == sa.bindparam("id"))
 _REMOVE = sa.delete(tables.HTTP_SESSIONS).where(_T.session_id == sa.bindparam("id"), _OWNED)
@@ -25,9 +26,15 @@ class SqlConversationStore:
     def __init__(self, database: engine.Database) -> None:
         self._database: engine.Database | engine.Closed = database
 
-    async def save(self, session_id: str, owner: Owner, options: str) -> None:
+    async def save(self, session_id: str, owner: Owner, options: str, is_ephemeral: bool = False) -> None:
         """Keep what a session is opened with, in place of what was kept."""
-        row = {"session_id": session_id, "tenant_name": owner.tenant, "user_name": owner.user, "options": options}
+        row = {
+            "session_id": session_id,
+            "tenant_name": owner.tenant,
+            "user_name": owner.user,
+            "options": options,
+            "is_ephemeral": int(is_ephemeral),
+        }
 
         def write(connection: sa.Connection) -> None:
             connection.execute(_REMOVE_ANY, {"id": session_id})
@@ -51,6 +58,12 @@ class SqlConversationStore:
         """Keep nothing of a session any more."""
         values = {"id": session_id, **_key(owner)}
         return await self._database.write(lambda connection: connection.execute(_REMOVE, values).rowcount == 1)
+
+    async def list_ephemeral(self) -> Sequence[tuple[str, Owner]]:
+        """Return all sessions that are to be deleted when they are over."""
+        return await self._database.read(
+            lambda connection: [(row[0], Owner(row[1], row[2])) for row in connection.execute(_EPHEMERAL)]
+        )
 
     async def aclose(self) -> None:
         """Refuse further calls; the database is closed by whoever opened it. Idempotent."""

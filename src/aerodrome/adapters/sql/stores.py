@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
+from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.members import SqlMemberStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.adapters.sql.tokens import SqlTokenStore
+from aerodrome.adapters.sql.usage import SqlUsageStore
 from aerodrome.clock import Clock
 
 
@@ -29,6 +31,8 @@ class Stores:
     people: SqlPersonStore
     erasures: SqlErasureStore
     conversations: SqlConversationStore
+    usage: SqlUsageStore
+    idempotency: SqlIdempotencyStore
     members: SqlMemberStore
 
 
@@ -50,6 +54,8 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlPersonStore(database),
             SqlErasureStore(database),
             SqlConversationStore(database),
+            SqlUsageStore(database),
+            SqlIdempotencyStore(database),
             SqlMemberStore(database),
         )
     finally:

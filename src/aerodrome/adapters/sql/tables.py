@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0006"
+REVISION = "0007"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -84,7 +84,41 @@ HTTP_SESSIONS = sa.Table(
     sa.Column("tenant_name", sa.Text, nullable=False),
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("options", sa.Text, nullable=False),
+    sa.Column("is_ephemeral", sa.Integer, nullable=False, server_default="0"),
     sa.Index(None, "tenant_name", "user_name"),
+)
+
+#: `day` is in UTC, as YYYY-MM-DD.
+USAGE_DAYS = sa.Table(
+    "usage_days",
+    METADATA,
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("day", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_read_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cost", sa.Double, nullable=False),
+    sa.Column("model_calls", sa.BigInteger, nullable=False),
+)
+
+#: Without a status it runs, or its gateway died. `headers` is JSON; no body beside a status: it was too large to keep.
+IDEMPOTENCY_KEYS = sa.Table(
+    "idempotency_keys",
+    METADATA,
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("idempotency_key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("resource", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", sa.Text),
+    sa.Column("body", sa.Text),
+    sa.Index(None, "created_at"),
 )
 
 #: `roles` are words, by commas.

@@ -1,0 +1,161 @@
+"""What the edge takes: how many requests, how large, of which type; and what it says to what it does not take."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aerodrome import errors
+from aerodrome.clock import Clock
+from aerodrome.core.identity import Owner
+from aerodrome.http.rates import RateLimiter
+from aerodrome.http.site import HttpSettings
+
+from .test_idempotency import make
+
+JSON = {"Content-Type": "application/json"}
+
+
+class Hand(Clock):
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def test_a_bucket_empties_and_fills_again_at_its_rate():
+    clock = Hand()
+    rates, owner = RateLimiter(60, clock), Owner("t", "u")
+
+    left = [rates.take(owner).remaining for _ in range(60)]
+    assert left == list(range(59, -1, -1))
+    with pytest.raises(errors.RateLimited) as refused:
+        rates.take(owner)
+    assert refused.value.details == {"retry_after_seconds": 1}
+    assert rates.take(Owner("t", "v")).remaining == 59
+
+    clock.at = 2.5
+    assert [rates.take(owner).remaining for _ in range(2)] == [1, 0]
+    with pytest.raises(errors.RateLimited):
+        rates.take(owner)
+
+
+async def test_every_answer_says_what_is_left_and_too_many_requests_are_refused(open_http):
+    http = await open_http(HttpSettings(requests_per_minute=3))
+    caller, other = await http.caller("shared"), await http.caller("shared", "bob")
+
+    answers = [await caller.get(path) for path in ("/v1/me", "/v1/sessions/none", "/v1/me", "/v1/me")]
+
+    assert [answer.status_code for answer in answers] == [200, 404, 200, 429]
+    assert [answer.headers["ratelimit-policy"] for answer in answers] == ['"requests";q=3;w=60'] * 4
+    assert answers[0].headers["ratelimit"] == '"requests";r=2;t=20'
+    assert answers[3].json()["code"] == "rate_limited"
+    assert 1 <= int(answers[3].headers["retry-after"]) <= 20
+    assert (await other.get("/v1/me")).status_code == 200
+
+
+async def test_streams_carry_the_rate_too(open_http):
+    http = await open_http(HttpSettings(requests_per_minute=100))
+    caller = await http.caller("shared")
+    session = await make(caller)
+    async with caller.stream("GET", f"{session}/events") as answer:
+        assert answer.headers["ratelimit"].startswith('"requests";r=98')
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_a_body_that_is_too_large_is_refused_however_it_comes(open_http, is_chunked):
+    http = await open_http(HttpSettings(max_body_bytes=2000))
+    caller = await http.caller("shared")
+
+    async def chunks():
+        for _ in range(5):
+            yield b"x" * 1000
+
+    content = chunks() if is_chunked else b"x" * 5000
+    refused = await caller.post("/v1/sessions", content=content, headers=JSON)
+
+    assert (refused.status_code, refused.json()["code"]) == (413, "frame_too_large")
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_is_no_json_or_nested_too_deep_is_a_bad_request(http):
+    caller = await http.caller("shared")
+    deep = (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000)
+    for content in (b"{", b"\xff\xfe", b'{"prompt": NaN}', b"null", b"", *deep):
+        refused = await caller.post("/v1/ask", content=content, headers=JSON)
+        assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json"), content[:20]
+
+
+async def test_a_body_of_another_type_is_refused(http):
+    caller = await http.caller("shared")
+    for kind in ("text/plain", "application/x-www-form-urlencoded", None):
+        headers = {"Content-Type": kind} if kind else {}
+        refused = await caller.post("/v1/sessions", content=b"{}", headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (415, "media_type_unknown"), kind
+
+
+async def test_a_method_that_a_path_has_not_is_told_which_it_has(http):
+    caller = await http.caller("shared")
+    refused = await caller.put("/v1/sessions/s1", json={})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, PATCH")
+    assert refused.headers["content-type"] == "application/problem+json"
+    missing = await caller.get("/v1/nothing")
+    assert (missing.status_code, missing.json()["code"]) == (404, "method_unknown")
+
+
+async def test_pages_of_origins_that_are_named_may_call_and_others_may_not(open_http):
+    http = await open_http(HttpSettings(cors_origins=("https://app.example.com",)))
+    caller = await http.caller("shared")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
+
+    allowed = await caller.options("/v1/sessions", headers={"Origin": "https://app.example.com", **asked})
+    denied = await caller.options("/v1/sessions", headers={"Origin": "https://evil.example.com", **asked})
+    answer = await caller.get("/v1/me", headers={"Origin": "https://app.example.com"})
+    other = await caller.get("/v1/me", headers={"Origin": "https://evil.example.com"})
+
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "idempotency-key" in allowed.headers["access-control-allow-headers"].lower()
+    assert (denied.status_code, "access-control-allow-origin" in denied.headers) == (400, False)
+    assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "RateLimit" in answer.headers["access-control-expose-headers"]
+    assert "access-control-allow-origin" not in other.headers
+
+
+async def test_without_origins_no_page_may_call(http):
+    caller = await http.caller("shared")
+    asked = await caller.options(
+        "/v1/sessions", headers={"Origin": "https://a.example.com", "Access-Control-Request-Method": "POST"}
+    )
+    assert (asked.status_code, "access-control-allow-origin" in asked.headers) == (405, False)
+
+
+async def test_a_page_that_begins_at_nothing_is_refused(http):
+    caller = await http.caller("shared")
+    await make(caller)
+    for listed in ("/v1/sessions", "/v1/sessions/s1/turns", "/v1/sessions/s1/requests", "/v1/models", "/v1/usage"):
+        refused = await caller.get(listed, params={"after": "gone"})
+        assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid"), listed
+
+
+async def test_lists_are_read_page_by_page(http):
+    caller = await http.caller("shared")
+    for number in range(5):
+        await make(caller, f"s{number}")
+    found, after = [], {}
+    async with asyncio.timeout(10):
+        while True:
+            page = (await caller.get("/v1/sessions", params={"limit": 2, **after})).json()
+            found += [one["session_id"] for one in page["sessions"]]
+            if page["next"] is None:
+                break
+            after = {"after": page["next"]}
+    assert found == [one["session_id"] for one in (await caller.get("/v1/sessions")).json()["sessions"]]
+    assert len(found) == 5
