@@ -64,6 +64,7 @@ async def test_a_turn_that_waits_for_somebody_elses_is_queued_until_it_is_grante
     queue = (await owner.get(f"{session}/queue")).json()
     assert (queue["running"]["sender"], [one["sender"] for one in queue["queue"]]) == ("ann", ["ben"])
     assert queue["queue"][0]["turn_id"] == waiting["turn_id"]
+    assert queue["queue"][0]["waiting_seconds"] >= 0
 
     assert (await ben.delete(f"{session}/turns/{waiting['turn_id']}")).json()["status"] == "withdrawn"
     assert (await owner.get(f"{session}/queue")).json()["queue"] == []
