@@ -176,6 +176,14 @@ def test_turns_of_several_members_run_in_the_order_they_came_where_each_has_one(
     assert run(order, 3) == ["dan", "ann", "cat"]
 
 
+def test_how_long_a_turn_waits_is_counted_from_its_coming_however_often_it_is_touched():
+    order = TurnOrder()
+    order.enqueue("a", "ann", 5.0, 10.0)
+    order.enqueue("a", "ann", 9.0, 10.0)
+    order.touch("a", 12.0, 10.0)
+    assert [ticket.since for ticket in order.queue(14.0)] == [5.0]
+
+
 def test_an_urgent_turn_goes_before_all_that_wait():
     order = TurnOrder()
     order.enqueue("a", "ann", 0.0, 100.0)

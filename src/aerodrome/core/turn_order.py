@@ -29,6 +29,8 @@ class Ticket:
     number: int
     expires_at: float
     is_urgent: bool = False
+    #: When it came.
+    since: float = 0.0
 
     @property
     def place(self) -> tuple[bool, int, int]:
@@ -80,7 +82,7 @@ class TurnOrder:
             own = [ticket.tag for ticket in self.tickets if ticket.member == member]
             tag = max(self._virtual, self._granted.get(member, 0), max(own, default=0)) + 1
             self._number += 1
-            self.tickets.append(Ticket(turn_id, member, tag, self._number, now + ttl, is_urgent))
+            self.tickets.append(Ticket(turn_id, member, tag, self._number, now + ttl, is_urgent, now))
         return self.position(turn_id, now)
 
     def position(self, turn_id: str, now: float) -> int:
@@ -95,7 +97,7 @@ class TurnOrder:
         if ticket is None:
             return False
         self.tickets[self.tickets.index(ticket)] = Ticket(
-            turn_id, ticket.member, ticket.tag, ticket.number, now + ttl, ticket.is_urgent
+            turn_id, ticket.member, ticket.tag, ticket.number, now + ttl, ticket.is_urgent, ticket.since
         )
         return True
 

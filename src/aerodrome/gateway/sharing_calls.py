@@ -309,7 +309,12 @@ async def _turns(asking: _Asking, wanted: Named) -> dict[str, Any]:
     if lease is not None:
         running = {"turnId": lease.turn_id, "sender": lease.member, "sinceSeconds": round(order.now - lease.since, 3)}
     queue = [
-        {"turnId": ticket.turn_id, "sender": ticket.member, "position": at}
+        {
+            "turnId": ticket.turn_id,
+            "sender": ticket.member,
+            "position": at,
+            "waitingSeconds": round(order.now - ticket.since, 3),
+        }
         for at, ticket in enumerate(order.queue, start=1)
     ]
     return {"running": running, "queue": queue}

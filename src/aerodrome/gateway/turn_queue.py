@@ -106,12 +106,12 @@ class TurnQueue:
             errors.LeaseLost: the token is stale. errors.SessionMissing: the turn was withdrawn.
         """
         sharing = await self._shared.sharing(session_id) or Sharing(session_id)
-        turn_id = turn_id or f"turn_{secrets.token_hex(12)}"
         if token is not None:
             lease = self._check_token(client, session_id, token)
-            run = self._start(client, session_id, lease.turn_id, lease, is_explicit=True)
+            run = self._start(client, session_id, turn_id or lease.turn_id, lease, is_explicit=True)
             run.billing = sharing.billing
             return run
+        turn_id = turn_id or f"turn_{secrets.token_hex(12)}"
         order = await self._shared.stores.coordinator.look(session_id)
         if order.lease is not None or order.queue:
             if sharing.busy is BusyPolicy.REJECT:

@@ -19,6 +19,7 @@ import msgspec
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.http import events, options
+from aerodrome.http import program as program_module
 from aerodrome.http.events import Event, EventLog, LogBudget
 from aerodrome.http.options import SessionOptions
 from aerodrome.http.pending import Pending
@@ -35,6 +36,12 @@ KEPT_TURN_BYTES = 2 * 1024 * 1024
 QUEUED_TURNS = 100
 QUEUED_BYTES = 8 * 1024 * 1024
 _PAGE_EVENTS = 500
+#: A turn may take an hour, and others go before.
+_SHARED_SECONDS = 6 * 3600.0
+
+
+async def _never(_: str) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class Surroundings:
     clock: Clock
     budget: LogBudget = field(default_factory=LogBudget)
     tools: Tools | None = None
+    #: Says whether a session is shared: then turns wait for those of other people.
+    is_shared: Callable[[str], Awaitable[bool]] = _never
     #: What another link of the owner has a session open with, None if none has.
     find_recipe: Callable[[str], dict[str, Any] | None] = lambda _: None
 
@@ -180,8 +189,8 @@ class Conversation:
         """Return a turn of this session."""
         return self._turns.get(turn_id)
 
-    def ask(self, prompt: str, sender: str) -> Turn:
-        """Queue a turn; it is sent when those before it are over.
+    def ask(self, prompt: str, sender: str, lease: int | None = None) -> Turn:
+        """Queue a turn; it is sent when those before it are over. `lease` is one that its sender holds (gateway.turn_queue).
 
         Raises:
             errors.OverCapacity: too many wait.
@@ -189,7 +198,7 @@ class Conversation:
         waiting_bytes = sum(turn.size_bytes for turn in self._queue)
         if len(self._queue) >= QUEUED_TURNS or (self._queue and waiting_bytes + len(prompt) > QUEUED_BYTES):
             raise errors.OverCapacity(f"{len(self._queue)} turns wait in this session; wait for some of them first")
-        turn = Turn(prompt, self._clock.now(), sender, position=self.log.end, cursor=self.log.cursor)
+        turn = Turn(prompt, self._clock.now(), sender, position=self.log.end, cursor=self.log.cursor, lease=lease)
         self._turns[turn.turn_id] = turn
         self._queue.append(turn)
         self.say("turn.queued", {"turn_id": turn.turn_id, "position": len(self._queue), "sender": sender})
@@ -202,7 +211,7 @@ class Conversation:
         Raises:
             errors.AerodromeError: it was not taken, and nothing was done: a cap is reached, policy, the gateway stops.
         """
-        while turn is self._current and turn.message_id is None and not turn.is_over:
+        while turn is self._current and turn.message_id is None and not (turn.is_over or turn.is_waiting):
             await self._readers.more()
         if turn.refusal is not None:
             self._turns.pop(turn.turn_id, None)
@@ -217,9 +226,30 @@ class Conversation:
         self._tell_end(turn)
         return True
 
+    async def take_back(self, turn: Turn) -> bool:
+        """Take back a turn that waits, here or among those of other people; say whether it did."""
+        if self.withdraw(turn):
+            return True
+        if turn is not self._current or not turn.is_waiting or self._sending is None:
+            return False
+        try:
+            await self.call("aerodrome.turns.withdraw", {"turnId": turn.turn_id})
+        except errors.KeyMissing:
+            return False  # it was granted meanwhile
+        await asyncio.wait((self._sending,))
+        return turn.state is TurnState.WITHDRAWN
+
     async def abort(self) -> bool:
-        """Abort the turn that runs; say whether one did. It is over when its events say so."""
+        """Abort the turn that runs, whosever it is where others share the session; say whether one did.
+
+        It is over when its events say so.
+        """
         turn = self._current
+        if (turn is None or turn.started_at is None) and await self._surroundings.is_shared(self.session_id):
+            is_running = (await self.call("aerodrome.turns.look", {})).get("running") is not None
+            if is_running:
+                await self.call("session.abort", {})
+            return is_running
         if turn is None:
             return False
         if turn.message_id is None and self._sending is not None:
@@ -249,16 +279,25 @@ class Conversation:
     async def _send(self, turn: Turn) -> None:
         try:
             program = await self._opened()
-            turn.state, turn.started_at = TurnState.RUNNING, self._clock.now()
-            turn.position, turn.cursor = self.log.end, self.log.cursor
-            self.say("turn.started", {"turn_id": turn.turn_id, "sender": turn.sender})
-            sent = await program.call("session.send", {"sessionId": self.session_id, "prompt": turn.prompt})
+            params: dict[str, Any] = {"sessionId": self.session_id, "prompt": turn.prompt}
+            seconds = program_module.CALL_SECONDS
+            if await self._surroundings.is_shared(self.session_id):
+                # It waits for its turn among those of other people (gateway.turn_queue), and begins when it is told so.
+                params |= {"aerodromeTurn": turn.turn_id} | (
+                    {} if turn.lease is None else {"aerodromeLease": turn.lease}
+                )
+                seconds = _SHARED_SECONDS
+            else:
+                self._begin(turn)
+            sent = await program.call("session.send", params, seconds)
         except errors.AerodromeError as error:
             turn.fail(error)
             # Whether a runtime that died had begun it is not known; it is one that failed.
-            turn.refusal = None if isinstance(error, errors.RuntimeLost) else error
+            is_done = isinstance(error, (errors.RuntimeLost, errors.TurnWithdrawn))
+            turn.refusal = None if is_done else error
             self._end_current(turn)
             return
+        self._begin(turn)
         is_over = turn.take_answer(str(sent.get("messageId", "")))
         self._readers.wake()
         if is_over is None:
@@ -268,11 +307,29 @@ class Conversation:
         if is_over:
             self._end_current(turn)
 
+    def _begin(self, turn: Turn) -> None:
+        """Note that a turn runs from now on; what the session said before is not of it. Idempotent."""
+        if turn.started_at is None:
+            turn.state, turn.started_at, turn.is_waiting = TurnState.RUNNING, self._clock.now(), False
+            turn.position, turn.cursor = self.log.end, self.log.cursor
+            self.say("turn.started", {"turn_id": turn.turn_id, "sender": turn.sender})
+
+    def _hear_queue(self, event: Event) -> None:
+        """Note what the gateway says of the turn that is on its way to a shared session."""
+        turn = self._current
+        if turn is None or event.data.get("turnId") != turn.turn_id:
+            return
+        if event.kind == "aerodrome.turn_queued":
+            turn.is_waiting = True
+        elif event.kind == "aerodrome.turn_granted":
+            self._begin(turn)
+
     def _end_current(self, turn: Turn, is_aborted: bool = False) -> None:
         if self._current is not turn:
             return
         self._current = None
-        self._requests.drop(is_turn_over=True)
+        if turn.started_at is not None:  # else what is open is of somebody else's turn
+            self._requests.drop(is_turn_over=True)
         turn.end(self._clock.now(), self.log.end + 1, is_aborted)
         self._tell_end(turn)
         self._send_next()
@@ -297,7 +354,7 @@ class Conversation:
 
     async def list_pending(self) -> list[Pending]:
         """Return the same; a session that was at work before this gateway started is brought back first, to say what waits."""
-        if not self._was_open and self._is_ours:
+        if not self._was_open and (self._is_ours or await self._surroundings.is_shared(self.session_id)):
             await self.open()
         return self.pending
 
@@ -341,14 +398,16 @@ class Conversation:
         self._requests.hear(event, self._clock.now())
         if event.kind == "session.idle" and event.agent_id is None:
             self._hear_idle(event)
-        elif self._current is not None:
+        elif event.kind.startswith("aerodrome."):
+            self._hear_queue(event)
+        elif self._current is not None and self._current.started_at is not None:
             self._current.hear(event)
 
     def _hear_idle(self, event: Event) -> None:
         if event.parent is None and not event.data:
             return  # the gateway's own, a moment after the loss of a runtime: that was heard
         is_aborted = bool(event.data.get("aborted"))
-        if self._current is None:
+        if self._current is None or self._current.started_at is None:
             self._requests.drop(is_turn_over=True)
         elif self._current.ends_with_idle():
             self._end_current(self._current, is_aborted)

@@ -41,6 +41,8 @@ class HttpEdge:
         self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds, hooks)
         users.sealed = SealedOptions(settings.masters)
         gateway.forgetters.append(users.close_user)
+        if gateway.services.sharing is not None:
+            gateway.services.sharing.find_recipe = users.recipe_of
         self.site = Site(
             gateway,
             users,

@@ -10,9 +10,9 @@ import msgspec
 from fastapi import APIRouter, Header, Query
 
 from aerodrome.http import problems, sse
-from aerodrome.http.callers import Authenticated
+from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.conversation import Conversation
-from aerodrome.http.events import behind
+from aerodrome.http.events import Event, behind
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import History, HistoryEvent
 from aerodrome.http.turn_routes import encoded, stream
@@ -77,8 +77,23 @@ async def history(
     events = await held.history()
     events = behind(events, after) if after else events
     page, has_more = events[:limit], len(events) > limit
+    senders = await _senders(caller, session_id)
     return History(
-        events=[HistoryEvent.model_validate(msgspec.json.decode(one.body)) for one in page],
+        events=[_view(one, senders) for one in page],
         cursor=page[-1].cursor if page else after,
         next=page[-1].cursor if has_more else None,
     )
+
+
+async def _senders(caller: Caller, session_id: str) -> dict[str, str]:
+    """Return who sent the messages of a shared session, by the runtime's ids of them."""
+    shared = caller.site.services.sharing
+    if shared is None or await shared.sharing(session_id) is None:
+        return {}
+    return {sent.message_id: sent.user for sent in await shared.stores.sharings.list_sent(session_id)}
+
+
+def _view(event: Event, senders: dict[str, str]) -> HistoryEvent:
+    said = msgspec.json.decode(event.body)
+    sender = senders.get(str(event.data.get("messageId"))) if event.kind == "user.message" else None
+    return HistoryEvent.model_validate(said if sender is None else {**said, "sender": sender})

@@ -37,11 +37,7 @@ async def list_all(
 ) -> SessionPage:
     """List the caller's sessions, the most recently used first; also those made over SDK links."""
     site = caller.site
-    records = [
-        record
-        for record in await site.services.ownership.registry.list_owned(caller.owner)
-        if not site.asks.is_open(record.session_id)
-    ]
+    records = [record for record in await _list_records(caller) if not site.asks.is_open(record.session_id)]
     page, following = shapes.page(records, lambda one: one.session_id, limit, after)
     kept = await site.users.store.find_all([one.session_id for one in page], caller.owner)
     sessions = []
@@ -111,11 +107,25 @@ async def usage(session_id: SessionId, caller: Authenticated) -> SessionUsage:
 
 
 async def describe(caller: Caller, session_id: str, chosen: SessionOptions) -> Session:
-    """Return a session as its owner sees it. Raises errors.SessionMissing: it is gone."""
+    """Return a session as its owner or a member sees it. Raises errors.SessionMissing: it is gone."""
     record = await caller.site.services.ownership.find_record(session_id)
-    if record is None or record.owner != caller.owner:
+    if record is None:
         raise errors.SessionMissing("no such session")
+    if record.owner != caller.owner:
+        await caller.check_session(session_id, "http.session.get")
     return _view(caller, record, chosen)
+
+
+async def _list_records(caller: Caller) -> list[SessionRecord]:
+    """Return the caller's sessions and those shared with them, the most recently used first."""
+    services = caller.site.services
+    records = list(await services.ownership.registry.list_owned(caller.owner))
+    shared = services.sharing
+    for member in await shared.stores.members.list_for(caller.owner) if shared is not None else ():
+        record = None if member.is_invited else await services.ownership.find_record(member.session_id)
+        if record is not None:
+            records.append(record)
+    return sorted(records, key=lambda record: record.used_at, reverse=True)
 
 
 def _view(caller: Caller, record: SessionRecord, chosen: SessionOptions) -> Session:
@@ -132,6 +142,7 @@ def _view(caller: Caller, record: SessionRecord, chosen: SessionOptions) -> Sess
         state = "unloaded"
     return Session(
         session_id=record.session_id,
+        owner=record.owner.user,
         state=state,
         created_at=record.created_at,
         used_at=record.used_at,

@@ -43,6 +43,7 @@ class Session(BaseModel):
     """A session of the caller's."""
 
     session_id: str
+    owner: str = Field(description="who made it; somebody else where it is shared with the caller")
     state: Literal["idle", "busy", "waiting", "unloaded"] = Field(
         description="waiting: a turn needs an answer; unloaded: in no runtime now, the next message brings it back"
     )
@@ -99,6 +100,9 @@ class NewMessage(Body):
     """A prompt."""
 
     prompt: str = Field(min_length=1, max_length=1_000_000)
+    lease: int | None = Field(
+        default=None, ge=0, description="the token of a lease that the caller holds (shared sessions)"
+    )
     wait_seconds: float | None = Field(
         default=None, ge=0, le=3600, description="answer after so long at the latest, with the turn as it is then"
     )
@@ -169,6 +173,7 @@ class HistoryEvent(BaseModel):
     type: str
     timestamp: str
     data: dict[str, Any]
+    sender: str | None = Field(default=None, description="of `user.message` in a shared session: who sent it")
 
 
 class History(BaseModel):

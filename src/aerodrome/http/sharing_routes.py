@@ -91,6 +91,7 @@ class Waiting(BaseModel):
     turn_id: str
     sender: str
     position: int
+    waiting_seconds: float
 
 
 class Running(BaseModel):

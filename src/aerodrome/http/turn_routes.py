@@ -46,7 +46,7 @@ async def send(
     if isinstance(earlier, Replayed):
         return stream(caller, _events_again(held, earlier), {REPLAYED: "true"})
     await held.open()
-    turn = held.ask(message.prompt, caller.owner.user)
+    turn = held.ask(message.prompt, caller.owner.user, message.lease)
     await held.wait_taken(turn)
     attempt = idempotency.attempt_of(request.scope)
     if attempt is not None:
@@ -94,7 +94,7 @@ async def get_turn(
 async def withdraw(session_id: SessionId, turn_id: str, caller: Authenticated) -> TurnView:
     """Take back a turn that waits. One that runs is aborted by `abort`."""
     held, turn = await _find(caller, session_id, turn_id)
-    if not held.withdraw(turn):
+    if not await held.take_back(turn):
         raise errors.AlreadyExists(f"turn {turn_id} does not wait: it is {turn.state.value}")
     return shapes.view_turn(session_id, turn, held.pending)
 

@@ -53,6 +53,10 @@ class Turn:
     #: The position behind its last event, and the cursor of a reader who has heard that, once it is over.
     end_position: int | None = None
     end_cursor: str = ""
+    #: The fencing token of a lease that its sender holds, in a shared session.
+    lease: int | None = None
+    #: Whether it waits for turns of other people.
+    is_waiting: bool = False
     #: Why it was not taken; then nothing was done.
     refusal: errors.AerodromeError | None = None
     #: The prompts that the session took while this turn was on its way, and whether it fell idle before the answer came.
@@ -119,11 +123,16 @@ class Turn:
 
     def fail(self, error: errors.AerodromeError) -> None:
         """Note why nothing more will come of it."""
+        if isinstance(error, errors.TurnWithdrawn):
+            self.state = TurnState.WITHDRAWN
+            return
         self.error = {"code": error.code, "message": error.message, "retryable": error.retryable}
 
     def end(self, now: float, position: int, is_aborted: bool = False) -> None:
         """Note that the session is idle again."""
-        if is_aborted or self.state is TurnState.ABORTED:
+        if self.state is TurnState.WITHDRAWN:
+            pass
+        elif is_aborted or self.state is TurnState.ABORTED:
             self.state = TurnState.ABORTED
         elif self.error is not None:
             self.state = TurnState.FAILED

@@ -21,7 +21,7 @@ from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http import conversation, program
+from aerodrome.http import conversation, options, program
 from aerodrome.http.conversation import Conversation, Surroundings
 from aerodrome.http.events import LogBudget
 from aerodrome.http.options import SessionOptions, WebhookTool
@@ -62,7 +62,11 @@ class HttpUser:
         self._store = users.store
         self._ownership = ownership
         self._surroundings = replace(
-            surroundings, connect=self.connect, tools=self._answer_tool, find_recipe=self._find_recipe
+            surroundings,
+            connect=self.connect,
+            tools=self._answer_tool,
+            find_recipe=self._find_recipe,
+            is_shared=users.is_shared,
         )
         self._program: Program | None = None
 
@@ -278,6 +282,16 @@ class HttpUsers:
             errors.SecretUnavailable: what is sealed in it was sealed with a master key that is not here.
         """
         return SessionOptions() if stored is None else self.sealed.open(stored, owner, session_id)
+
+    async def is_shared(self, session_id: str) -> bool:
+        """Say whether a session has members, or had."""
+        sharing = self.gateway.services.sharing
+        return sharing is not None and await sharing.sharing(session_id) is not None
+
+    async def recipe_of(self, session_id: str, owner: Owner) -> dict[str, Any] | None:
+        """Return the parameters with which an owner's session is opened, for a member who joins while no owner is there."""
+        stored = await self.store.find(session_id, owner)
+        return None if stored is None else options.opening(self.options_of(stored, owner, session_id))
 
     def start(self) -> None:
         """Begin to close what nobody needs."""
