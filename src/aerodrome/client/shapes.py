@@ -83,9 +83,10 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """A session as its owner sees it."""
+    """A session of the user's own, or one that `owner` shares with them."""
 
     session_id: str
+    owner: str = ""
     state: SessionState = "unloaded"
     created_at: float = 0.0
     used_at: float = 0.0

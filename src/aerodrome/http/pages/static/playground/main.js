@@ -3,7 +3,7 @@
 import { call, Follower, sessionPath } from "./api.js";
 import { Company } from "./company.js";
 import { el, focusPrompt, icon } from "./dom.js";
-import { SessionList } from "./sessions.js";
+import { SessionList, titleOf } from "./sessions.js";
 import { Transcript } from "./transcript.js";
 
 const NARROW = window.matchMedia("(max-width: 56rem)");
@@ -27,7 +27,8 @@ class Playground {
     this.transcript = null;
     this.follower = null;
     this.prompts = [];
-    this.list = new SessionList(find("sessions"), find("more"), find("list-problem"), () => this.sessionId);
+    const { user } = page.root.dataset;
+    this.list = new SessionList(find("sessions"), find("more"), find("list-problem"), () => this.sessionId, user);
     this.company = new Company(find("company"), page.root.dataset.user);
     this.listen();
     this.list.refresh();
@@ -82,13 +83,8 @@ class Playground {
   /** Return a session: one's own, or one that somebody shares. */
   async find(id) {
     const sharing = call("GET", `${sessionPath(id)}/sharing`).catch(() => null);
-    try {
-      return [await call("GET", sessionPath(id)), await sharing];
-    } catch (problem) {
-      const shared = await sharing;
-      if (!shared) throw problem;
-      return [{ session_id: id, options: { title: `Shared by ${shared.owner}` }, isShared: true }, shared];
-    }
+    const session = await call("GET", sessionPath(id));
+    return [{ ...session, isShared: session.owner !== page.root.dataset.user }, await sharing];
   }
 
   makeTranscript(id) {
@@ -112,13 +108,25 @@ class Playground {
       if (this.transcript !== transcript) return;
       this.session = session;
       if (sharing) this.company.load(sharing);
+      if (sharing?.members.length) await this.learnSenders(id, transcript);
+      if (this.transcript !== transcript) return;
       for (const turn of known.turns) if (turn.ended_at) transcript.known.set(turn.turn_id, turn);
-      this.setTitle(session.options.title || "Untitled");
+      this.setTitle(titleOf(session, page.root.dataset.user));
       this.follow(id);
       focusPrompt();
     } catch (problem) {
       if (this.transcript === transcript) this.refuse(problem);
     }
+  }
+
+  /** Learn who sent what before now: what the gateway said of turns passes, who sent them is kept with the history. */
+  async learnSenders(id, transcript) {
+    let after = "";
+    do {
+      const part = await call("GET", `${sessionPath(id)}/history?limit=1000${after}`);
+      for (const event of part.events) if (event.sender) transcript.senders.set(event.data.messageId, event.sender);
+      after = part.next ? `&after=${encodeURIComponent(part.next)}` : "";
+    } while (after);
   }
 
   follow(id) {
