@@ -100,6 +100,10 @@ class Auditor:
         owner = client.owner if client.is_seat else None
         self.note(Entry(action, **_who(client), session_id=session_id, session_owner=owner, method=method))
 
+    def joined(self, client: Client, session_id: str, owner: Owner) -> None:
+        """A client reads another's session from now on."""
+        self.note(Entry(Action.SESSION_RESUME, **_who(client), session_id=session_id, session_owner=owner))
+
     def shared(self, client: Client, session_id: str, owner: Owner, what: str) -> None:
         """A client has changed who may do what in a session, or its own place in it."""
         entry = Entry(Action.SESSION_SHARE, **_who(client), session_id=session_id, session_owner=owner, method=what)

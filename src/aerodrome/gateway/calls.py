@@ -260,6 +260,7 @@ async def _opened(client: Client, held: Attachment, upstream: Upstream, answer: 
     if held.state is AttachmentState.OPENING:
         held.move(AttachmentState.TURN if held.is_mid_turn else AttachmentState.IDLE)
         client.services.evictor.note(upstream.handle.runtime_id)
+    held.answered = bytes(answer.result) if answer.result is not UNSET else None
     action = Action.SESSION_RESUME if request.method == "session.resume" else Action.SESSION_CREATE
     client.services.audit.session(client, action, held.session_id)
     return messages.response(request.id, answer)

@@ -48,6 +48,7 @@ from aerodrome.protocol.methods import Method
 from aerodrome.transport.link import Link
 
 if TYPE_CHECKING:
+    from aerodrome.gateway.audience import Reader
     from aerodrome.gateway.seats import Seat
 
 _log = structlog.get_logger()
@@ -124,6 +125,8 @@ class Attachment:
     options: dict[str, Any] = field(default_factory=dict)
     #: What else was set since it was opened and the runtime forgets (protocol.replays).
     replays: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    #: The runtime's answer to its opening.
+    answered: bytes | None = None
     #: Whether a turn ever ended: then it is on disk, and making it anew would lose what was said.
     is_kept: bool = False
     #: Whether a turn began since its client opened it: then its program has heard of the session's start.
@@ -233,7 +236,7 @@ class Client:
         #: On whose behalf the link serves, where that is not its owner: a member of the owner's session (gateway.seats).
         self._actor = actor
         #: This link's seats in sessions of others, by session.
-        self.seats: dict[str, Seat] = {}
+        self.seats: dict[str, Seat | Reader] = {}
         self.seating = asyncio.Lock()
         self.introduction = introduction
         self.services = services

@@ -106,6 +106,8 @@ class Downward:
                     tightening.answer_tool(self._client, session_id, refusal)
                     return
                 self._client.deliver(session_id, _kind_of(peek), body)
+                if self._client.services.sharing is not None:
+                    self._client.services.sharing.overhear(self._client.realm.key, session_id, body)
         elif peek.method == "session.lifecycle":
             if session_id is not None and self._may_see(session_id):
                 self._client.link.send(body)

@@ -90,7 +90,12 @@ def _end_turn(client: Client, held: Attachment) -> None:
 
 
 def _emit(client: Client, session_id: str, kind: str, data: dict[str, Any]) -> None:
-    client.deliver(session_id, kind, reopening.event(session_id, kind, data))
+    body = reopening.event(session_id, kind, data)
+    client.deliver(session_id, kind, body)
+    resident, shared = client.services.residents.find(client.realm.key, session_id), client.services.sharing
+    # Each holder is told by an event of its own; those who only read are told by the first one's.
+    if shared is not None and resident is not None and next(iter(resident.holders), None) == client.number:
+        shared.overhear(client.realm.key, session_id, body)
 
 
 def is_absent(client: Client, session_id: str) -> bool:

@@ -18,6 +18,8 @@ from aerodrome import errors
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Right
 from aerodrome.core.policy import Access, Policy
+from aerodrome.gateway import audience
+from aerodrome.gateway.audience import Reader
 from aerodrome.gateway.client import Asked, Client, Request
 from aerodrome.gateway.sharing import SharedSessions
 from aerodrome.protocol import hardening, member_methods, messages, named_providers, reopening
@@ -27,6 +29,7 @@ from aerodrome.transport.link import Link
 
 _log = structlog.get_logger()
 _END_SECONDS = 10.0
+_JOIN_SECONDS = 30.0
 _TOOL_CALL = "external_tool.requested"
 
 
@@ -46,6 +49,9 @@ class Seat:
         self._tools: dict[str, frozenset[str]] = {}
         self._tool_calls: dict[str, str] = {}
         self._recipes: dict[str, dict[str, Any]] = {}
+        #: Sessions that are being joined quietly, and what their readers were told before.
+        self._joining: dict[str, tuple[Reader, asyncio.Future[None]]] = {}
+        self._told: dict[str, frozenset[str]] = {}
         self._unwatch = shared.watch(self._look_again)
 
     async def open(self, serving_principal: Any) -> None:
@@ -96,12 +102,7 @@ class Seat:
         session_id = request.session_id or ""
         right = member_methods.right_for(request.method)
         if right not in self._rights.get(session_id, frozenset()):
-            raise errors.PolicyRejected(
-                f"{request.method} needs the right to {right.value.replace('_', ' ')} in session {session_id}; "
-                "its owner gives roles",
-                method=request.method,
-                right=right.value,
-            )
+            raise member_methods.refusal(request.method, session_id, right)
         swallowed = member_methods.SWALLOWED.get(request.method)
         if swallowed is not None:
             self._client.link.send(messages.result(request.id, swallowed))
@@ -139,6 +140,30 @@ class Seat:
         }
         # A member gets the safe form of a call even where its owner, alone with a runtime, may have any.
         return {**hardening.harden_call(request.method, params, self._policy), **extras}
+
+    async def join(self, reader: Reader) -> None:
+        """Join a session that the member's link has read until now, without its noticing; then it is read by this seat.
+
+        Raises:
+            errors.AerodromeError: it cannot be joined.
+        """
+        near, session_id = self._near, reader.session_id
+        if near is None or near.is_closing:
+            raise errors.RuntimeLost("the session's link has ended; try again")
+        said = {"streaming": True, "includeSubAgentStreamingEvents": True}
+        params = member_methods.join_params(session_id, said, self._opened_with(session_id), self._rights[session_id])
+        joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._joining[session_id] = (reader, joined)
+        number = f"join-{session_id}"
+        near.send(messages.request(number, "session.resume", messages.encode(params)))
+        near.flush()
+        try:
+            async with asyncio.timeout(_JOIN_SECONDS):
+                await joined
+        except TimeoutError:
+            raise errors.RuntimeLost("the session could not be joined in time; try again") from None
+        finally:
+            self._joining.pop(session_id, None)
 
     def _check_tool(self, session_id: str, request_id: str) -> None:
         tool = self._tool_calls.get(request_id)
@@ -203,12 +228,35 @@ class Seat:
                 self._decline(messages.decode(body))
             return
         if peek.id is UNSET:
+            if session_id in self._joining or self._was_told(session_id, body):
+                return
             self._note_tool_call(peek, body)
             self._client.link.send(body)
         else:
             self._hear_question(messages.decode(body), session_id)
 
+    def _hear_joined(self, session_id: str) -> None:
+        """Take over from a reader, in one step: nothing is said twice, nothing is left out."""
+        reader, joined = self._joining.pop(session_id, (None, None))
+        if reader is None or joined is None:
+            return
+        self._told[session_id] = reader.told
+        # Links of one session are never so far apart.
+        asyncio.get_running_loop().call_later(_JOIN_SECONDS, self._told.pop, session_id, None)
+        reader.end()
+        self._client.seats[session_id] = self
+        if not joined.done():
+            joined.set_result(None)
+
+    def _was_told(self, session_id: str, body: bytes) -> bool:
+        """Say whether the member's link has heard an event as a reader."""
+        told = self._told.get(session_id)
+        return told is not None and audience.event_id_of(body) in told
+
     def _hear_answer(self, envelope: Envelope) -> None:
+        if isinstance(envelope.id, str) and envelope.id.startswith("join-"):
+            self._hear_joined(envelope.id.removeprefix("join-"))
+            return
         request = self._owed.close(envelope.id if envelope.id is not UNSET else None)
         if request is None:
             return
@@ -277,8 +325,8 @@ async def _serve(shared: SharedSessions, far: Link, principal: Any, actor: Owner
         far.abort()
 
 
-async def find_seat(client: Client, session_id: str, owner: Owner | None) -> Seat | None:
-    """Return the client's seat in another's session, opened if there is none; None if it is no member."""
+async def find_seat(client: Client, session_id: str, owner: Owner | None) -> Seat | Reader | None:
+    """Return the client's seat in another's session, or its place among the readers; None if it is no member."""
     shared = client.services.sharing
     if shared is None or owner is None or client.is_seat:
         return None
@@ -286,13 +334,84 @@ async def find_seat(client: Client, session_id: str, owner: Owner | None) -> Sea
     if Right.READ not in rights:
         return None
     async with client.seating:
-        seat = client.seats.get(session_id) or next(
-            (found for found in client.seats.values() if found.is_of(owner)), None
-        )
-        if seat is None:
-            principal = await shared.principal_for(owner, client.principal)
-            seat = Seat(client, owner, shared, principal.policy)
-            await seat.open(principal)
-        await seat.learn(session_id)
-        seat.grant(session_id, rights)
+        present = client.seats.get(session_id)
+        if isinstance(present, Reader):
+            return present
+        realm = await shared.realm_key(owner)
+        if present is None and audience.is_reader(rights) and not _seats_of(client, owner):
+            reader = _make_reader(client, shared, realm, session_id, owner)
+            if reader.has_source:
+                reader.begin()
+                shared.note_holders(client.services, realm, session_id)
+                return reader
+            reader.unwatch()
+        return await _take_seat(client, shared, session_id, owner, rights)
+
+
+def _seats_of(client: Client, owner: Owner) -> list[Seat]:
+    return [seat for seat in client.seats.values() if isinstance(seat, Seat) and seat.is_of(owner)]
+
+
+async def _take_seat(
+    client: Client, shared: SharedSessions, session_id: str, owner: Owner, rights: frozenset[Right]
+) -> Seat:
+    seat = next(iter(_seats_of(client, owner)), None)
+    if seat is None:
+        principal = await shared.principal_for(owner, client.principal)
+        seat = Seat(client, owner, shared, principal.policy)
+        await seat.open(principal)
+    await seat.learn(session_id)
+    seat.grant(session_id, rights)
     return seat
+
+
+def _make_reader(client: Client, shared: SharedSessions, realm: str, session_id: str, owner: Owner) -> Reader:
+    def give_up(reader: Reader, request: Request | None) -> None:
+        client.spawn(_promote(shared, reader, owner, request), f"reader of link {client.number} takes a seat")
+
+    reader = Reader(client, owner, realm, session_id, shared.audiences, give_up)
+
+    def look_again(changed: str, person: Owner | None) -> None:
+        if changed == session_id and person in (None, client.actor):
+            reader.pause()
+            client.spawn(_look_again(shared, reader, owner), f"reader of link {client.number} looks again")
+
+    reader.unwatch = shared.watch(look_again)
+    return reader
+
+
+async def _look_again(shared: SharedSessions, reader: Reader, owner: Owner) -> None:
+    """Have a reader whose roles have changed go on, take a seat, or leave."""
+    client, session_id = reader.client, reader.session_id
+    rights = await shared.rights(session_id, client.actor, owner)
+    if audience.is_reader(rights):
+        reader.go_on()
+    elif Right.READ in rights:
+        await _promote(shared, reader, owner, None)
+    else:
+        reader.end()
+        client.link.send(reopening.event(session_id, "aerodrome.member_removed", {"user": client.actor.user}))
+        client.link.flush()
+
+
+async def _promote(shared: SharedSessions, reader: Reader, owner: Owner, request: Request | None) -> None:
+    """Have a reader take a seat: it may do more now, or nobody holds the session whom it could listen to."""
+    client, session_id = reader.client, reader.session_id
+    try:
+        rights = await shared.rights(session_id, client.actor, owner)
+        if Right.READ not in rights:
+            raise errors.SessionMissing("no such session")
+        async with client.seating:
+            seat = client.seats.get(session_id)
+            if not isinstance(seat, Seat):
+                reader.is_leaving = True
+                reader.go_on()
+                seat = await _take_seat(client, shared, session_id, owner, rights)
+                client.seats[session_id] = reader  # it listens until the seat does
+                await seat.join(reader)
+        if request is not None:
+            seat.take(request)
+    except errors.AerodromeError as error:
+        if request is not None:
+            client.refuse(request.id, error)
+    client.link.flush()

@@ -20,6 +20,7 @@ from aerodrome.core.placement import Realm
 from aerodrome.core.policy import Access, Policy
 from aerodrome.gateway import handshake, reattach
 from aerodrome.gateway.admission import Admission, TenantAdmission
+from aerodrome.gateway.audience import Reader
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.handshake import Greeting
@@ -165,6 +166,10 @@ class TenantGateway:
                 raise
 
     def _forget(self, client: Client) -> None:
+        for reader in [seat for seat in client.seats.values() if isinstance(seat, Reader)]:
+            reader.end()
+            if self._services.sharing is not None:
+                self._services.sharing.note_holders(self._services, reader.realm, reader.session_id)
         peers = self._clients.get(client.realm.key)
         if peers is not None:
             peers.discard(client)

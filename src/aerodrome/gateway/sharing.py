@@ -7,7 +7,7 @@ are of the owner's tenant. Neighbours: seats (a member's link), turn_queue (whos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner, Principal, Tenant
 from aerodrome.core.membership import Member, Right, Sharing
 from aerodrome.core.placement import realm_of
+from aerodrome.gateway.audience import Audiences
 from aerodrome.ports.coordination import TurnCoordinator, TurnFence
 from aerodrome.ports.members import MemberStore, SharingStore
 from aerodrome.protocol import reopening
@@ -54,6 +55,7 @@ class SharedSessions:
     ) -> None:
         self.stores = stores
         self.clock = clock
+        self.audiences = Audiences()
         self.serve_for: ServeFor | None = None
         #: Says with what parameters a session of an owner is opened, where an edge keeps them (http.users).
         self.find_recipe: FindRecipe | None = None
@@ -155,6 +157,13 @@ class SharedSessions:
         for holder in list(resident.holders.values()):
             holder.client.deliver(session_id, kind, body)
             holder.client.link.flush()
+        self.overhear(realm, session_id, body)
+
+    def overhear(self, realm: str, session_id: str, body: bytes) -> None:
+        """Tell those who only read a session what a holder's link hears; each event once."""
+        audience = self.audiences.find(realm, session_id)
+        if audience is not None:
+            audience.tell(body)
 
     def note_holders(self, services: Services, realm: str, session_id: str) -> None:
         """Tell the members of a shared session who is here now, soon: many may come at once."""
@@ -181,7 +190,7 @@ class SharedSessions:
             del self._telling[key]
         resident = services.residents.find(*key)
         if resident is not None:
-            self.tell(services, *key, "aerodrome.presence", {"here": who_is_here(resident)})
+            self.tell(services, *key, "aerodrome.presence", {"here": who_is_here(resident, self.audiences.users(*key))})
 
     def _remember(self, cache: dict[Any, tuple[Any, float]], key: Any, value: Any) -> None:
         if len(cache) >= _CACHE_ENTRIES:
@@ -189,9 +198,10 @@ class SharedSessions:
         cache[key] = (value, self.clock.monotonic() + self._cache_seconds)
 
 
-def who_is_here(resident: Resident) -> list[dict[str, Any]]:
-    """Return the people whose links hold a session, and how many links each has."""
+def who_is_here(resident: Resident | None, readers: Sequence[Owner] = ()) -> list[dict[str, Any]]:
+    """Return the people whose links hold a session or read it, and how many links each has."""
+    holders = [holder.client.actor for holder in resident.holders.values()] if resident is not None else []
     links: dict[str, int] = {}
-    for holder in resident.holders.values():
-        links[holder.client.actor.user] = links.get(holder.client.actor.user, 0) + 1
+    for person in (*holders, *readers):
+        links[person.user] = links.get(person.user, 0) + 1
     return [{"user": user, "links": count} for user, count in sorted(links.items())]

@@ -161,14 +161,15 @@ async def _judge(client: Client, shared: SharedSessions, session_id: str, call: 
 async def _look(asking: _Asking, wanted: Named) -> dict[str, Any]:
     shared, services = asking.shared, asking.client.services
     sharing = await shared.sharing(wanted.sessionId) or Sharing(wanted.sessionId)
-    resident = services.residents.find(await shared.realm_key(asking.owner), wanted.sessionId)
+    realm = await shared.realm_key(asking.owner)
+    resident = services.residents.find(realm, wanted.sessionId)
     members = await shared.stores.members.list_of(wanted.sessionId)
     return {
         "owner": asking.owner.user,
         "busy": sharing.busy.value,
         "billing": sharing.billing.value,
         "members": [_view(member) for member in members],
-        "here": who_is_here(resident) if resident is not None else [],
+        "here": who_is_here(resident, shared.audiences.users(realm, wanted.sessionId)),
         **await _turns(asking, wanted),
     }
 

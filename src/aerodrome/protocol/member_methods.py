@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aerodrome import errors
 from aerodrome.core.membership import Right
 
 RIGHTS: dict[str, Right] = {
@@ -69,6 +70,15 @@ _OWN_ASKED = ("requestPermission", "requestUserInput", "requestElicitation", "re
 def right_for(method: str) -> Right:
     """Return what a call needs; what is not known needs the owner."""
     return RIGHTS.get(method, Right.MANAGE)
+
+
+def refusal(method: str, session_id: str, right: Right) -> errors.PolicyRejected:
+    """Return why a member may not make a call."""
+    return errors.PolicyRejected(
+        f"{method} needs the right to {right.value.replace('_', ' ')} in session {session_id}; its owner gives roles",
+        method=method,
+        right=right.value,
+    )
 
 
 def join_params(

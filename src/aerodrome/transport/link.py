@@ -138,6 +138,11 @@ class Link(asyncio.Protocol):
         """Say whether the peer reads too slowly: `drain` would wait."""
         return self._writable is not None
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how much was written and is not with the kernel yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def set_option(self, level: int, option: int, value: int) -> None:
         """Set an option of the socket, where there is one."""
         sock = self._transport.get_extra_info("socket") if self._transport else None
