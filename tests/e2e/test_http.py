@@ -217,14 +217,18 @@ async def over(caller: httpx.AsyncClient, session: str, turn: dict[str, Any]) ->
 
 
 async def answer_tool(caller: httpx.AsyncClient, session: str, result: str) -> None:
-    """Answer the call that waits, whichever lists it."""
+    """Answer the call that waits, again where the gateway had not noticed yet that its runtime was killed."""
     async with asyncio.timeout(SECONDS):
-        while not (waiting := (await caller.get(f"{session}/requests")).json()["requests"]):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    (asked,) = waiting
-    assert asked["data"]["tool"] == "lookup"
-    path = f"{session}/requests/{asked['request_id']}"
-    answered = await caller.post(path, json={"kind": "tool", "result": result})
+        while True:
+            while not (waiting := (await caller.get(f"{session}/requests")).json()["requests"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            (asked,) = waiting
+            assert asked["data"]["tool"] == "lookup"
+            path = f"{session}/requests/{asked['request_id']}"
+            answered = await caller.post(path, json={"kind": "tool", "result": result})
+            if answered.status_code != 503:
+                break
+            assert answered.json()["retryable"] is True
     assert answered.status_code == 200, answered.text
 
 

@@ -26,10 +26,15 @@ async def cutting(url: str, lengths: Callable[[int], int]) -> AsyncIterator[tupl
     target = httpx.URL(url)
     cuts: list[int] = []
     number = 0
+    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal number
         number += 1
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        task.add_done_callback(serving.discard)
         left = lengths(number)
         up_reader, up_writer = await asyncio.open_connection(target.host, target.port)
 
@@ -58,6 +63,10 @@ async def cutting(url: str, lengths: Callable[[int], int]) -> AsyncIterator[tupl
     finally:
         server.close()
         await server.wait_closed()
+        for task in list(serving):
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
 
 
 async def test_events_are_heard_once_each_and_in_order_though_every_connection_is_cut(http):

@@ -17,7 +17,9 @@ def test_a_wheel_has_the_templates_and_files_of_the_pages(tmp_path):
         names = set(archive.namelist())
 
     for kind in ("templates", "static"):
-        there = {f"{PAGES}/{kind}/{path.name}" for path in (ROOT / "src" / PAGES / kind).iterdir()}
+        folder = ROOT / "src" / PAGES / kind
+        files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        there = {f"{PAGES}/{kind}/{name}" for name in files}
         assert len(there) >= 5
         assert there <= names
 

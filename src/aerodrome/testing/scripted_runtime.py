@@ -384,14 +384,14 @@ class ScriptedRuntime:
         return str(answer.get("result", answer.get("error")))
 
     def _take_result(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
-        called = self._session(params).tools.pop(params["requestId"], None)
+        called = self._session(params).tools.pop(params.get("requestId", ""), None)
         if called is None or called.done():
             return {"success": False}
         called.set_result(params)
         return {"success": True}
 
     def _decide(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
-        decided = self._session(params).permissions.pop(params["requestId"], None)
+        decided = self._session(params).permissions.pop(params.get("requestId", ""), None)
         if decided is None or decided.done():
             return {"success": False}
         decided.set_result(params["result"])

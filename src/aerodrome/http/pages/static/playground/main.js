@@ -3,7 +3,7 @@
 import { call, Follower, sessionPath } from "./api.js";
 import { Company } from "./company.js";
 import { el, focusPrompt, icon } from "./dom.js";
-import { SessionList, titleOf } from "./sessions.js";
+import { SessionList, nameOf } from "./sessions.js";
 import { Transcript } from "./transcript.js";
 
 const NARROW = window.matchMedia("(max-width: 56rem)");
@@ -111,7 +111,7 @@ class Playground {
       if (sharing?.members.length) await this.learnSenders(id, transcript);
       if (this.transcript !== transcript) return;
       for (const turn of known.turns) if (turn.ended_at) transcript.known.set(turn.turn_id, turn);
-      this.setTitle(titleOf(session, page.root.dataset.user));
+      this.setTitle(nameOf(session, page.root.dataset.user));
       this.follow(id);
       focusPrompt();
     } catch (problem) {

@@ -8,7 +8,7 @@ const EVERY_MS = 15_000;
 const STATES = { busy: "working", waiting: "waits for you", idle: "ready", unloaded: "asleep" };
 
 /** Return what a session is called to a user. */
-export function titleOf(session, user) {
+export function nameOf(session, user) {
   return session.owner === user ? session.options.title || "Untitled" : `Shared by ${session.owner}`;
 }
 
@@ -50,7 +50,7 @@ export class SessionList {
     const focused = document.activeElement?.closest?.("[data-session]")?.dataset.session;
     this.root.replaceChildren(...sessions.map((session) => el("li", {}, el(
       "a", { href: `#s=${session.session_id}`, "data-session": session.session_id, "data-state": session.state },
-      el("span", { class: "session-title", text: titleOf(session, this.user) }),
+      el("span", { class: "session-title", text: nameOf(session, this.user) }),
       el("span", { class: "session-facts" },
         el("span", { class: "dot", "aria-hidden": "true" }),
         el("span", { text: `${STATES[session.state] ?? session.state} · ${ago(session.used_at)}` })),
