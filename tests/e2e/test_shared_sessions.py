@@ -57,6 +57,13 @@ async def test_two_unchanged_programs_in_one_session_are_as_in_the_runtimes_own_
         await accept(ben, "both")
         his = await ben.resume("both", tools=[tool_of_ben.tool])
         his.on(heard_by_ben)
+        eve, heard_by_eve = await place.connect(tenant, "eve"), Recorder()
+        await invite(ann, "both", "eve", "observer")
+        await accept(eve, "both")
+        (await eve.resume("both")).on(heard_by_eve)
+        # Who only reads holds nothing in the runtime, and its program notices nothing of that.
+        (resident,) = place.application.services.residents
+        assert {holder.client.actor.user for holder in resident.holders.values()} == {"ann", "ben"}
 
         assert await say(hers, "[say from ann]") == "from ann"
         assert await say(his, "[say from ben]") == "from ben"
@@ -64,12 +71,14 @@ async def test_two_unchanged_programs_in_one_session_are_as_in_the_runtimes_own_
         assert "other_fact" in await say(hers, "[tools]")
         assert await say(hers, '[tool other_fact {"topic": "bees"}]') == "tool said: a fact about bees"
 
-        assert (tool_of_ann.calls, tool_of_ben.calls) == ([], [{"topic": "bees"}])
-        await heard_by_ben.first("session.idle", at_least=5)
-        texts = [
-            [event.data.content for event in heard.of("assistant.message")] for heard in (heard_by_ann, heard_by_ben)
-        ]
-        assert texts[0] == texts[1]
+        assert await say(his, '[tool fact {"topic": "owls"}]') == "tool said: a fact about owls"
+
+        assert (tool_of_ann.calls, tool_of_ben.calls) == ([{"topic": "owls"}], [{"topic": "bees"}])
+        everyone = (heard_by_ann, heard_by_ben, heard_by_eve)
+        for heard in everyone:
+            await heard.first("session.idle", at_least=6)
+        texts = [[event.data.content for event in heard.of("assistant.message")] for heard in everyone]
+        assert texts[0] == texts[1] == texts[2]
 
 
 async def test_the_first_answer_to_a_permission_wins_and_a_driver_is_not_asked(tmp_path):
