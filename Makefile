@@ -34,6 +34,7 @@ bench: setup
 	$(BIN)/python bench/sandbox.py
 	$(BIN)/python bench/forwarder.py
 	$(BIN)/python bench/streams.py
+	$(BIN)/python bench/shared_sessions.py
 
 setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed bubblewrap chromium
 

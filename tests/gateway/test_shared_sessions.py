@@ -260,7 +260,13 @@ async def test_what_members_do_is_in_the_audit_log_under_their_own_names(rig):
     with pytest.raises(RpcError):
         await members["eve"].call("session.send", {"sessionId": "s1", "prompt": "x"})
 
+    await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "x", "aerodromeTurn": "turn-ben"})
+
     entries = [entry for entry in rig.audit_log.entries if entry.session_id == "s1"]
+    turns = [entry for entry in entries if entry.action is Action.TURN_SEND]
+    assert [(entry.owner.user, entry.session_owner.user, entry.target) for entry in turns] == [
+        ("ben", "ann", "turn-ben")
+    ]
     shares = [(entry.owner.user, entry.method) for entry in entries if entry.action is Action.SESSION_SHARE]
     assert shares.count(("ann", "invite")) == 2
     assert ("ben", "accept") in shares

@@ -38,6 +38,7 @@ class Action(Enum):
     SESSION_DELETE = "session.delete"
     SESSION_SHARE = "session.share"
     SESSION_RESTRICT = "session.restrict"
+    TURN_SEND = "turn.send"
     TURN_ABORT = "turn.abort"
     CALL = "call"
     TOOL = "tool"

@@ -100,6 +100,13 @@ class Auditor:
         owner = client.owner if client.is_seat else None
         self.note(Entry(action, **_who(client), session_id=session_id, session_owner=owner, method=method))
 
+    def sent(self, client: Client, session_id: str, turn_id: str) -> None:
+        """A turn of a shared session has begun: who sent it, in whose session."""
+        entry = Entry(
+            Action.TURN_SEND, **_who(client), session_id=session_id, session_owner=client.owner, target=_short(turn_id)
+        )
+        self.note(entry)
+
     def joined(self, client: Client, session_id: str, owner: Owner) -> None:
         """A client reads another's session from now on."""
         self.note(Entry(Action.SESSION_RESUME, **_who(client), session_id=session_id, session_owner=owner))

@@ -138,6 +138,7 @@ class TurnQueue:
             self._end(run)
             return
         run.message_id, run.is_answered = message_id, True
+        run.client.services.audit.sent(run.client, run.session_id, run.turn_id)
         self._spawn(self._keep_sender(run), f"sender of a turn of session {run.session_id}")
         run_is_over = message_id in run.is_idle_after
         self._note(run, False)
