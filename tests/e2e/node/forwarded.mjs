@@ -18,7 +18,10 @@ const session = await client.createSession({
   provider: { type: "openai", baseUrl: model.base_url, apiKey: model.api_key },
   streaming: true,
 });
-const started = Date.now();
+const idle = () => new Promise((resolve) => {
+  const off = session.on("session.idle", () => resolve(off()));
+  setTimeout(resolve, 5_000).unref();
+});
 for await (const line of readline.createInterface({ input: process.stdin })) {
   const [verb, ...words] = line.split(" ");
   const off = session.on("assistant.message_delta", () => {
@@ -29,6 +32,8 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
     const answer = await session.sendAndWait({ prompt: words.join(" ") }, 20_000);
     console.log(`said ${answer?.data.content}`);
   } catch (error) {
+    // The SDK takes any idle for the end of what was asked last: that of this turn comes half a second after its error.
+    if (verb === "break") await idle();
     console.log(`failed ${error.message}`);
   }
   off();
