@@ -9,7 +9,7 @@ help:
 	@echo "make demo   run a gateway with a demo model and two programs to try"
 	@echo "make test   run the whole test suite on the real runtime"
 	@echo "make lint   formatting, lint, types, layers"
-	@echo "make bench  measure overhead, wakes, live sessions and users per GiB; some 25 minutes"
+	@echo "make bench  run every benchmark; some 40 minutes"
 
 demo: $(BIN)/.runtime
 	@$(BIN)/aerodrome demo

@@ -12,12 +12,15 @@ import time
 from typing import Any
 
 import pytest
+from copilot._jsonrpc import JsonRpcError
 from copilot.session import PermissionHandler
 
 from aerodrome.adapters.memory.coordination import MemoryTurnCoordinator
 from aerodrome.core import identity
 from aerodrome.core.identity import Owner
+from aerodrome.core.membership import Right
 from aerodrome.core.turn_order import Lease
+from aerodrome.protocol import member_methods
 from aerodrome.testing import crowd as crowds
 from aerodrome.testing import demo_process
 
@@ -175,3 +178,30 @@ async def test_a_holder_stopped_past_its_lease_is_refused_when_it_wakes_and_only
             assert [event.data.content for event in heard.of("user.message")] == ["[say took over]"]
         else:
             assert "messageId" in late
+
+
+async def test_no_call_and_no_event_tells_a_member_the_owners_provider_key(tmp_path):
+    async with open_place(tmp_path) as place:
+        for tenant in ("user", "shared"):
+            ann, ben = await place.connect(tenant, "ann"), await place.connect(tenant, "ben")
+            session_id = f"keys-{tenant}"
+            hers = await ann.create(session_id=session_id)
+            await say(hers, "hello")
+            await invite(ann, session_id, "ben", "driver", "approver")
+            await accept(ben, session_id)
+            heard = ben.overhear()
+            await ben.resume(session_id)
+            await say(hers, "again")
+
+            answers = []
+            for method, right in member_methods.RIGHTS.items():
+                if right is Right.READ and method not in ("session.detach", "session.destroy"):
+                    try:
+                        answers.append(str(await ben.ask(method, {"sessionId": session_id})))
+                    except JsonRpcError as error:
+                        answers.append(str(error))
+
+            assert len(answers) > 20
+            assert sum("hello" in answer for answer in answers) >= 3, "they were answered"
+            said = [*answers, *(text for _, _, text in heard)]
+            assert [text for text in said if place.model["api_key"] in text] == []
