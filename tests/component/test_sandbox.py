@@ -163,7 +163,7 @@ async def test_whatever_is_killed_nothing_in_the_sandbox_lives_on(house, mark, e
             os.kill(first, signal.SIGKILL)
     await asyncio.wait_for(asyncio.shield(runtime.exited), 10)
     await eventually(lambda: find(mark) == [])
-    assert not is_alive(first)
+    await eventually(lambda: not is_alive(first))
 
 
 @needs_bubblewrap
