@@ -135,7 +135,7 @@ class _Unfenced(MemoryTurnCoordinator):
 
 @pytest.mark.parametrize("is_fenced", [True, False])
 async def test_a_holder_stopped_past_its_lease_is_refused_when_it_wakes_and_only_the_fence_does_it(tmp_path, is_fenced):
-    async with open_place(tmp_path, turns={"lease_seconds": 1}) as place:
+    async with open_place(tmp_path, turns={"lease_seconds": 3}) as place:
         ann = await place.connect("shared", "ann")
         session = await ann.create(session_id="fenced")
         heard = Recorder()

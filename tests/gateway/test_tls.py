@@ -330,7 +330,9 @@ async def test_a_forwarder_shows_its_certificate_and_one_without_is_told_why_not
         )
         with_certificate = replace(options, certificate=(shown := authority.issue("ann")).certificate, key=shown.key)
         for given, is_served in ((with_certificate, True), (options, False)):
-            quick = Limits(backoff=Backoff(first_seconds=0.01, limit_seconds=0.02), patience_seconds=0.5)
+            quick = Limits(
+                backoff=Backoff(first_seconds=0.01, limit_seconds=0.02), patience_seconds=10.0 if is_served else 0.5
+            )
             forwarder = Forwarder(dialing.open_upstream(given), quick)
             host, _, port = (await forwarder.start("127.0.0.1:0")).rpartition(":")
             client = await peer.open_peer(host, int(port))

@@ -121,7 +121,7 @@ class Rig:
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
         self.sharing = _open_sharing(find_tenant, self.clock)
-        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=1.0))
+        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=3.0))
         parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
         self.usage = MemoryUsageStore()
         services = Services(*parts, audit=auditor, usage=UsageLedger(self.usage, self.clock))
