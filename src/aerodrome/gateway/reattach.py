@@ -84,6 +84,8 @@ def _lose(client: Client, held: Attachment, error: errors.RuntimeLost) -> None:
 
 def _end_turn(client: Client, held: Attachment) -> None:
     held.ending = None
+    if client.services.turns is not None:
+        client.services.turns.lost(client, held.session_id)
     if client.attachments.get(held.session_id) is held:
         _emit(client, held.session_id, "session.idle", {})
         client.link.flush()

@@ -159,7 +159,11 @@ class TurnQueue:
         called may come after all of a quick turn.
         """
         run = self._runs.get((client.realm.key, session_id)) if self._runs else None
-        if run is None or run.client is not client or not run.is_sent:
+        if run is None or not run.is_sent:
+            return
+        if run.client is not client:
+            if kind == "session.idle" and self._has_left(run) and self._is_left(run):
+                self._end(run)  # its sender has gone; the others heard its turn to the end
             return
         if kind == "session.idle":
             run.is_idle_after |= run.began
@@ -167,6 +171,12 @@ class TurnQueue:
                 self._end(run)
         elif kind == "user.message" and not run.is_answered:
             run.began |= {_message_id(body)}
+
+    def lost(self, client: Client, session_id: str) -> None:
+        """Note that the turn of a link has ended with its runtime."""
+        run = self._runs.get((client.realm.key, session_id)) if self._runs else None
+        if run is not None and run.client is client:
+            self._end(run)
 
     async def acquire(
         self, services: Services, realm: str, session_id: str, member: str, ttl: float, wait_seconds: float
@@ -292,6 +302,11 @@ class TurnQueue:
         finally:
             self._end(run)
             await coordinator.release(run.session_id, run.lease.token)
+
+    def _has_left(self, run: Run) -> bool:
+        """Say whether the link that sent a turn holds the session no more."""
+        resident = run.client.services.residents.find(run.realm, run.session_id)
+        return resident is None or run.client.number not in resident.holders
 
     def _is_left(self, run: Run) -> bool:
         """Say whether nobody runs the turn any more: its link is gone, and no other link hears of it."""
