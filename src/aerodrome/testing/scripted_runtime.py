@@ -529,7 +529,8 @@ class _KeptDisk(set[str]):
 
 
 async def _serve(options: argparse.Namespace, faults: Faults) -> None:
-    disk = _KeptDisk(Path(os.environ.get("COPILOT_HOME", ".")) / "scripted-sessions")
+    home = os.environ.get("COPILOT_HOME")
+    disk = _KeptDisk(Path(home) / "scripted-sessions") if home is not None else set[str]()
     runtime = ScriptedRuntime(os.environ.get("COPILOT_CONNECTION_TOKEN"), faults, disk)
     runtime.die = lambda: os.kill(os.getpid(), signal.SIGKILL)
     stopped = asyncio.Event()
