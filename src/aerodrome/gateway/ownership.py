@@ -22,6 +22,7 @@ from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner
 from aerodrome.core.quota import NO_QUOTA, Quota
 from aerodrome.core.session import Claim, SessionRecord
+from aerodrome.gateway import flushing
 from aerodrome.ports.registry import SessionRegistry
 
 _CACHE_ENTRIES = 100_000
@@ -216,18 +217,7 @@ class Ownership:
 
     async def flush_every(self, seconds: float, failed: Callable[[errors.StoreUnavailable], None]) -> None:
         """Flush on schedule until cancelled, and once more then; `failed` hears of every flush that did not succeed."""
-        try:
-            while True:
-                await asyncio.sleep(seconds)
-                await self._try_flush(failed)
-        finally:
-            await self._try_flush(failed)
-
-    async def _try_flush(self, failed: Callable[[errors.StoreUnavailable], None]) -> None:
-        try:
-            await self.flush()
-        except errors.StoreUnavailable as error:
-            failed(error)
+        await flushing.flush_every(self.flush, seconds, failed)
 
     def _remember(self, session_id: str, owner: Owner) -> None:
         self._forgotten.pop(session_id, None)

@@ -17,6 +17,7 @@ from aerodrome.clock import Clock, SystemClock
 from aerodrome.core import usage
 from aerodrome.core.identity import Owner
 from aerodrome.core.usage import DayUsage, Usage
+from aerodrome.gateway import flushing
 from aerodrome.ports.usage import UsageStore
 
 EVENT = "assistant.usage"
@@ -111,15 +112,4 @@ class UsageLedger:
 
     async def flush_every(self, seconds: float, failed: Callable[[errors.StoreUnavailable], None]) -> None:
         """Flush on schedule until cancelled, and once more then; `failed` hears of every flush that did not succeed."""
-        try:
-            while True:
-                await asyncio.sleep(seconds)
-                await self._try_flush(failed)
-        finally:
-            await self._try_flush(failed)
-
-    async def _try_flush(self, failed: Callable[[errors.StoreUnavailable], None]) -> None:
-        try:
-            await self.flush()
-        except errors.StoreUnavailable as error:
-            failed(error)
+        await flushing.flush_every(self.flush, seconds, failed)
