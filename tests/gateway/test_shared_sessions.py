@@ -409,3 +409,18 @@ async def test_nobody_can_be_invited_by_a_name_that_no_user_can_have(rig):
     with pytest.raises(RpcError) as refused:
         await share(owner, "s1", **{"No One": ["driver"]})
     assert refused.value.data["code"] == "params_invalid"
+
+
+async def test_a_turn_that_is_longer_than_its_lease_keeps_it(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[hold]"})
+    waiting = members["ben"].ask("session.send", {"sessionId": "s1", "prompt": "after"})
+    first = (await rig.sharing.stores.coordinator.look("s1")).lease
+
+    await rig.settled(lambda: rig.clock.monotonic() > first.expires_at + 0.2)
+
+    held = rig.sharing.stores.fence.check("s1", first.token)
+    assert held.expires_at > first.expires_at
+    assert not waiting.done()
+    await owner.call("session.abort", {"sessionId": "s1"})
+    assert (await asyncio.wait_for(waiting, 5))["messageId"]
