@@ -19,6 +19,9 @@ Scenario = Callable[[Endpoint, Model], Awaitable[Any]]
 #: A bound, not a pace: turns take some 30 ms through the gateway, 140 ms directly.
 WAIT_SECONDS = 20.0
 
+#: The last that the runtime tells of the model in a turn.
+LAST_OF_A_TURN = "model.messages_snapshot"
+
 #: Members of events and answers that differ between any two runs.
 VARYING = frozenset({"context_current_tokens", "currentTokens", "duration", "systemTokens"})
 
@@ -38,6 +41,15 @@ class Notes:
         """Return the types of all events."""
         return [kind_of(event) for event in self.events]
 
+    async def kinds_of_turns(self, count: int) -> list[str]:
+        """Return the types of all events, sorted, once so many turns have said all they say.
+
+        The runtime sends what it tells of the model (`model.*`, which this SDK does not know) beside the session's own events, in
+        no fixed order with them: the last of it may come after `session.idle`, which is where a `send_and_wait` ends.
+        """
+        await self._until(lambda: len([e for e in self.events if e.raw_type == LAST_OF_A_TURN]) >= count)
+        return sorted(self.kinds())
+
     def durable(self) -> list[dict[str, Any]]:
         """Return all events that the runtime keeps, whole: their order is part of the protocol, the others' is not."""
         return [event.to_dict() for event in self.events if not event.ephemeral]
@@ -52,11 +64,16 @@ class Notes:
 
     async def first(self, kind: str, at_least: int = 1) -> SessionEvent:
         """Wait for the n-th event of a type."""
+
+        def found() -> list[SessionEvent]:
+            return [event for event in self.events if kind_of(event) == kind]
+
+        await self._until(lambda: len(found()) >= at_least)
+        return found()[at_least - 1]
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                found = [event for event in self.events if kind_of(event) == kind]
-                if len(found) >= at_least:
-                    return found[at_least - 1]
+            while not holds():
                 self._came.clear()
                 await self._came.wait()
 

@@ -79,7 +79,7 @@ async def permissions_refused_then_granted(endpoint: Endpoint, model: Model) -> 
     async with program(endpoint, model) as running:
         session = await running.create(on_event=notes, on_permission_request=decide)
         prompt = '[tool bash {"command": "echo over the gateway", "description": "say"}]'
-        return [await say(session, prompt), await say(session, prompt)], asked, sorted(notes.kinds())
+        return [await say(session, prompt), await say(session, prompt)], asked, await notes.kinds_of_turns(2)
 
 
 async def a_permission_nobody_decides_is_answered_by_rpc(endpoint: Endpoint, model: Model) -> Any:
@@ -129,7 +129,7 @@ async def elicitation_asks_and_is_asked(endpoint: Endpoint, model: Model) -> Any
             await session.ui.select("which?", ["blue", "red"]),
         ]
         prompt = '[tool ask_user {"question": "which colour?", "choices": ["red", "blue"]}]'
-        return outcomes, await say(session, prompt), asked, sorted(notes.kinds())
+        return outcomes, await say(session, prompt), asked, await notes.kinds_of_turns(1)
 
 
 async def leaving_plan_mode_is_asked_for(endpoint: Endpoint, model: Model) -> Any:
@@ -145,7 +145,7 @@ async def leaving_plan_mode_is_asked_for(endpoint: Endpoint, model: Model) -> An
         modes = [await running.ask("session.mode.set", {"sessionId": session.session_id, "mode": "plan"})]
         said = await say(session, '[tool exit_plan_mode {"summary": "do it", "recommendedAction": "interactive"}]')
         modes.append(await running.ask("session.mode.get", {"sessionId": session.session_id}))
-        return modes, said, asked, sorted(notes.kinds())
+        return modes, said, asked, await notes.kinds_of_turns(1)
 
 
 async def commands_of_the_program(endpoint: Endpoint, model: Model) -> Any:
