@@ -36,7 +36,7 @@ bench: setup
 	$(BIN)/python bench/streams.py
 	$(BIN)/python bench/shared_sessions.py
 
-setup: $(BIN)/.runtime $(NODE_TESTS)/node_modules/.installed bubblewrap chromium
+setup: $(BIN)/.node-entry $(NODE_TESTS)/node_modules/.installed bubblewrap chromium
 
 # The tests of the sandbox need it, the product only where agents are sandboxed. Root of a machine with apt gets it; else it is said.
 .PHONY: bubblewrap
@@ -65,6 +65,11 @@ $(BIN)/.installed: requirements/dev.lock requirements/uv.lock pyproject.toml
 
 $(BIN)/.runtime: $(BIN)/.installed
 	$(BIN)/aerodrome runtime install
+	touch $@
+
+# The tests use both entry points of the release; this fetches it once for both.
+$(BIN)/.node-entry: $(BIN)/.installed
+	$(BIN)/aerodrome runtime install --entry node
 	touch $@
 
 $(NODE_TESTS)/node_modules/.installed: $(NODE_TESTS)/package-lock.json

@@ -509,7 +509,7 @@ async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease
         host, port = settings_module.split_address("upstream", settings.upstream)
         token = settings.upstream_token.get_secret_value() if settings.upstream_token else None
         return GivenUpstream(host, port, token), None
-    found = await asyncio.to_thread(install.install, settings.runtime.path)
+    found = await asyncio.to_thread(install.install, settings.runtime.path, release.Wanted(settings.runtime.entry))
     if found.warning is not None:
         _log.warning("runtime.release_differs", reason=found.warning)
     return await _open_pool(settings, found), found
@@ -528,7 +528,7 @@ async def _open_host(settings: Settings, found: release.RuntimeRelease) -> tuple
     """Return where runtimes are started, and what becomes of those with host tools."""
     if settings.policy == "transparent":
         return ProcessHost(), HostTools.UNSANDBOXED  # the operator's own program, which is to notice nothing
-    wishes = tailoring.sandbox_wishes(settings, (found.package_dir, found.entry))
+    wishes = tailoring.sandbox_wishes(settings, found)
     return choice.open_host(ProcessHost(), await asyncio.to_thread(choice.choose, wishes), wishes)
 
 

@@ -43,6 +43,7 @@ class RuntimeSection(_Section):
     """`[runtime]`: which Copilot runtime, and what every one of them is started with."""
 
     path: Path | None = None
+    entry: Literal["auto", "native", "node"] = "auto"
     environment: dict[str, str] = Field(default_factory=dict, repr=False)
     ready_seconds: float = Field(default=20.0, gt=0)
     stop_grace_seconds: float = Field(default=5.0, ge=0)

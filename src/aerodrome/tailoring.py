@@ -5,8 +5,6 @@ Pure. Which parts there are is for app.py.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from aerodrome import settings as settings_module
 from aerodrome.adapters.audit.log import AuditSettings
 from aerodrome.adapters.distribution import release
@@ -46,6 +44,7 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
         entry=found.entry,
         is_native=found.kind == "native",
         version=found.version,
+        compile_cache=found.compile_cache,
         state_directory=settings.state_directory.absolute(),
         egress=tuple(target.lower() for target in settings.sandbox.egress),
         environment=_near_directly(environment) if settings.providers else environment,
@@ -69,15 +68,17 @@ def fleet_settings(settings: Settings, found: release.RuntimeRelease) -> FleetSe
     )
 
 
-def sandbox_wishes(settings: Settings, release_paths: tuple[Path, ...] = ()) -> Wishes:
-    """Return what the settings ask for."""
+def sandbox_wishes(settings: Settings, found: release.RuntimeRelease | None = None) -> Wishes:
+    """Return what the settings ask for, with what of a release every sandbox shows."""
     section = settings.sandbox
+    release_paths = () if found is None else (found.package_dir, found.entry)
     return Wishes(
         mode=section.mode,
         is_waived=bool(section.unsandboxed),
         program=section.bubblewrap,
         network=Network(section.network),
         read_only=(*release_paths, *section.read_only),
+        compile_cache=None if found is None else found.compile_cache,
         first_uid=section.first_uid,
         uids=section.uids,
     )

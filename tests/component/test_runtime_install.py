@@ -12,6 +12,8 @@ import pytest
 from aerodrome import errors
 from aerodrome.adapters.distribution import install, locate, manifest, package, release, trial
 
+VERIFIED = release.Wanted(verify=True)
+
 pytestmark = [pytest.mark.runtime, pytest.mark.timeout(300)]
 
 
@@ -25,7 +27,7 @@ def without_order() -> dict[str, str]:
 
 
 def test_the_installed_release_is_the_pinned_one_in_every_byte(installed: release.RuntimeRelease) -> None:
-    found = locate.locate(environ=without_order(), verify=True)
+    found = locate.locate(None, VERIFIED, environ=without_order())
     assert (found.version, found.kind, found.warning) == (release.VERSION, "native", None)
     assert manifest.mismatch(found.package_dir, release.pinned().native_sha256) is None
 
@@ -46,7 +48,7 @@ def test_the_schema_of_the_release_lists_its_methods(installed: release.RuntimeR
 @pytest.mark.parametrize("part", ["", "prebuilds/{platform}/copilot-runtime", "npm-loader.js"])
 def test_copilot_cli_path_may_name_any_part_of_the_package(part: str, installed: release.RuntimeRelease) -> None:
     path = installed.package_dir / part.format(platform=release.platform_tag())
-    found = locate.locate(environ={locate.ENV_NAME: str(path)}, verify=True)
+    found = locate.locate(None, VERIFIED, environ={locate.ENV_NAME: str(path)})
     assert (found.entry, found.version, found.kind) == (installed.entry, installed.version, "native")
 
 

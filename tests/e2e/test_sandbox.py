@@ -33,6 +33,7 @@ needs_bubblewrap = pytest.mark.skipif(
 
 ATTACK = Path(__file__).with_name("attack_from_inside.py")
 PYTHON = os.path.realpath(sys.executable)
+ENTRIES = ("native", "node")
 WAIVED = "agents run commands as the gateway's user"
 INDEX = syscalls.ARCHITECTURES[os.uname().machine].index
 CALLS = {name: numbers[INDEX] for name, numbers in syscalls.DENIED.items() if numbers[INDEX] is not None}
@@ -53,9 +54,9 @@ def listeners(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def sandboxed(tmp_path: Path, **settings: Any) -> AsyncIterator[Place]:
+async def sandboxed(tmp_path: Path, entry: str = "native", **settings: Any) -> AsyncIterator[Place]:
     section = {"mode": "bubblewrap", "read_only": [sys.base_prefix, str(ATTACK)], **settings}
-    async with open_place(tmp_path / "state", sandbox=section) as place:
+    async with open_place(tmp_path / "state", sandbox=section, runtime={"entry": entry}) as place:
         yield place
 
 
@@ -93,7 +94,12 @@ def targets(place: Place, listening: dict[str, Any], victim: Path) -> dict[str, 
             (str(state / "runtimes"), next(path.name for path in state.glob("runtimes/*"))),
             (str(ATTACK.parent), "place.py"),
         ],
-        "write": ["/usr/x-aerodrome-test", "/etc/x-aerodrome-test", str(state / "x"), str(victim / "work" / "x")],
+        "write": [
+            "/usr/x-aerodrome-test",
+            "/etc/x-aerodrome-test",
+            str(state / "x"),
+            str(victim / "work" / "x"),
+        ],
         "unix": [str(state / "admin.sock"), *listening["unix"]],
         "tcp": [listening["port"], int(place.sdk.split(":")[1]), model_port],
         "proxy": [
@@ -114,9 +120,10 @@ def read_found(path: Path, said: str) -> dict[str, str]:
 
 
 @needs_bubblewrap
-async def test_an_agent_in_a_sandbox_reaches_nothing_but_what_is_its_realms(tmp_path, monkeypatch):
+@pytest.mark.parametrize("entry", ENTRIES)
+async def test_an_agent_in_a_sandbox_reaches_nothing_but_what_is_its_realms(tmp_path, monkeypatch, entry):
     monkeypatch.setenv("SECRET_OF_THE_GATEWAY", "hunter2-of-the-gateway")
-    async with sandboxed(tmp_path) as place:
+    async with sandboxed(tmp_path, entry) as place:
         with listeners(tmp_path) as listening:
             await agent(place, "ben")
             victim = realm(place, "ben")
@@ -135,6 +142,7 @@ async def test_an_agent_in_a_sandbox_reaches_nothing_but_what_is_its_realms(tmp_
             said = await shell(
                 program, session, f"{PYTHON} {ATTACK} wanted.json found.json; env; ps ax; cat /proc/1/environ"
             )
+            assert ("COPILOT_CLI_RESOLVED_DIST_DIR" in said) == (entry == "node")
             found = read_found(own / "work" / "found.json", said)
             assert [path for path in map(Path, wanted["write"]) if path.exists()] == []
     # A directory on the way to the realm's is the sandbox's own and empty; a plain user may write there, to no effect outside.
@@ -176,8 +184,9 @@ async def test_the_same_attack_without_a_sandbox_gets_what_it_is_after(tmp_path)
 
 
 @needs_bubblewrap
-async def test_a_session_in_a_sandbox_keeps_its_files_and_comes_back_after_its_runtime_was_killed(tmp_path):
-    async with sandboxed(tmp_path) as place:
+@pytest.mark.parametrize("entry", ENTRIES)
+async def test_a_session_in_a_sandbox_keeps_its_files_and_comes_back_after_its_runtime_was_killed(tmp_path, entry):
+    async with sandboxed(tmp_path, entry) as place:
         program, session = await agent(place)
         assert "kept" in await shell(program, session, "echo kept > mine; echo too > ~/mine; cat mine")
         [handle] = place.application.fleet.handles()

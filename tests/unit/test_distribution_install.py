@@ -20,6 +20,7 @@ from aerodrome.adapters.distribution import cache, child, install, locate, manif
 from aerodrome.testing.fake_release import PACKAGE, PLATFORM, FakeRelease
 
 NATIVE = f"prebuilds/{PLATFORM}/copilot-runtime"
+VERIFIED = release.Wanted(verify=True)
 
 #: Runs `install` in a process of its own: argv = cache, PATH, pin as JSON.
 PROGRAM = """
@@ -116,7 +117,7 @@ def test_a_damaged_release_is_replaced(fake: FakeRelease, root: Path) -> None:
     entry.chmod(0o755)
     entry.write_text("")
     assert install.install(environ=env, cache_root=root, pin=pin).source == "npm"
-    assert locate.locate(environ=environment(), cache_root=root, pin=pin, verify=True).entry == entry
+    assert locate.locate(None, VERIFIED, environ=environment(), cache_root=root, pin=pin).entry == entry
     assert entry.read_text() == "native\n"
 
 
@@ -139,7 +140,7 @@ def test_an_installation_killed_half_way_is_made_good_by_the_next(moment: str, f
     assert victim.returncode == -signal.SIGKILL
     assert leftovers(root) != []
     found = install.install(environ=environment(npm), cache_root=root, pin=pin)
-    assert locate.locate(environ=environment(), cache_root=root, pin=pin, verify=True).entry == found.entry
+    assert locate.locate(None, VERIFIED, environ=environment(), cache_root=root, pin=pin).entry == found.entry
     assert leftovers(root) == []
 
 
@@ -190,7 +191,7 @@ def test_an_unpinned_executable_never_takes_the_place_of_the_pinned_release(fake
 def test_a_package_without_a_native_runtime_is_started_by_its_executable(fake: FakeRelease, root: Path) -> None:
     binary = fake.executable(native=False)
     found = install.install(environ=environment(fake.npm(binary)), cache_root=root, pin=fake.pin(binary))
-    assert (found.kind, found.entry) == ("node", found.package_dir / "copilot")
+    assert (found.kind, found.entry) == ("node", root / "node" / found.package_dir.name / "copilot")
     assert found.entry.read_bytes() == binary.read_bytes()
     assert os.access(found.entry, os.X_OK)
 

@@ -14,6 +14,7 @@ from aerodrome.adapters.distribution import cache, install, locate, release
 from aerodrome.testing.fake_release import PACKAGE, PLATFORM, FakeRelease
 
 NATIVE = f"prebuilds/{PLATFORM}/copilot-runtime"
+VERIFIED = release.Wanted(verify=True)
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_verify_finds_a_change_that_kept_size_and_time(fake: FakeRelease) -> Non
     os.utime(library, ns=times)
     assert locate.locate(environ=environment(), cache_root=root, pin=pin).kind == "native"
     with pytest.raises(errors.RuntimeMissing, match=r"runtime\.node has changed"):
-        locate.locate(environ=environment(), cache_root=root, pin=pin, verify=True)
+        locate.locate(None, VERIFIED, environ=environment(), cache_root=root, pin=pin)
 
 
 def test_verify_holds_an_ordered_package_of_the_pinned_version_against_the_pinned_digests(fake: FakeRelease) -> None:
@@ -200,7 +201,7 @@ def test_verify_holds_an_ordered_package_of_the_pinned_version_against_the_pinne
     pin = release.Pin(PLATFORM, PACKAGE, "0" * 64, 1, {NATIVE: "0" * 64}, fake.version)
     assert locate.locate(package, environ={}, pin=pin).package_dir == package
     with pytest.raises(errors.RuntimeMissing, match="copilot-runtime is not the pinned one"):
-        locate.locate(package, environ={}, pin=pin, verify=True)
+        locate.locate(package, VERIFIED, environ={}, pin=pin)
 
 
 def test_a_copy_of_the_cache_with_other_times_is_as_good(fake: FakeRelease) -> None:

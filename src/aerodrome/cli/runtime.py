@@ -25,25 +25,32 @@ app = groups.group()
 CliPath = Annotated[
     Path | None, typer.Option("--cli-path", help="The Copilot CLI to use: binary or package; before COPILOT_CLI_PATH.")
 ]
+Entry = Annotated[
+    release.WantedEntry, typer.Option("--entry", help="Which entry point; auto: native where the release has it.")
+]
 Verify = Annotated[bool, typer.Option("--verify", help="Hash every file instead of comparing sizes and times.")]
 _COLOURS = {check.Status.OK: "green", check.Status.WARN: "yellow", check.Status.FAIL: "red"}
 
 
 @app.command("install")
-def install_command(cli_path: CliPath = None, verify: Verify = False, as_json: common.AsJson = False) -> None:
+def install_command(
+    cli_path: CliPath = None, entry: Entry = "auto", verify: Verify = False, as_json: common.AsJson = False
+) -> None:
     """Find the runtime, or fetch the pinned one with npm; print the path of its entry point."""
     try:
-        found = install.install(cli_path, verify=verify, report=_say)
+        found = install.install(cli_path, release.Wanted(entry, verify), report=_say)
     except errors.AerodromeError as error:
         raise _stop(error) from error
     _print(found, as_json)
 
 
 @app.command("path")
-def path_command(cli_path: CliPath = None, verify: Verify = False, as_json: common.AsJson = False) -> None:
+def path_command(
+    cli_path: CliPath = None, entry: Entry = "auto", verify: Verify = False, as_json: common.AsJson = False
+) -> None:
     """Print the path of the entry point that would be started; never use the network."""
     try:
-        found = locate.locate(cli_path, verify=verify, report=_say)
+        found = locate.locate(cli_path, release.Wanted(entry, verify), report=_say)
     except errors.AerodromeError as error:
         raise _stop(error) from error
     _print(found, as_json)

@@ -63,6 +63,8 @@ class FleetSettings:
     #: HOST:PORT that sandboxed runtimes may reach besides what their realm's policy names.
     egress: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: What V8 compiled ahead of the Node entry point's code (adapters.distribution.node_entry).
+    compile_cache: Path | None = None
     ready_seconds: float = 20.0
     stop_grace_seconds: float = 5.0
     idle_seconds: float = 300.0
@@ -170,6 +172,11 @@ def placeholders(runtime_id: str, state_directory: Path) -> Directories:
     return Directories(_runtimes(state_directory) / runtime_id / "warm")
 
 
+def compiled_links(runtime_id: str, state_directory: Path) -> Path:
+    """Return the directory of an unconfined runtime's links to code that was compiled ahead (fleet.compiled)."""
+    return runtime_directories(runtime_id, state_directory).root / "compiled"
+
+
 def remove_leftovers(state_directory: Path) -> None:
     """Remove the paths of runtimes that an earlier life of the gateway left; nothing in them is a realm's."""
     shutil.rmtree(_runtimes(state_directory), ignore_errors=True)
@@ -249,6 +256,9 @@ def spawn_spec(
     confinement: Confinement | None = None,
 ) -> SpawnSpec:
     """Return the process to start for one runtime. The token goes by environment, never by argument."""
+    compiled = compiled_links(runtime_id, settings.state_directory)
+    # In a sandbox it is the sandbox that shows it.
+    has_compiled = settings.compile_cache is not None and confinement is None
     environment = {
         "PATH": _PATH,
         "LANG": "C.UTF-8",
@@ -259,6 +269,7 @@ def spawn_spec(
         "COPILOT_DISABLE_KEYTAR": "1",
         # The runtime gives memory of unloaded sessions back only with this (protocol facts 2.1).
         "MALLOC_TRIM_THRESHOLD_": "131072",
+        **({"NODE_COMPILE_CACHE": str(compiled)} if has_compiled else {}),
         **settings.environment,
         "COPILOT_CONNECTION_TOKEN": token,
     }

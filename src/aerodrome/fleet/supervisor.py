@@ -19,7 +19,7 @@ from aerodrome.core import runtime as runtime_states
 from aerodrome.core.placement import Realm
 from aerodrome.core.runtime import RuntimeState
 from aerodrome.core.vitals import PingWindow
-from aerodrome.fleet import spec
+from aerodrome.fleet import compiled, spec
 from aerodrome.fleet.spec import FleetSettings
 from aerodrome.ports.fleet import Broadcast, RuntimeHandle, RuntimeView
 from aerodrome.ports.host import Dial, ResourceUsage, RuntimeHost, RuntimeProcess
@@ -95,6 +95,10 @@ class SupervisedRuntime:
             errors.SpawnFailed: the last failure, when the backoff's budget is spent; the state is FATAL then.
         """
         self._point_to(self.realm)
+        if self._settings.compile_cache is not None and self._confinement is None:
+            compiled.link(
+                self._settings.compile_cache, spec.compiled_links(self.runtime_id, self._settings.state_directory)
+            )
         failures = 0
         while True:
             try:

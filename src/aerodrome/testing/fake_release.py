@@ -55,7 +55,13 @@ _RUNTIME = """\
 _EXECUTABLE = """\
     #!/bin/sh
     # {fuse}
-    [ "$COPILOT_SEA_EXTRACT_ONLY" = 1 ] || exit 9
+    if [ "$COPILOT_SEA_EXTRACT_ONLY" != 1 ]; then
+        [ -n "$NODE_COMPILE_CACHE" ] && [ -f "$COPILOT_CLI_DIST_DIR/package.json" ] || exit 9
+        compiled="$NODE_COMPILE_CACHE/v24.0.0-x64-0a1b2c3d-$(id -u)"
+        mkdir -p "$compiled"
+        echo code > "$compiled/4e5f6a7b"
+        exec '{runtime}' "$@"
+    fi
     echo unpacked >> '{trace}'
     {before}
     home="$COPILOT_PKG_CACHE_HOME/pkg/{platform}/{version}"
@@ -93,8 +99,10 @@ class FakeRelease:
         """Return the lines that executed stand-ins left."""
         return self.trace.read_text().splitlines() if self.trace.exists() else []
 
-    def executable(self, name: str = "copilot", before: str = "", *, native: bool = True) -> Path:
-        """Write a single executable that unpacks itself; `before` is shell run first."""
+    def executable(
+        self, name: str = "copilot", before: str = "", *, native: bool = True, node: Behaviour = "well"
+    ) -> Path:
+        """Write a single executable that unpacks itself; `before` is shell run first, `node` how it starts as a runtime."""
         natives = (
             'for file in copilot-runtime runtime.node; do echo native > "$home/{0}/$file"; done\nchmod +x "$home/{0}/"*'
         )
@@ -104,6 +112,7 @@ class FakeRelease:
             before=before,
             platform=PLATFORM,
             version=self.version,
+            runtime=self._runtime(self.root / "node-runtime", node),
             native=f"prebuilds/{PLATFORM}",
             natives=natives.format(f"prebuilds/{PLATFORM}").replace("\n", "; ") if native else "",
         )
@@ -128,10 +137,13 @@ class FakeRelease:
         directory = self.root / name
         _json(directory / "package.json", {"name": "@github/copilot", "version": self.version})
         _json(directory / "schemas" / "api.schema.json", {})
-        text = _RUNTIME.format(python=sys.executable, behaviour=behaviour, trace=str(self.trace), version=self.version)
-        native = _script(directory / "prebuilds" / PLATFORM / "copilot-runtime", text)
+        native = self._runtime(directory / "prebuilds" / PLATFORM / "copilot-runtime", behaviour)
         (native.parent / "runtime.node").write_text("native\n")
         return directory
+
+    def _runtime(self, path: Path, behaviour: Behaviour) -> Path:
+        text = _RUNTIME.format(python=sys.executable, behaviour=behaviour, trace=str(self.trace), version=self.version)
+        return _script(path, text)
 
     def npm(self, binary: Path, before: str = "") -> Path:
         """Write an `npm` that installs this executable; return the directory to put onto PATH."""

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -97,6 +98,23 @@ def staging(root: Path) -> Iterator[Path]:
         yield scratch
     finally:
         discard(parent)
+
+
+def publish(tree: Path, directory: Path, scratch: Path) -> None:
+    """Make a finished tree read-only and visible, in place of whatever had its name, which goes to `scratch`."""
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            path = Path(folder) / name
+            path.chmod(0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444)
+        if Path(folder) != tree:
+            Path(folder).chmod(0o555)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if directory.exists():
+        # A directory that changes its parent must be writable itself, for anyone but root.
+        directory.chmod(0o755)
+        directory.rename(scratch / "replaced")
+    tree.rename(directory)
+    directory.chmod(0o555)
 
 
 def discard(tree: Path) -> None:

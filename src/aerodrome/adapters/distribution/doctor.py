@@ -43,7 +43,7 @@ def _find(machine: Machine) -> tuple[list[Check], RuntimeRelease | None]:
     try:
         found = locate.locate(machine.explicit, environ=machine.environ, cache_root=machine.cache_root, pin=machine.pin)
     except errors.RuntimeMissing as error:
-        return [fail("runtime", error.message, locate.NEXT_STEP)], None
+        return [fail("runtime", error.message, locate.next_step("auto"))], None
     where = f"{found.version} from {found.source}: {found.entry}"
     if found.version != machine.pin.version:
         return [warn("runtime", where, f"Aerodrome is tested with {machine.pin.version}")], found

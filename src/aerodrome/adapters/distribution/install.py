@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aerodrome import errors
-from aerodrome.adapters.distribution import cache, child, locate, manifest, package, release, unpack
-from aerodrome.adapters.distribution.release import Pin, RuntimeRelease
+from aerodrome.adapters.distribution import cache, child, locate, manifest, node_entry, package, release, unpack
+from aerodrome.adapters.distribution.release import ANY, Pin, RuntimeRelease, Wanted
 
 NPM_TIMEOUT_SECONDS = 600.0
 _TAIL_CHARACTERS = 400
@@ -33,11 +33,11 @@ _FLAGS = (
 
 def install(
     explicit: Path | None = None,
+    wanted: Wanted = ANY,
     *,
     environ: Mapping[str, str] | None = None,
     cache_root: Path | None = None,
     pin: Pin | None = None,
-    verify: bool = False,
     report: cache.Report = cache.quiet,
 ) -> RuntimeRelease:
     """Return a usable release as `locate` does, fetching the pinned one if there is none.
@@ -48,18 +48,17 @@ def install(
         RuntimeMissing: what was tried, in order, and the next step.
     """
     env = os.environ if environ is None else environ
-    wanted = pin or release.pinned()
-    root = cache_root or cache.directory(env)
+    search = locate.Search(cache_root or cache.directory(env), pin or release.pinned(), wanted, report)
     try:
-        return locate.locate(explicit, environ=env, cache_root=root, pin=wanted, verify=verify, report=report)
+        return locate.by(search, explicit, env)
     except errors.RuntimeMissing as error:
         if error.details.get("configured"):
             raise
         tried = list(error.details.get("tried", []))
     try:
-        return _fetch(env, root, wanted, verify, report)
+        return _fetch(env, search)
     except errors.RuntimeMissing as error:
-        raise locate.missing(wanted, [*tried, f"npm: {error.message}"], _next_step(env)) from error
+        raise locate.missing(search.pin, [*tried, f"npm: {error.message}"], _next_step(env)) from error
 
 
 def _next_step(env: Mapping[str, str]) -> str:
@@ -71,14 +70,15 @@ def _npm(env: Mapping[str, str]) -> str | None:
     return shutil.which("npm", path=env.get("PATH", os.defpath))
 
 
-def _fetch(env: Mapping[str, str], root: Path, pin: Pin, verify: bool, report: cache.Report) -> RuntimeRelease:
+def _fetch(env: Mapping[str, str], search: locate.Search) -> RuntimeRelease:
+    root, pin, report = search.root, search.pin, search.report
     npm = _npm(env)
     if npm is None:
         raise errors.RuntimeMissing("no `npm` on PATH")
     with cache.exclusive(root, report):
         try:
             # Another process may have finished while this one waited for the lock.
-            return unpack.pinned(root, pin, full=verify)
+            return locate.cached(search)
         except errors.RuntimeMissing:
             pass
         # A neighbour of `staging`, which is emptied by whoever unpacks.
@@ -88,7 +88,10 @@ def _fetch(env: Mapping[str, str], root: Path, pin: Pin, verify: bool, report: c
             binary = _download(npm, env, download, pin, report)
             digest = _verified(binary, pin)
             report("unpacking")
-            return unpack.unpacked_locked(binary, digest, "npm", root, pin)
+            usable = unpack.unpacked_locked(binary, digest, "npm", root, pin)
+            if locate.is_native(usable, search):
+                return usable
+            return node_entry.prepare_locked(usable, binary, root, report)
         finally:
             cache.discard(download)
 

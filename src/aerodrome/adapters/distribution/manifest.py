@@ -18,6 +18,8 @@ import msgspec
 from aerodrome.adapters.distribution.release import Kind
 
 NAME = "aerodrome-manifest.json"
+#: A running Node entry point notes its process id in its package, where it may write (as root); killed, it leaves that there.
+IN_USE = "inuse."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def sha256(path: Path) -> str:
 
 
 def survey(directory: Path) -> dict[str, FileFacts]:
-    """Return the facts of every regular file below a directory, the manifest left out."""
+    """Return the facts of every regular file below a directory, the manifest and notes of use left out."""
     found = {}
     for path in _files(directory):
         status = path.stat()
@@ -72,7 +74,7 @@ def _files(directory: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(directory):
         for name in sorted(names):
             path = Path(folder) / name
-            if name != NAME and path.is_file() and not path.is_symlink():
+            if name != NAME and not name.startswith(IN_USE) and path.is_file() and not path.is_symlink():
                 yield path
 
 

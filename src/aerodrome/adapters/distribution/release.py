@@ -22,6 +22,8 @@ PROTOCOL_VERSION = 3
 UNKNOWN_VERSION = "unknown"
 
 Kind = Literal["native", "node"]
+#: Which entry point is wanted: `auto` is the native one where the release has it.
+WantedEntry = Literal["auto", "native", "node"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class RuntimeRelease:
     package_dir: Path
     schema: Path | None
     source: str = ""
+    #: What V8 compiled of the Node entry point's code ahead, for NODE_COMPILE_CACHE; never to be written by a runtime.
+    compile_cache: Path | None = None
 
     @property
     def warning(self) -> str | None:
@@ -41,6 +45,17 @@ class RuntimeRelease:
         if self.version == VERSION:
             return None
         return f"expected Copilot CLI {VERSION}, found {self.version} ({self.source}): accepted, but not tested with it"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entry point is wanted of a release, and whether each of its files is to be hashed."""
+
+    entry: WantedEntry = "auto"
+    verify: bool = False
+
+
+ANY = Wanted()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +88,8 @@ def unpacked_locked(binary: Path, digest: str, source: str, root: Path, pin: Pin
         origin = manifest.Source(source, path, status.st_size, status.st_mtime_ns, digest)
         found = _describe(tree, origin, pin)
         directory = _home(root) / _name(found.version, pin, digest)
-        _publish(tree, directory, found, scratch)
+        manifest.write(tree, found)
+        cache.publish(tree, directory, scratch)
     return _release(directory, found, source, pin)
 
 
@@ -171,21 +171,3 @@ def _describe(tree: Path, origin: manifest.Source, pin: Pin) -> manifest.Manifes
                 f"expected the pinned {wrong[0]}, found another one: remove the cache and retry"
             )
     return manifest.Manifest(version, pin.platform, unpacked.kind, entry, origin, files)
-
-
-def _publish(tree: Path, directory: Path, found: manifest.Manifest, scratch: Path) -> None:
-    """Make a finished tree read-only and visible, in place of whatever had its name."""
-    manifest.write(tree, found)
-    for folder, _, names in os.walk(tree):
-        for name in names:
-            path = Path(folder) / name
-            path.chmod(0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444)
-        if Path(folder) != tree:
-            Path(folder).chmod(0o555)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    if directory.exists():
-        # A directory that changes its parent must be writable itself, for anyone but root.
-        directory.chmod(0o755)
-        directory.rename(scratch / "replaced")
-    tree.rename(directory)
-    directory.chmod(0o555)

@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from aerodrome.adapters.sandbox import seccomp
+from aerodrome.core.compile_cache import directory_name
 from aerodrome.ports.host import Confinement, SpawnSpec
 
 #: Where the system is, on every distribution; links (merged /usr) stay links.
@@ -42,6 +43,8 @@ _ETC = (
 _SHARED_ETC = ("hosts", "resolv.conf", "gai.conf")
 _TEMPORARY_BYTES = 256 * 1024 * 1024
 _SECCOMP_DESCRIPTOR = "3"
+#: Where a runtime finds what was compiled ahead; not where it lies outside, which may be below what is shown read-only.
+_COMPILED = Path("/run/compiled")
 #: Where a runtime finds the egress proxy, in its own network.
 PROXY_PORT = 3128
 
@@ -63,6 +66,8 @@ class Sandbox:
     network: Network
     #: The runtime's release, and what else every sandbox shows for reading.
     read_only: tuple[Path, ...] = ()
+    #: Code of the Node entry point that was compiled ahead: shown for reading, to each user id as its own.
+    compile_cache: Path | None = None
 
 
 def wrap(spec: SpawnSpec, sandbox: Sandbox, uid: int) -> SpawnSpec:
@@ -79,7 +84,7 @@ def wrap(spec: SpawnSpec, sandbox: Sandbox, uid: int) -> SpawnSpec:
         *_namespaces(sandbox),
         *_system(),
         *_etc(files, sandbox),
-        *_directories(confinement, sandbox),
+        *_directories(confinement, sandbox, uid),
         *("--remount-ro", "/"),
         *("--chdir", str(spec.working_directory)),
         *("--seccomp", _SECCOMP_DESCRIPTOR),
@@ -91,7 +96,7 @@ def wrap(spec: SpawnSpec, sandbox: Sandbox, uid: int) -> SpawnSpec:
     return replace(
         spec,
         argv=tuple(argv),
-        environment={**spec.environment, **_proxies(sandbox)},
+        environment={**_compiled_at(sandbox), **spec.environment, **_proxies(sandbox)},
         descriptors=(confinement.place / "seccomp",),
         is_wrapped=True,
     )
@@ -127,18 +132,33 @@ def _etc(files: dict[str, Path], sandbox: Sandbox) -> Iterator[str]:
         yield from ("--ro-bind", str(path), f"/etc/{name}")
 
 
-def _directories(confinement: Confinement, sandbox: Sandbox) -> Iterator[str]:
+def _directories(confinement: Confinement, sandbox: Sandbox, uid: int) -> Iterator[str]:
     """Bind what is the realm's for writing, the rest for reading; directories on the way are made empty, for all to pass."""
-    bound = [(path, "--ro-bind") for path in sandbox.read_only if not path.is_relative_to("/usr")]
-    bound += [(path, "--bind") for path in confinement.directories]
+    bound = [(path, "--ro-bind", path) for path in _outermost(sandbox.read_only)]
+    bound += [(path, "--ro-bind", _COMPILED / directory_name(path.name, uid)) for path in _compiled(sandbox)]
+    bound += [(path, "--bind", path) for path in confinement.directories]
     there = {Path("/"), Path("/tmp"), Path("/run"), Path("/var"), Path("/etc")}  # noqa: S108
-    for path, option in bound:
-        for parent in reversed(path.parents):
-            if parent not in there and not any(parent.is_relative_to(done) for done, _ in bound if done in there):
+    for path, option, inside in bound:
+        for parent in reversed(inside.parents):
+            if parent not in there and not any(parent.is_relative_to(done) for _, _, done in bound if done in there):
                 there.add(parent)
                 yield from ("--dir", str(parent))
-        there.add(path)
-        yield from (option, str(path), str(path))
+        there.add(inside)
+        yield from (option, str(path), str(inside))
+
+
+def _outermost(paths: Sequence[Path]) -> list[Path]:
+    """Return those that are not shown already, with the system or with another one: each mount costs."""
+    shown = [path for path in dict.fromkeys(paths) if not path.is_relative_to("/usr")]
+    return [path for path in shown if not set(shown).intersection(path.parents)]
+
+
+def _compiled_at(sandbox: Sandbox) -> dict[str, str]:
+    return {} if sandbox.compile_cache is None else {"NODE_COMPILE_CACHE": str(_COMPILED)}
+
+
+def _compiled(sandbox: Sandbox) -> list[Path]:
+    return [] if sandbox.compile_cache is None else list(sandbox.compile_cache.iterdir())
 
 
 def _identity(sandbox: Sandbox) -> list[str]:

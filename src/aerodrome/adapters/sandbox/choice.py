@@ -5,7 +5,7 @@ Default deny: where no sandbox can be made, only the operator's own words let su
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -32,6 +32,7 @@ class Wishes:
     read_only: tuple[Path, ...]
     first_uid: int
     uids: int
+    compile_cache: Path | None = None
 
 
 def choose(wishes: Wishes) -> Sandbox | None:
@@ -76,6 +77,7 @@ def _look(wishes: Wishes) -> tuple[Sandbox | None, str]:
     if wishes.mode == "off":
         return None, "sandbox.mode is off"
     try:
-        return probe.find(wishes.program, wishes.network, wishes.read_only, wishes.first_uid), ""
+        found = probe.find(wishes.program, wishes.network, wishes.read_only, wishes.first_uid)
+        return replace(found, compile_cache=wishes.compile_cache), ""
     except errors.ConfigError as error:
         return None, error.message

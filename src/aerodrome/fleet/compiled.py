@@ -1,0 +1,23 @@
+"""Code of the Node entry point that was compiled ahead, laid out for a runtime without a sandbox.
+
+Links of the runtime's own to what all share: what it compiles besides is written beside them and goes with it, so that no runtime
+writes what another one loads, also where both are root. A sandbox binds what is shared for reading instead (adapters.sandbox).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from aerodrome.core import compile_cache
+
+
+def link(shared: Path, own: Path) -> None:
+    """Make a directory with links to all that was compiled, for this user id. Blocking: some ten files. Idempotent."""
+    for filled in shared.iterdir():
+        directory = own / compile_cache.directory_name(filled.name, os.geteuid())
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for code in filled.iterdir():
+            with suppress(FileExistsError):
+                (directory / code.name).symlink_to(code)
