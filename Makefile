@@ -32,6 +32,7 @@ bench: setup
 	$(BIN)/python bench/live_sessions.py
 	$(BIN)/python bench/density.py
 	$(BIN)/python bench/sandbox.py
+	$(BIN)/python bench/sandbox.py --entry node
 	$(BIN)/python bench/forwarder.py
 	$(BIN)/python bench/streams.py
 	$(BIN)/python bench/shared_sessions.py
