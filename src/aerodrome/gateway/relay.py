@@ -22,7 +22,6 @@ from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
 from aerodrome.gateway import calls, limits, model_lists, reattach, seats, sharing_calls, tightening, virtual
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
-from aerodrome.gateway.turn_queue import Run
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, methods, missing, named_providers, replays
 from aerodrome.protocol.messages import Envelope
@@ -256,9 +255,12 @@ class Relay:
         if await self._is_detach_of_absent(request):
             return
         session_id = request.session_id
-        if session_id is not None and session_id not in self._lanes and self._is_absent(request, session_id):
-            self._park(session_id, request)
-            return
+        # A message whose turn it is holds up nobody, and its turn would be over when it left this task.
+        has_turn = request.run is not None or request.is_steering
+        if session_id is not None and not has_turn and session_id not in self._lanes:
+            if self._is_absent(request, session_id):
+                self._park(session_id, request)
+                return
         upstream = await self._upstream_of(request)
         if held is not None and client.access is Access.GUARDED:
             await model_lists.extend(held, upstream, request.method, params)
@@ -395,15 +397,17 @@ class Relay:
         first, run, turns = request.session_id, request.run, self._client.services.turns
         if run is not None and turns is not None:
             turns.check(run)
-            run.is_sent = True
         if first is not None and request.method in TURN_STARTS:
             limits.check_turn(self._client, first)
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)
-        heard = functools.partial(self._note_turn, run) if run is not None else None
+        is_of_a_turn = run is not None or request.is_steering
+        heard = functools.partial(self._note_turn, request) if is_of_a_turn else None
         pending = Pending(request.method, request.id, first, finish, heard=heard)
         upstream.forward(pending, params if sent is None else sent)
+        if run is not None:
+            run.is_sent = True  # from now on its end is for the answer, and what follows it, to say
         held = self._client.attachments.get(first) if first is not None else None
         if first is not None:
             self._client.services.router.use(self._client.realm.key, first)
@@ -435,15 +439,19 @@ class Relay:
             return calls.filter_finish(client, request, row)
         return None
 
-    def _note_turn(self, run: Run, answer: Envelope) -> None:
-        """Note the answer to a message whose turn runs under a lease: it says whether there is one."""
+    def _note_turn(self, request: Request, answer: Envelope) -> None:
+        """Note the answer to a message whose turn runs under a lease, or that steers one: it says whether it was taken."""
         turns = self._client.services.turns
         assert turns is not None
         try:
             said = messages.params_object(answer.result) if answer.error is UNSET else None
         except errors.InvalidParams:
             said = {}
-        turns.answered(run, str(said.get("messageId", "")) if said is not None else None)
+        message_id = str(said.get("messageId", "")) if said is not None else None
+        if request.run is not None:
+            turns.answered(request.run, message_id)
+        elif message_id is not None:
+            turns.steered(self._client, request.session_id or "", message_id)
 
     def _replay_finish(self, held: Attachment, request: Request, params: Params) -> Finish:
         async def finish(answer: Envelope) -> bytes:

@@ -59,6 +59,8 @@ class SharedSessions:
         self.serve_for: ServeFor | None = None
         #: Says with what parameters a session of an owner is opened, where an edge keeps them (http.users).
         self.find_recipe: FindRecipe | None = None
+        #: Takes back the turns of somebody who may not send any more (gateway.turn_queue).
+        self.dismiss: Callable[[str, Owner], Awaitable[list[str]]] | None = None
         self._find_tenant = find_tenant
         self._cache_seconds = cache_seconds
         self._members: dict[tuple[str, Owner], tuple[Member | None, float]] = {}
@@ -119,8 +121,9 @@ class SharedSessions:
         members = await self.stores.members.list_for(person)
         for member in members:
             await self.stores.members.remove(member.session_id, person)
-            await self.stores.coordinator.withdraw(member.session_id, None, person.user)
             self.forget(member.session_id, person)
+            if self.dismiss is not None:
+                await self.dismiss(member.session_id, person)
         return len(members)
 
     def watch(self, watcher: Callable[[str, Owner | None], None]) -> Callable[[], None]:

@@ -214,6 +214,8 @@ async def _change(asking: _Asking, wanted: Given) -> dict[str, Any]:
         raise errors.KeyMissing(f"{wanted.user} is no member of this session")
     changed = replace(member, roles=membership.check_roles(wanted.roles))
     await _put(asking, changed, "change")
+    if Right.SEND not in changed.rights:
+        await asking.turns.dismiss(wanted.sessionId, person)
     return _view(changed)
 
 
@@ -230,8 +232,8 @@ async def _leave(asking: _Asking, wanted: Named) -> dict[str, Any]:
 async def _take_out(asking: _Asking, session_id: str, person: Owner, what: str) -> dict[str, Any]:
     if not await asking.shared.stores.members.remove(session_id, person):
         raise errors.KeyMissing(f"{person.user} is no member of this session")
-    withdrawn = await asking.shared.stores.coordinator.withdraw(session_id, None, person.user)
     asking.shared.forget(session_id, person)
+    withdrawn = await asking.turns.dismiss(session_id, person)
     _note(asking, session_id, what)
     return {"withdrawn": withdrawn}
 

@@ -19,7 +19,7 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.core.identity import Owner
-from aerodrome.core.membership import Billing, BusyPolicy, SentBy, Sharing
+from aerodrome.core.membership import Billing, BusyPolicy, Right, SentBy, Sharing
 from aerodrome.core.turn_order import Lease
 from aerodrome.gateway.sharing import SharedSessions
 from aerodrome.ports.coordination import Order
@@ -87,6 +87,7 @@ class TurnQueue:
         self, shared: SharedSessions, settings: TurnSettings, note: NoteTurn = lambda _run, _over: None
     ) -> None:
         self._shared = shared
+        shared.dismiss = self.dismiss
         self._settings = settings
         self._note = note
         self._runs: dict[tuple[str, str], Run] = {}
@@ -107,6 +108,7 @@ class TurnQueue:
         """
         sharing = await self._shared.sharing(session_id) or Sharing(session_id)
         if token is not None:
+            await self._check_sender(client, session_id, turn_id)
             lease = self._check_token(client, session_id, token)
             run = self._start(client, session_id, turn_id or lease.turn_id, lease, is_explicit=True)
             run.billing = sharing.billing
@@ -120,6 +122,11 @@ class TurnQueue:
                 return None
         place = _Place(client.services, client.realm.key, session_id)
         lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT)
+        try:
+            await self._check_sender(client, session_id, turn_id)
+        except BaseException:
+            await self._shared.stores.coordinator.release(session_id, lease.token)
+            raise
         run = self._start(client, session_id, turn_id, lease)
         run.billing = sharing.billing
         return run
@@ -139,13 +146,41 @@ class TurnQueue:
             return
         run.message_id, run.is_answered = message_id, True
         run.client.services.audit.sent(run.client, run.session_id, run.turn_id)
-        self._spawn(self._keep_sender(run), f"sender of a turn of session {run.session_id}")
+        sent = SentBy(run.session_id, message_id, run.turn_id, run.actor.user, self._shared.clock.now())
+        self._spawn(self._keep_sender(sent), f"sender of a turn of session {run.session_id}")
         run_is_over = message_id in run.is_idle_after
         self._note(run, False)
         said = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": message_id}
         self._tell(run.client.services, run.realm, run.session_id, "aerodrome.turn_started", said)
         if run_is_over:
             self._end(run)
+
+    def steered(self, client: Client, session_id: str, message_id: str) -> None:
+        """Note that the runtime has taken a message into the turn that runs."""
+        run = self._runs.get((client.realm.key, session_id))
+        turn_id = run.turn_id if run is not None else f"turn_{secrets.token_hex(12)}"
+        client.services.audit.sent(client, session_id, turn_id)
+        sent = SentBy(session_id, message_id, turn_id, client.actor.user, self._shared.clock.now())
+        self._spawn(self._keep_sender(sent), f"sender of a message of session {session_id}")
+
+    async def dismiss(self, session_id: str, person: Owner) -> list[str]:
+        """Take back what somebody who may not send any more has waiting, and the lease if it is theirs; return the turns.
+
+        A turn of theirs that runs keeps it until it is over.
+        """
+        coordinator = self._shared.stores.coordinator
+        withdrawn = await coordinator.withdraw(session_id, None, person.user)
+        lease = (await coordinator.look(session_id)).lease
+        if lease is None or lease.member != person.user:
+            return withdrawn
+        running = [run for run in self._runs.values() if (run.session_id, run.lease.token) == (session_id, lease.token)]
+        for run in running:
+            if run.is_explicit:
+                run.is_explicit = False
+                self._spawn(self._keep(run), f"turn of session {session_id}")
+        if not running:
+            await coordinator.release(session_id, lease.token)
+        return withdrawn
 
     def payer(self, realm: str, session_id: str, owner: Owner) -> Owner:
         """Return whose usage it is what runs in an owner's session now."""
@@ -216,6 +251,7 @@ class TurnQueue:
                 await self._interrupt(place)
             while lease is None:
                 if self._is_busy_otherwise(place):
+                    await self._check_waits(session_id, turn_id)
                     await coordinator.enqueue(session_id, turn_id, member, seconds, interrupts)
                     await coordinator.wait_changed(session_id, _SETTLE_SECONDS)
                     continue
@@ -251,6 +287,11 @@ class TurnQueue:
                 await holder.held.upstream.call("session.abort", {"sessionId": place.session_id})
                 return
 
+    async def _check_sender(self, client: Client, session_id: str, turn_id: str | None) -> None:
+        """Check that whoever sends may still: it may have waited for long."""
+        if Right.SEND not in await self._shared.rights(session_id, client.actor, client.owner):
+            raise errors.TurnWithdrawn(f"turn {turn_id or ''} was withdrawn: its sender may not send in this session any more")
+
     def _check_token(self, client: Client, session_id: str, token: int) -> Lease:
         lease = self._shared.stores.fence.check(session_id, token)
         if lease.member != client.actor.user:
@@ -276,13 +317,12 @@ class TurnQueue:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _keep_sender(self, run: Run) -> None:
+    async def _keep_sender(self, sent: SentBy) -> None:
         """Keep who sent a message, for whoever reads the history; the audit log and usage have it without."""
-        sent = SentBy(run.session_id, run.message_id or "", run.turn_id, run.actor.user, self._shared.clock.now())
         try:
             await self._shared.stores.sharings.add_sent(sent)
         except errors.StoreUnavailable as error:
-            _log.warning("turn.sender_unkept", session=run.session_id, reason=error.message)
+            _log.warning("turn.sender_unkept", session=sent.session_id, reason=error.message)
 
     async def _keep(self, run: Run) -> None:
         """Renew the lease for as long as the turn runs, wherever it ends."""

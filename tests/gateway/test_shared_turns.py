@@ -1,0 +1,168 @@
+"""Turns of shared sessions where something comes between: caps, policies that change, members that go, turns that were there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from aerodrome.core.audit import Action
+from aerodrome.core.identity import Owner, Tenant
+from aerodrome.testing.peer import RpcError
+
+from .sharing import join, said, share, shared_session
+
+
+async def put(rig, name: str, **changes) -> None:
+    """Change the policy of a configured tenant, as a reload does."""
+    tenant = rig.configured[name]
+    changed = Tenant(name, replace(tenant.policy, **changes), "config")
+    await rig.policies.replace_configured({**rig.configured, name: changed})
+
+
+async def code_of(answer) -> str:
+    with pytest.raises(RpcError) as refused:
+        await asyncio.wait_for(answer, 5)
+    return refused.value.data["code"]
+
+
+@pytest.mark.parametrize("tenant", ["alone", "shared"])
+async def test_a_message_that_a_cap_refuses_lets_the_next_turn_go(rig, tenant):
+    await put(rig, tenant, max_turns_per_user=1)
+    owner, members = await shared_session(rig, tenant, ben=["driver"])
+    await owner.call("session.create", {"sessionId": "other"})
+    await owner.call("session.send", {"sessionId": "other", "prompt": "[hold]"})
+
+    assert await code_of(owner.ask("session.send", {"sessionId": "s1", "prompt": "too many"})) == "over_capacity"
+    await owner.call("session.abort", {"sessionId": "other"})
+    await owner.wait_for_event("other", "session.idle")
+
+    await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "mine"}, 5)
+    await owner.wait_for_event("s1", "session.idle")
+    assert [data["content"] for data in said(owner)][-1] == "mine"
+
+
+async def test_the_first_message_after_a_change_of_policy_keeps_its_turn_while_its_session_comes_back(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "before"})
+    await owner.wait_for_event("s1", "aerodrome.turn_ended")
+    await put(rig, "shared", tools=("custom:*",))
+
+    await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "after"})
+
+    await owner.wait_for_event("s1", "session.idle", 2)
+    assert [data["content"] for data in said(owner)] == ["before", "after"]
+
+
+async def test_a_turn_that_waits_for_one_from_before_the_sharing_can_be_withdrawn(rig):
+    owner = await rig.client("shared", "ann")
+    await owner.call("session.create", {"sessionId": "s1"})
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[hold]"})
+    await share(owner, "s1", ben=["driver"])
+    ben = await join(rig, "shared", "ben")
+    waiting = ben.ask("session.send", {"sessionId": "s1", "prompt": "no", "aerodromeTurn": "turn-ben"})
+    await owner.wait_for_event("s1", "aerodrome.turn_queued")
+
+    await ben.call("aerodrome.turns.withdraw", {"sessionId": "s1", "turnId": "turn-ben"})
+
+    assert await code_of(waiting) == "turn_withdrawn"
+    await owner.call("session.abort", {"sessionId": "s1"})
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "yes"})
+    await owner.wait_for_event("s1", "session.idle", 2)
+    assert "no" not in [data["content"] for data in said(owner)]
+
+
+@pytest.mark.parametrize("tenant", ["alone", "shared"])
+async def test_a_driver_that_may_send_no_more_has_no_turn_left_to_come(rig, tenant):
+    owner, members = await shared_session(rig, tenant, ben=["driver"])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[hold]"})
+    waiting = members["ben"].ask("session.send", {"sessionId": "s1", "prompt": "from an observer"})
+    await owner.wait_for_event("s1", "aerodrome.turn_queued", 2)
+
+    await owner.call("aerodrome.members.change", {"sessionId": "s1", "user": "ben", "roles": ["observer"]})
+    await owner.call("session.abort", {"sessionId": "s1"})
+
+    assert await code_of(waiting) == "turn_withdrawn"
+    look = await owner.call("aerodrome.turns.look", {"sessionId": "s1"})
+    assert look["queue"] == []
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "next"})
+    await owner.wait_for_event("s1", "session.idle", 2)
+    assert "from an observer" not in [data["content"] for data in said(owner)]
+
+
+async def test_a_message_on_its_way_when_its_sender_is_removed_is_not_sent(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    sent = rig.sharing.stores.coordinator.acquire
+    reached, may_go = asyncio.Event(), asyncio.Event()
+
+    async def acquire(session_id, turn_id, ttl):
+        reached.set()
+        await may_go.wait()
+        return await sent(session_id, turn_id, ttl)
+
+    rig.sharing.stores.coordinator.acquire = acquire
+    enqueue = rig.sharing.stores.coordinator.enqueue
+    late = members["ben"].ask("session.send", {"sessionId": "s1", "prompt": "late"})
+    await asyncio.wait_for(reached.wait(), 5)
+    await rig.sharing.stores.members.remove("s1", next(iter(await rig.sharing.stores.members.list_of("s1"))).person)
+    rig.sharing.forget("s1")
+    await enqueue("s1", (await rig.sharing.stores.coordinator.look("s1")).queue[0].turn_id, "ben", 3.0)
+    may_go.set()
+
+    with pytest.raises(RpcError):
+        await asyncio.wait_for(late, 5)
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "next"})
+    await owner.wait_for_event("s1", "session.idle")
+    assert [call["prompt"] for call in rig.scripted.runtimes[0].called("session.send")] == ["next"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("aerodrome.members.remove", {}), ("aerodrome.members.change", {"roles": ["observer"]})],
+)
+async def test_a_lease_of_a_member_that_may_send_no_more_holds_nobody_up(rig, method, params):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1", "ttlSeconds": 3600})
+
+    await owner.call(method, {"sessionId": "s1", "user": "ben", **params})
+
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "free"}, 3)
+
+
+async def test_a_lease_of_a_user_who_is_erased_holds_nobody_up(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1", "ttlSeconds": 3600})
+
+    assert await rig.sharing.leave_everything(Owner("shared", "ben")) == 1
+
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "free"}, 3)
+
+
+async def test_a_lease_lasts_until_the_turn_of_a_member_that_was_removed_is_over_and_no_longer(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"], cat=["driver"])
+    lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1", "ttlSeconds": 3600})
+    said_by_ben = {"sessionId": "s1", "prompt": "[permit]", "aerodromeLease": lease["token"]}
+    await members["ben"].call("session.send", said_by_ben)
+    await owner.wait_for_event("s1", "permission.requested")
+
+    await owner.call("aerodrome.members.remove", {"sessionId": "s1", "user": "ben"})
+    waiting = members["cat"].ask("session.send", {"sessionId": "s1", "prompt": "from cat"})
+    await owner.wait_for_event("s1", "aerodrome.turn_queued", 2)
+    assert not waiting.done()
+    await owner.call("session.abort", {"sessionId": "s1"})
+
+    assert (await asyncio.wait_for(waiting, 5))["messageId"]
+
+
+async def test_who_steered_a_turn_is_kept_as_who_sent_one_is(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "busy": "steer"})
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[hold]"})
+
+    sent = await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "a hint"})
+
+    entries = [entry for entry in rig.audit_log.entries if entry.action is Action.TURN_SEND]
+    assert [entry.owner.user for entry in entries] == ["ann", "ben"]
+    kept = await rig.sharing.stores.sharings.list_sent("s1")
+    assert {one.message_id: one.user for one in kept}[sent["messageId"]] == "ben"
