@@ -120,6 +120,7 @@ class Reader:
     _audience: Audience | None = None
     #: What was said while it is not known whether the reader may still read.
     _kept: list[bytes] | None = None
+    _kept_bytes: int = 0
     _is_flushing: bool = False
     _stalled_at: float | None = None
 
@@ -144,7 +145,7 @@ class Reader:
 
     def go_on(self) -> None:
         """Pass on what was said meanwhile, and what follows."""
-        kept, self._kept = self._kept, None
+        kept, self._kept, self._kept_bytes = self._kept, None, 0
         for body in kept or ():
             self.hear(body)
 
@@ -156,6 +157,9 @@ class Reader:
         """Pass an event on; a link that does not read for too long is closed, for memory for it would have no bound."""
         if self._kept is not None:
             self._kept.append(body)
+            self._kept_bytes += len(body)
+            if self._kept_bytes > _MOST_UNSENT_BYTES:
+                self.client.link.abort()
             return
         link, loop = self.client.link, asyncio.get_running_loop()
         if not link.is_stalled:
@@ -201,6 +205,9 @@ class Reader:
 
     def send(self, _body: bytes) -> None:
         """Send nothing: a reader is asked nothing."""
+
+    async def drain(self, _stall_seconds: float) -> None:
+        """Wait for nothing: nothing of a reader's waits."""
 
     def end(self) -> None:
         """Hear nothing more. Idempotent."""

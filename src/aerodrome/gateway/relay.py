@@ -79,6 +79,8 @@ class Relay:
                 upstream.link.flush()
                 if upstream.link.is_stalled:
                     await upstream.link.drain(client.services.settings.stall_seconds)
+            for seat in list(client.seats.values()):
+                await seat.drain(client.services.settings.stall_seconds)
             if client.link.is_stalled:
                 await client.link.drain(client.services.settings.stall_seconds)
             batch = await client.link.receive()

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -31,6 +34,11 @@ _log = structlog.get_logger()
 _END_SECONDS = 10.0
 _JOIN_SECONDS = 30.0
 _TOOL_CALL = "external_tool.requested"
+_CANCEL = "$/cancelRequest"
+#: Tool calls that are remembered, so as to know whose tool an answer is of.
+_REMEMBERED_CALLS = 1000
+#: Requests that may wait until it is known again what the member may do.
+_MOST_LATE = 1000
 
 
 class Seat:
@@ -40,29 +48,44 @@ class Seat:
         self._client = client
         self._owner = owner
         self._shared = shared
-        self._policy = policy
+        self._first_policy = policy
+        #: The link's other end, which serves with the owner's identity.
+        self._behind: Client | None = None
         self._near: Link | None = None
         self._owed: Correlation[Request] = Correlation(client.services.settings.max_requests_in_flight)
         #: What the member may do, by session; events of others do not pass.
         self._rights: dict[str, frozenset[Right]] = {}
         #: The tools that this link registered, by session; and the calls that wait, by request.
         self._tools: dict[str, frozenset[str]] = {}
-        self._tool_calls: dict[str, str] = {}
+        self._tool_calls: OrderedDict[str, str] = OrderedDict()
         self._recipes: dict[str, dict[str, Any]] = {}
         #: Sessions that are being joined quietly, and what their readers were told before.
         self._joining: dict[str, tuple[Reader, asyncio.Future[None]]] = {}
         self._told: dict[str, frozenset[str]] = {}
+        #: Sessions of which it is not known what the member may do, by the number of the last change; nothing passes then.
+        self._looking: dict[str, int] = {}
+        self._changes = 0
+        self._known = asyncio.Event()
+        self._known.set()
+        self._late: list[Request] = []
+        #: Sessions that the link behind has been told to leave, and has not said that it has.
+        self._leaving: set[str] = set()
+        self._wanted = 0
         self._unwatch = shared.watch(self._look_again)
 
     async def open(self, serving_principal: Any) -> None:
-        """Open the link behind the seat; it ends with the member's own at the latest."""
+        """Open the link behind the seat; it ends with the last session that needs it, with the member's own at the latest."""
         limit = self._client.services.settings.max_frame_bytes
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, near = await loop.create_connection(lambda: Link(limit), sock=ours)
-        _, far = await loop.create_connection(lambda: Link(limit), sock=theirs)
+        try:
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            loop = asyncio.get_running_loop()
+            _, near = await loop.create_connection(lambda: Link(limit), sock=ours)
+            _, far = await loop.create_connection(lambda: Link(limit), sock=theirs)
+        except BaseException:
+            self._unwatch()
+            raise
         self._near = near
         self._client.spawn(self._run(near, far, serving_principal), f"seat of link {self._client.number}")
 
@@ -88,8 +111,24 @@ class Seat:
             )
         self._recipes[session_id] = found or {}
 
+    @contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Keep the seat for the length of a block, though it may serve no session."""
+        self._wanted += 1
+        try:
+            yield
+        finally:
+            self._wanted -= 1
+            self._end_if_unneeded()
+
     def grant(self, session_id: str, rights: frozenset[Right]) -> None:
-        """Note what the member may do in a session."""
+        """Note what the member may do in a session.
+
+        Raises:
+            errors.RuntimeLost: the seat has ended.
+        """
+        if self._near is None or self._near.is_closing:
+            raise errors.RuntimeLost("the session's link has ended; try again")
         self._rights[session_id] = rights
         self._client.seats[session_id] = self
 
@@ -100,6 +139,11 @@ class Seat:
             errors.PolicyRejected: the member has not the right. errors.RuntimeLost: the seat has ended.
         """
         session_id = request.session_id or ""
+        if session_id in self._looking:
+            if len(self._late) >= _MOST_LATE:
+                raise errors.OverCapacity("too many requests wait until it is known what you may do in this session; try again")
+            self._late.append(request)
+            return
         right = member_methods.right_for(request.method)
         if right not in self._rights.get(session_id, frozenset()):
             raise member_methods.refusal(request.method, session_id, right)
@@ -120,7 +164,17 @@ class Seat:
             self._near.send(body)
             self._near.flush()
 
+    async def drain(self, stall_seconds: float) -> None:
+        """Wait until the link behind takes more; one that does not for so long is ended."""
+        if self._near is not None:
+            await self._near.drain(stall_seconds)
+
     # -- what goes in -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _policy(self) -> Policy:
+        """Return the policy of the sessions' owner as it is now (gateway.policy_watch)."""
+        return self._first_policy if self._behind is None else self._behind.principal.policy
 
     def _params(self, request: Request, session_id: str) -> dict[str, Any]:
         params = request.object()
@@ -165,6 +219,12 @@ class Seat:
         finally:
             self._joining.pop(session_id, None)
 
+    def forget(self, session_id: str) -> None:
+        """Serve a session no more that it did not come to be told of."""
+        self._rights.pop(session_id, None)
+        self._tools.pop(session_id, None)
+        self._end_if_unneeded()
+
     def _check_tool(self, session_id: str, request_id: str) -> None:
         tool = self._tool_calls.get(request_id)
         if tool is None or tool not in self._tools.get(session_id, frozenset()):
@@ -189,12 +249,15 @@ class Seat:
     async def _run(self, near: Link, far: Link, principal: Any) -> None:
         assert self._shared.serve_for is not None
         serving = asyncio.create_task(
-            _serve(self._shared, far, principal, self._client.actor),
+            self._serve(far, principal),
             name=f"behind a seat of link {self._client.number}",
         )
         try:
             while batch := await near.receive():
                 for body in batch:
+                    if not self._known.is_set():
+                        self._client.link.flush()
+                        await self._known.wait()
                     self._hear(body)
                 self._client.link.flush()
                 if self._client.link.is_stalled:
@@ -208,18 +271,49 @@ class Seat:
             serving.cancel()
             await asyncio.wait((serving,))
 
+    async def _serve(self, far: Link, principal: Any) -> None:
+        assert self._shared.serve_for is not None
+
+        def note(client: Client) -> None:
+            self._behind = client
+
+        try:
+            await self._shared.serve_for(far, principal, self._client.actor, note)
+        except errors.AerodromeError as error:
+            _log.warning("seat.failed", reason=error.message)
+        finally:
+            far.abort()
+
     def _end(self) -> None:
         """Answer what is open: the link behind has ended."""
         for session_id in [key for key, seat in self._client.seats.items() if seat is self]:
             del self._client.seats[session_id]
-        for request in self._owed.drain():
+        late, self._late = self._late, []
+        self._looking.clear()
+        for request in [*self._owed.drain(), *late]:
             self._client.refuse(request.id, errors.RuntimeLost("the session's link has ended; try again"))
+        self._drop_questions(None)
         self._client.link.flush()
+
+    def _end_if_unneeded(self) -> None:
+        """Close the link behind when no session needs it, and nothing is owed by it: it costs a connection to a runtime."""
+        is_needed = self._rights or self._joining or self._leaving or self._late or self._wanted or len(self._owed)
+        if not is_needed and self._near is not None:
+            self._near.close()
+
+    def _drop_questions(self, session_id: str | None) -> None:
+        """Wait for no answer of the member's any more, about one session or any."""
+        for number, asked in self._client.asked.items():
+            if asked.upstream is self and session_id in (None, asked.session_id):
+                self._client.asked.close(number)
 
     def _hear(self, body: bytes) -> None:
         peek = messages.peek(body)
         if peek is None or peek.method is UNSET:
             self._hear_answer(messages.decode(body))
+            return
+        if peek.method == _CANCEL:
+            self._cancel(messages.decode(body))
             return
         params = peek.params
         session_id = params.sessionId if isinstance(params, PeekParams) else UNSET
@@ -235,10 +329,22 @@ class Seat:
         else:
             self._hear_question(messages.decode(body), session_id)
 
-    def _hear_joined(self, session_id: str) -> None:
+    def _cancel(self, envelope: Envelope) -> None:
+        """Tell the member that a question of the runtime's needs no answer any more."""
+        wanted = messages.params_object(envelope.params).get("id")
+        for number, asked in self._client.asked.items():
+            if asked.upstream is self and asked.request_id == wanted and type(asked.request_id) is type(wanted):
+                self._client.link.send(messages.notification(_CANCEL, messages.encode({"id": number})))
+
+    def _hear_joined(self, session_id: str, envelope: Envelope) -> None:
         """Take over from a reader, in one step: nothing is said twice, nothing is left out."""
         reader, joined = self._joining.pop(session_id, (None, None))
         if reader is None or joined is None:
+            return
+        if envelope.error is not UNSET:
+            if not joined.done():
+                said = reopening.message_of(envelope)
+                joined.set_exception(errors.RuntimeUnavailable(f"the session could not be joined: {said}"))
             return
         self._told[session_id] = reader.told
         # Links of one session are never so far apart.
@@ -255,14 +361,19 @@ class Seat:
 
     def _hear_answer(self, envelope: Envelope) -> None:
         if isinstance(envelope.id, str) and envelope.id.startswith("join-"):
-            self._hear_joined(envelope.id.removeprefix("join-"))
+            self._hear_joined(envelope.id.removeprefix("join-"), envelope)
+            return
+        if isinstance(envelope.id, str) and envelope.id.startswith("leave-"):
+            self._leaving.discard(envelope.id.removeprefix("leave-"))
+            self._end_if_unneeded()
             return
         request = self._owed.close(envelope.id if envelope.id is not UNSET else None)
         if request is None:
             return
         if request.method in ("session.detach", "session.destroy") and envelope.error is UNSET:
-            self._leave(request.session_id or "")
+            self._let_go(request.session_id or "")
         self._client.link.send(messages.response(request.id, envelope))
+        self._end_if_unneeded()
 
     def _hear_question(self, envelope: Envelope, session_id: str) -> None:
         may_answer = envelope.method in member_methods.ASKED and Right.APPROVE in self._rights[session_id]
@@ -285,44 +396,67 @@ class Seat:
             return
         data = messages.params_object(messages.decode(body).params).get("event", {}).get("data", {})
         self._tool_calls[str(data.get("requestId"))] = str(data.get("toolName"))
+        if len(self._tool_calls) > _REMEMBERED_CALLS:
+            self._tool_calls.popitem(last=False)
 
     # -- members that change ------------------------------------------------------------------------------------------------
 
     def _look_again(self, session_id: str, person: Owner | None) -> None:
         if session_id in self._rights and person in (None, self._client.actor):
-            # Until the store has been asked nothing passes.
-            self._rights[session_id] = frozenset()
-            self._client.spawn(self._refresh(session_id), f"seat of link {self._client.number} looks again")
+            # Until the store has been asked nothing passes, and nothing is lost.
+            self._changes += 1
+            self._looking[session_id] = self._changes
+            self._known.clear()
+            work = self._refresh(session_id, self._changes)
+            self._client.spawn(work, f"seat of link {self._client.number} looks again")
 
-    async def _refresh(self, session_id: str) -> None:
-        rights = await self._shared.rights(session_id, self._client.actor, self._owner)
+    async def _refresh(self, session_id: str, number: int) -> None:
+        rights = await self._shared.settled_rights(session_id, self._client.actor, self._owner)
+        if self._looking.get(session_id) != number:
+            return  # it has changed again, or the seat has ended
+        del self._looking[session_id]
         if Right.READ in rights:
             self._rights[session_id] = rights
         else:
             self._leave(session_id)
             gone = reopening.event(session_id, "aerodrome.member_removed", {"user": self._client.actor.user})
             self._client.link.send(gone)
-            self._client.link.flush()
+        late, self._late = self._late, []
+        for request in late:
+            self._take_late(request)
+        if not self._looking:
+            self._known.set()
+        self._client.link.flush()
+        self._end_if_unneeded()
+
+    def _take_late(self, request: Request) -> None:
+        """Take a request that has waited; an error is its answer."""
+        session_id = request.session_id or ""
+        try:
+            if session_id not in self._rights:
+                raise errors.SessionMissing("no such session")
+            self.take(request)
+        except errors.AerodromeError as error:
+            self._client.services.audit.refused(self._client, request, error)
+            self._client.services.recorder.reject(errors.wire(error).reason)
+            self._client.refuse(request.id, error)
 
     def _leave(self, session_id: str) -> None:
-        """Let go of a session that the member has left, or may not see any more."""
-        self._rights.pop(session_id, None)
-        self._tools.pop(session_id, None)
-        self._client.seats.pop(session_id, None)
+        """Let go of a session that the member may not see any more."""
+        self._let_go(session_id)
         if self._near is not None and not self._near.is_closing:
             number: RequestId = f"leave-{session_id}"
+            self._leaving.add(session_id)
             self._near.send(messages.request(number, "session.detach", messages.encode({"sessionId": session_id})))
             self._near.flush()
 
-
-async def _serve(shared: SharedSessions, far: Link, principal: Any, actor: Owner) -> None:
-    assert shared.serve_for is not None
-    try:
-        await shared.serve_for(far, principal, actor)
-    except errors.AerodromeError as error:
-        _log.warning("seat.failed", reason=error.message)
-    finally:
-        far.abort()
+    def _let_go(self, session_id: str) -> None:
+        self._rights.pop(session_id, None)
+        self._tools.pop(session_id, None)
+        self._recipes.pop(session_id, None)
+        self._drop_questions(session_id)
+        if self._client.seats.get(session_id) is self:
+            del self._client.seats[session_id]
 
 
 async def find_seat(client: Client, session_id: str, owner: Owner | None) -> Seat | Reader | None:
@@ -360,8 +494,9 @@ async def _take_seat(
         principal = await shared.principal_for(owner, client.principal)
         seat = Seat(client, owner, shared, principal.policy)
         await seat.open(principal)
-    await seat.learn(session_id)
-    seat.grant(session_id, rights)
+    with seat.wanted():
+        await seat.learn(session_id)
+        seat.grant(session_id, rights)
     return seat
 
 
@@ -383,8 +518,9 @@ def _make_reader(client: Client, shared: SharedSessions, realm: str, session_id:
 async def _look_again(shared: SharedSessions, reader: Reader, owner: Owner) -> None:
     """Have a reader whose roles have changed go on, take a seat, or leave."""
     client, session_id = reader.client, reader.session_id
-    rights = await shared.rights(session_id, client.actor, owner)
+    rights = await shared.settled_rights(session_id, client.actor, owner)
     if audience.is_reader(rights):
+        reader.is_leaving = False
         reader.go_on()
     elif Right.READ in rights:
         await _promote(shared, reader, owner, None)
@@ -408,7 +544,11 @@ async def _promote(shared: SharedSessions, reader: Reader, owner: Owner, request
                 reader.go_on()
                 seat = await _take_seat(client, shared, session_id, owner, rights)
                 client.seats[session_id] = reader  # it listens until the seat does
-                await seat.join(reader)
+                try:
+                    await seat.join(reader)
+                except BaseException:
+                    seat.forget(session_id)
+                    raise
         if request is not None:
             seat.take(request)
     except errors.AerodromeError as error:

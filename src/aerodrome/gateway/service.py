@@ -25,6 +25,7 @@ from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.relay import Relay
+from aerodrome.gateway.sharing import NoteClient
 from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.messages import PeekParams
 from aerodrome.transport import tls
@@ -117,18 +118,21 @@ class TenantGateway:
         link.limit_frames(self._services.settings.max_frame_bytes)
         await self._serve(link, Greeting(principal, None, {}, b""))
 
-    async def serve_for(self, link: Link, principal: Principal, actor: Owner) -> None:
+    async def serve_for(self, link: Link, principal: Principal, actor: Owner, note: NoteClient) -> None:
         """Serve a link of this process with an owner's identity, on behalf of a member of its sessions (gateway.seats)."""
         link.limit_frames(self._services.settings.max_frame_bytes)
-        await self._serve(link, Greeting(principal, None, {}, b""), actor)
+        await self._serve(link, Greeting(principal, None, {}, b""), actor, note)
 
-    async def _serve(self, link: Link, greeting: Greeting, actor: Owner | None = None) -> None:
+    async def _serve(
+        self, link: Link, greeting: Greeting, actor: Owner | None = None, note: NoteClient = lambda _: None
+    ) -> None:
         introduction = dict(greeting.params)
         if greeting.principal.policy.access is Access.GUARDED:
             for member in _GUARDED_CONNECT:
                 introduction.pop(member, None)
         client = Client(link, greeting, introduction, self._services, actor)
         client.pump = Downward(client).pump
+        note(client)
         if greeting.request_id is not None:
             result = handshake.connect_result(greeting.params, self._services.fleet.version)
             link.send(messages.result(greeting.request_id, result))

@@ -25,16 +25,20 @@ from aerodrome.protocol import reopening
 from aerodrome.transport.link import Link
 
 if TYPE_CHECKING:
-    from aerodrome.gateway.client import Services
+    from aerodrome.gateway.client import Client, Services
     from aerodrome.gateway.residents import Resident
 
 _log = structlog.get_logger()
 _CACHE_ENTRIES = 20_000
+#: How long until a store that did not answer is asked again.
+_RETRY_SECONDS = 0.2
 _NOBODY: frozenset[Right] = frozenset()
 FindTenant = Callable[[str], Awaitable[Tenant | None]]
 FindRecipe = Callable[[str, Owner], Awaitable[dict[str, Any] | None]]
 #: Serves a link of this process for a principal, on behalf of somebody.
-ServeFor = Callable[[Link, Principal, Owner], Awaitable[None]]
+ServeFor = Callable[[Link, Principal, Owner, "NoteClient"], Awaitable[None]]
+#: Hears of the client that serves such a link.
+NoteClient = Callable[["Client"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class SharedSessions:
         self._sharings: dict[str, tuple[Sharing | None, float]] = {}
         self._watchers: set[Callable[[str, Owner | None], None]] = set()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}
+        #: How often anything changed here: what was read before a change is not remembered after it.
+        self._changes = 0
 
     # -- who may ------------------------------------------------------------------------------------------------------------
 
@@ -79,13 +85,23 @@ class SharedSessions:
         member = await self.member(session_id, person)
         return _NOBODY if member is None else member.rights
 
+    async def settled_rights(self, session_id: str, person: Owner, owner: Owner) -> frozenset[Right]:
+        """Return the same, as soon as the store says so: for what passes nothing until then."""
+        while True:
+            try:
+                return await self.rights(session_id, person, owner)
+            except errors.StoreUnavailable as error:
+                _log.warning("seat.failed", reason=error.message)
+            await asyncio.sleep(_RETRY_SECONDS)
+
     async def member(self, session_id: str, person: Owner) -> Member | None:
         """Return what somebody is in a session."""
         found = self._members.get((session_id, person))
         if found is not None and self.clock.monotonic() < found[1]:
             return found[0]
+        changes = self._changes
         member = await self.stores.members.find(session_id, person)
-        self._remember(self._members, (session_id, person), member)
+        self._remember(self._members, (session_id, person), member, changes)
         return member
 
     async def sharing(self, session_id: str) -> Sharing | None:
@@ -93,8 +109,9 @@ class SharedSessions:
         found = self._sharings.get(session_id)
         if found is not None and self.clock.monotonic() < found[1]:
             return found[0]
+        changes = self._changes
         sharing = await self.stores.sharings.find_sharing(session_id)
-        self._remember(self._sharings, session_id, sharing)
+        self._remember(self._sharings, session_id, sharing, changes)
         return sharing
 
     def is_known_unshared(self, session_id: str) -> bool:
@@ -104,6 +121,7 @@ class SharedSessions:
 
     def forget(self, session_id: str, person: Owner | None = None) -> None:
         """Believe nothing about a session (and a person) any more; whoever sits in it looks again."""
+        self._changes += 1
         self._sharings.pop(session_id, None)
         for key in [key for key in self._members if key[0] == session_id and person in (None, key[1])]:
             del self._members[key]
@@ -195,7 +213,9 @@ class SharedSessions:
         if resident is not None:
             self.tell(services, *key, "aerodrome.presence", {"here": who_is_here(resident, self.audiences.users(*key))})
 
-    def _remember(self, cache: dict[Any, tuple[Any, float]], key: Any, value: Any) -> None:
+    def _remember(self, cache: dict[Any, tuple[Any, float]], key: Any, value: Any, changes: int) -> None:
+        if changes != self._changes:
+            return
         if len(cache) >= _CACHE_ENTRIES:
             cache.clear()
         cache[key] = (value, self.clock.monotonic() + self._cache_seconds)
