@@ -56,6 +56,27 @@ async def test_who_is_put_again_takes_the_place_of_what_they_were(twins):
     assert [one.roles for one in await store.list_of("s1")] == [frozenset({Role.OBSERVER})]
 
 
+async def test_what_somebody_is_changes_in_one_step_with_reading_it(twins):
+    one, other = twins
+    await one.put(member(roles={Role.DRIVER}, since=0.0))
+
+    def count(before):
+        return replace(before, since=before.since + 1)
+
+    await asyncio.gather(*(store.amend("s1", ALICE, count) for store in (one, other) * 8))
+    assert await other.find("s1", ALICE) == member(roles={Role.DRIVER}, since=16.0)
+
+    def refuse(before):
+        assert before is not None
+        raise errors.KeyMissing("no")
+
+    with pytest.raises(errors.KeyMissing):
+        await one.amend("s1", ALICE, refuse)
+    assert await one.amend("s1", BOB, lambda before: before) is None
+    assert await one.amend("s2", BOB, lambda _: member(BOB, "s2")) == await other.find("s2", BOB) == member(BOB, "s2")
+    assert len(await other.list_of("s1")) == 1
+
+
 async def test_members_are_listed_by_session_and_by_person(twins):
     store, _ = twins
     for one in (member(since=3.0), member(BOB, since=2.0), member(session_id="s2", since=4.0)):

@@ -44,6 +44,12 @@ class SlowRegistry(MemorySessionRegistry):
         await self.may_answer.wait()
         return found
 
+    def hold_back(self) -> asyncio.Event:
+        """Have later reads be answered at once; return what answers those that wait."""
+        held, self.may_answer = self.may_answer, asyncio.Event()
+        self.may_answer.set()
+        return held
+
     async def touch(self, session_id, used_at):
         if self.failures_left:
             self.failures_left -= 1
@@ -93,9 +99,10 @@ async def test_an_answer_that_was_overtaken_by_a_new_owner_is_not_believed(owner
     slow = asyncio.create_task(ownership.find_owner("s"))
     await asyncio.sleep(0)
     assert registry.reads == 1
+    held = registry.hold_back()
     await ownership.forget("s", ANN)
     await ownership.claim("s", BEN, "shared")
-    registry.may_answer.set()
+    held.set()
     assert await slow == BEN
     assert ownership.is_known_to_be("s", BEN)
     assert not ownership.may_see("s", ANN)
@@ -107,8 +114,9 @@ async def test_an_answer_that_was_overtaken_by_a_deletion_is_not_remembered(owne
     registry.may_answer.clear()
     slow = asyncio.create_task(ownership.find_owner("s"))
     await asyncio.sleep(0)
+    held = registry.hold_back()
     await ownership.forget("s", ANN)
-    registry.may_answer.set()
+    held.set()
     assert await slow is None
     assert await ownership.find_owner("s") is None
 
@@ -260,3 +268,22 @@ async def test_a_task_that_asked_counts_until_it_ends_and_for_what_it_asked_abou
     await working
     assert await ownership.wait_unasked("s", 5.0) is True
     assert set(ownership._asked) == {asyncio.current_task()}
+
+
+async def test_an_id_is_not_free_before_all_that_is_kept_under_it_is_gone(ownership, registry):
+    await ownership.claim("s", ANN, "shared")
+    failures = [errors.StoreUnavailable("down")]
+
+    async def forget_members(_session_id, _owner):
+        if failures:
+            raise failures.pop()
+
+    ownership.keepers.append(forget_members)
+    with pytest.raises(errors.StoreUnavailable):
+        await ownership.forget("s", ANN)
+
+    assert await registry.find("s") is not None
+    await ownership.forget("s", BEN)
+    assert await registry.find("s") is not None
+    await ownership.forget("s", ANN)
+    assert await registry.find("s") is None

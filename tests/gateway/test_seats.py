@@ -164,6 +164,34 @@ async def test_who_is_removed_while_roles_are_looked_up_is_let_in_by_no_old_answ
     assert said(members["ben"]) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "params"), [("remove", {}), ("change", {"roles": ["observer"]})]
+)
+async def test_who_accepts_again_undoes_nothing_that_the_owner_does_meanwhile(rig, method, params):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    find, has_read, may_answer = rig.sharing.stores.members.find, asyncio.Event(), asyncio.Event()
+
+    async def find_slowly(session_id, person):
+        found = await find(session_id, person)
+        if (await rig.sharing.stores.members.list_of("s1"))[0].roles != found.roles or person.user != "ben":
+            return found
+        has_read.set()
+        await may_answer.wait()
+        return found
+
+    await members["ben"].call("session.getMessages", {"sessionId": "s1"})
+    rig.sharing.stores.members.find = find_slowly
+    accepting = members["ben"].ask("aerodrome.members.accept", {"sessionId": "s1"})
+    await asyncio.wait((accepting, asyncio.ensure_future(has_read.wait())), return_when=asyncio.FIRST_COMPLETED)
+    rig.sharing.stores.members.find = find
+    await owner.call(f"aerodrome.members.{method}", {"sessionId": "s1", "user": "ben", **params})
+    may_answer.set()
+    await asyncio.wait((accepting,), timeout=5)
+
+    look = await owner.call("aerodrome.sharing.look", {"sessionId": "s1"})
+    assert [one["roles"] for one in look["members"]] == ([["observer"]] if method == "change" else [])
+
+
 async def test_a_reader_whose_seat_is_refused_goes_on_reading(rig):
     owner, members = await shared_session(rig, "shared", eve=["observer"])
     eve = members["eve"]
@@ -199,7 +227,8 @@ async def test_what_a_member_was_asked_by_a_session_that_it_left_is_owed_no_more
     assert "userInput.request" not in [one.method for one in owner.heard]
 
 
-async def test_a_member_that_sends_faster_than_a_runtime_reads_is_read_no_further(rig):
+async def test_a_member_that_sends_faster_than_a_runtime_reads_is_read_no_further(open_rig):
+    rig = await open_rig(stall_seconds=1.0)
     _, members = await shared_session(rig, "shared", ben=["driver"])
     for peer in rig.scripted.runtimes[0].peers:
         peer.stop_reading()

@@ -182,13 +182,18 @@ class Ownership:
 
     async def forget(self, session_id: str, owner: Owner) -> None:
         """Free the id of a deleted session; does nothing where someone else owns it."""
+        record = await self._registry.find(session_id)
+        if record is None or record.owner != owner:
+            self._overtake(session_id)
+            return
+        # The record goes last: whoever has the id next must find nothing of what was kept under it, members above all.
+        for forget in self.keepers:
+            await forget(session_id, owner)
         was_theirs = await self._registry.forget(session_id, owner)
         self._overtake(session_id)
         if not was_theirs:
             return
         self.note_freed(session_id)
-        for forget in self.keepers:
-            await forget(session_id, owner)
         entry = self._cache.pop(session_id, None)
         self._used.pop(session_id, None)
         if entry is not None:

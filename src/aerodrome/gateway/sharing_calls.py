@@ -191,29 +191,36 @@ async def _invite(asking: _Asking, wanted: Given) -> dict[str, Any]:
     person = Owner(asking.owner.tenant, wanted.user)
     if person == asking.owner:
         raise errors.InvalidParams("the owner of a session is its owner; invite somebody else")
-    before = await asking.shared.stores.members.find(wanted.sessionId, person)
-    roles = membership.check_roles(wanted.roles)
-    member = Member(wanted.sessionId, person, roles, asking.shared.clock.now(), before is None or before.is_invited)
-    await _put(asking, member, "invite")
-    return _view(member)
+    roles, now = membership.check_roles(wanted.roles), asking.shared.clock.now()
+
+    def invite(before: Member | None) -> Member:
+        return Member(wanted.sessionId, person, roles, now, before is None or before.is_invited)
+
+    await _begin_sharing(asking, wanted.sessionId)
+    return _view(await _amend(asking, wanted.sessionId, person, invite, "invite"))
 
 
 async def _accept(asking: _Asking, wanted: Named) -> dict[str, Any]:
-    member = await asking.shared.stores.members.find(wanted.sessionId, asking.caller)
-    if member is None:
-        raise errors.SessionMissing("no such session")
-    joined = replace(member, is_invited=False, since=asking.shared.clock.now())
-    await _put(asking, joined, "accept")
-    return _view(joined)
+    now = asking.shared.clock.now()
+
+    def accept(before: Member | None) -> Member:
+        if before is None:
+            raise errors.SessionMissing("no such session")
+        return replace(before, is_invited=False, since=now)
+
+    return _view(await _amend(asking, wanted.sessionId, asking.caller, accept, "accept"))
 
 
 async def _change(asking: _Asking, wanted: Given) -> dict[str, Any]:
     person = Owner(asking.owner.tenant, wanted.user)
-    member = await asking.shared.stores.members.find(wanted.sessionId, person)
-    if member is None:
-        raise errors.KeyMissing(f"{wanted.user} is no member of this session")
-    changed = replace(member, roles=membership.check_roles(wanted.roles))
-    await _put(asking, changed, "change")
+    roles = membership.check_roles(wanted.roles)
+
+    def change(before: Member | None) -> Member:
+        if before is None:
+            raise errors.KeyMissing(f"{wanted.user} is no member of this session")
+        return replace(before, roles=roles)
+
+    changed = await _amend(asking, wanted.sessionId, person, change, "change")
     if Right.SEND not in changed.rights:
         await asking.turns.dismiss(wanted.sessionId, person)
     return _view(changed)
@@ -238,13 +245,22 @@ async def _take_out(asking: _Asking, session_id: str, person: Owner, what: str) 
     return {"withdrawn": withdrawn}
 
 
-async def _put(asking: _Asking, member: Member, what: str) -> None:
-    await asking.shared.stores.members.put(member)
-    if await asking.shared.stores.sharings.find_sharing(member.session_id) is None:
-        await asking.shared.stores.sharings.put_sharing(Sharing(member.session_id))
-        asking.shared.forget(member.session_id)
-    asking.shared.forget(member.session_id, member.person)
-    _note(asking, member.session_id, what)
+async def _begin_sharing(asking: _Asking, session_id: str) -> None:
+    """Have a session's turns wait for each other, before anybody else can send one."""
+    if await asking.shared.stores.sharings.find_sharing(session_id) is None:
+        await asking.shared.stores.sharings.put_sharing(Sharing(session_id))
+        asking.shared.forget(session_id)
+
+
+async def _amend(
+    asking: _Asking, session_id: str, person: Owner, change: Callable[[Member | None], Member], what: str
+) -> Member:
+    """Change what somebody is in one step with reading it: who is removed meanwhile must not be back by an older answer."""
+    member = await asking.shared.stores.members.amend(session_id, person, change)
+    assert member is not None
+    asking.shared.forget(session_id, person)
+    _note(asking, session_id, what)
+    return member
 
 
 # -- share links ----------------------------------------------------------------------------------------------------------------
@@ -295,11 +311,15 @@ async def _use_link(asking: _Asking, wanted: Token) -> dict[str, Any]:
         return _view(Member(link.session_id, owner, frozenset({Role.OWNER}), shared.clock.now()))
     if await shared.stores.sharings.use_link(link.link_id, shared.clock.now()) is None:
         raise refused
-    before = await shared.stores.members.find(link.session_id, client.actor)
-    roles = link.roles | (before.roles if before is not None and not before.is_invited else frozenset())
-    member = Member(link.session_id, client.actor, roles, shared.clock.now())
-    await _put(asking._replace(owner=owner), member, "link.use")
-    return _view(member)
+    session_id, given, now = link.session_id, link.roles, shared.clock.now()
+
+    def join(before: Member | None) -> Member:
+        roles = given | (before.roles if before is not None and not before.is_invited else frozenset())
+        return Member(session_id, client.actor, roles, now)
+
+    as_owners = asking._replace(owner=owner)
+    await _begin_sharing(as_owners, session_id)
+    return _view(await _amend(as_owners, session_id, client.actor, join, "link.use"))
 
 
 # -- turns ----------------------------------------------------------------------------------------------------------------------

@@ -6,11 +6,14 @@ methods are safe to cancel, and raise errors.StoreUnavailable when the store doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Member, SentBy, ShareLink, Sharing
+
+#: Is given what somebody is, None for nothing, and returns what they are to be; None leaves it. Quick, and without effects.
+Change = Callable[[Member | None], Member | None]
 
 
 class MemberStore(Protocol):
@@ -18,6 +21,13 @@ class MemberStore(Protocol):
 
     async def put(self, member: Member) -> None:
         """Make somebody a member, in place of what they were. Idempotent."""
+        ...
+
+    async def amend(self, session_id: str, person: Owner, change: Change) -> Member | None:
+        """Change what somebody is in a session, in one step with reading it; return what they are then.
+
+        What `change` raises is raised here, and nothing has changed.
+        """
         ...
 
     async def find(self, session_id: str, person: Owner) -> Member | None:

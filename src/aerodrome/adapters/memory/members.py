@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Member, SentBy, ShareLink, Sharing
+from aerodrome.ports.members import Change
 
 
 class MemoryMemberStore:
@@ -21,6 +22,15 @@ class MemoryMemberStore:
     async def put(self, member: Member) -> None:
         """Make somebody a member."""
         self._members[member.session_id, member.person] = member
+
+    async def amend(self, session_id: str, person: Owner, change: Change) -> Member | None:
+        """Change what somebody is."""
+        before = self._members.get((session_id, person))
+        changed = change(before)
+        if changed is None:
+            return before
+        self._members[session_id, person] = changed
+        return changed
 
     async def find(self, session_id: str, person: Owner) -> Member | None:
         """Return what somebody is in a session."""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from aerodrome.adapters.sql import engine, tables
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Billing, BusyPolicy, Member, Role, SentBy, ShareLink, Sharing
+from aerodrome.ports.members import Change
 
 _M, _S, _L, _T = tables.MEMBERS.c, tables.SHARINGS.c, tables.SHARE_LINKS.c, tables.SENT_MESSAGES.c
 _OF = _M.session_id == sa.bindparam("id")
@@ -52,20 +53,21 @@ class SqlMemberStore:
 
     async def put(self, member: Member) -> None:
         """Make somebody a member, in place of what they were."""
-        row = {
-            "session_id": member.session_id,
-            "tenant_name": member.person.tenant,
-            "user_name": member.person.user,
-            "roles": _words(member.roles),
-            "since": member.since,
-            "is_invited": int(member.is_invited),
-        }
+        await self._database.write(lambda connection: _replace(connection, member))
 
-        def write(connection: sa.Connection) -> None:
-            connection.execute(_REMOVE, _key(member.session_id, member.person))
-            connection.execute(_INSERT, row)
+    async def amend(self, session_id: str, person: Owner, change: Change) -> Member | None:
+        """Change what somebody is, in one transaction with reading it."""
 
-        await self._database.write(write)
+        def write(connection: sa.Connection) -> Member | None:
+            row = connection.execute(_FIND.with_for_update(), _key(session_id, person)).first()
+            before = None if row is None else _member(row)
+            changed = change(before)
+            if changed is None:
+                return before
+            _replace(connection, changed)
+            return changed
+
+        return await self._database.write(write)
 
     async def find(self, session_id: str, person: Owner) -> Member | None:
         """Return what somebody is in a session."""
@@ -167,6 +169,19 @@ class SqlMemberStore:
 
 def _key(session_id: str, person: Owner) -> dict[str, str]:
     return {"id": session_id, "tenant": person.tenant, "user": person.user}
+
+
+def _replace(connection: sa.Connection, member: Member) -> None:
+    row = {
+        "session_id": member.session_id,
+        "tenant_name": member.person.tenant,
+        "user_name": member.person.user,
+        "roles": _words(member.roles),
+        "since": member.since,
+        "is_invited": int(member.is_invited),
+    }
+    connection.execute(_REMOVE, _key(member.session_id, member.person))
+    connection.execute(_INSERT, row)
 
 
 def _words(roles: frozenset[Role]) -> str:
