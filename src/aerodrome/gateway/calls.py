@@ -65,7 +65,7 @@ async def create(client: Client, request: Request) -> None:
             place = _workplace(client, upstream)
             await _work_in_own_directory(params, place, claiming)
         sent = await _supplied(client, session_id, params)
-        upstream.owed.check_room()
+        upstream.check_open()
     except BaseException:
         _take_back(client, session_id)
         await _unclaim(client, claiming, place)
@@ -169,7 +169,7 @@ async def resume(client: Client, request: Request) -> None:
         if hardened:
             await _work_in_own_directory(params, _workplace(client, upstream))
         sent = await _supplied(client, session_id, params)
-        upstream.owed.check_room()
+        upstream.check_open()
     except BaseException:
         _take_back(client, session_id)
         client.release_missed(session_id)

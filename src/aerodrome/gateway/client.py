@@ -258,6 +258,8 @@ class Client:
         #: Ends the serving of the link when its principal has ended; for gateway.service alone.
         self.term = asyncio.timeout(None)
         self.is_dismissed = False
+        #: Whether all that it held is closed: nothing is opened for it any more.
+        self.is_released = False
         self._opening = asyncio.Lock()
         self.log = _log.bind(link=self.number, tenant=principal.owner.tenant, peer=link.peer)
 
@@ -374,6 +376,11 @@ class Client:
         except BaseException:
             self.services.fleet.release(handle)
             raise
+        if self.is_released:
+            # Another link wanted a session back for this one too, which went meanwhile: nobody would close it.
+            upstream.link.abort()
+            self.services.fleet.release(handle)
+            raise errors.RuntimeLost("the link that held the session has ended")
         self.upstreams[handle.runtime_id] = upstream
         self.services.occupancy.enter(upstream, self)
         self.services.router.watch(handle.runtime_id, handle.lost)
@@ -395,13 +402,16 @@ class Client:
         """Say who is calling, and repeat what this link had registered with an earlier runtime."""
         token = upstream.handle.token
         introduction = self.introduction if token is None else {**self.introduction, "token": token}
-        answer = await upstream.call("connect", introduction)
-        if answer.error is not UNSET:
-            self.forget_upstream(upstream)
+        try:
+            answer = await upstream.call("connect", introduction)
+            if answer.error is not UNSET:
+                raise _refused_introduction(answer.error)
+            for method, params in list(self.registrations.items()):
+                await upstream.call(method, messages.params_object(params))
+        except BaseException:
+            self.forget_upstream(upstream)  # it must not be taken for one that is introduced
             upstream.link.abort()
-            raise _refused_introduction(answer.error)
-        for method, params in list(self.registrations.items()):
-            await upstream.call(method, messages.params_object(params))
+            raise
         return upstream
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -53,6 +53,8 @@ def settle(client: Client, upstream: Upstream) -> None:
                 pending.waiter.set_exception(error)
         elif pending.client_id is not None:
             client.refuse(pending.client_id, error)
+            if pending.method == "session.resume" and pending.session_id is not None and not client.link.is_closing:
+                client.release_missed(pending.session_id)
     for request_id, asked in client.asked.items():
         if asked.upstream is upstream:
             client.asked.close(request_id)

@@ -211,6 +211,7 @@ def _say_last(client: Client) -> None:
 
 async def _release(client: Client) -> None:
     """Close what a client link leaves: its upstream links at once, then the tasks that served it."""
+    client.is_released = True
     for upstream in list(client.upstreams.values()):
         upstream.link.abort()
     for task in list(client.tasks):

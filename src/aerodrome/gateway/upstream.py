@@ -57,8 +57,23 @@ class Upstream:
         #: Whether gateway.reattach has answered for all it left open.
         self.is_settled = False
 
+    def check_open(self) -> None:
+        """Check that one more request can be sent, before what must not be undone.
+
+        Raises:
+            errors.RuntimeLost: it has ended, and what it left open was answered. errors.OverCapacity: too many wait.
+        """
+        if self.is_settled:
+            raise errors.RuntimeLost("the connection to the runtime ended before this request was sent; try again")
+        self.owed.check_room()
+
     def forward(self, pending: Pending, params: bytes | Raw | msgspec.UnsetType) -> None:
-        """Send a client's request under an id of ours; it leaves with the next flush."""
+        """Send a client's request under an id of ours; it leaves with the next flush.
+
+        Raises:
+            errors.RuntimeLost, errors.OverCapacity: it cannot be sent.
+        """
+        self.check_open()
         raw = params if params is UNSET else bytes(params)
         self.send(messages.request(self.owed.open(pending), pending.method, raw))
 
