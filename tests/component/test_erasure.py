@@ -14,7 +14,9 @@ from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.members import SqlMemberStore
 from aerodrome.adapters.sql.people import SqlPersonStore
+from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.usage import SqlUsageStore
 from aerodrome.admin import erasure, traces
 from aerodrome.admin.erasure import Eraser
@@ -27,8 +29,11 @@ from aerodrome.core import connection_token, identity
 from aerodrome.core.audit import Action, Outcome
 from aerodrome.core.idempotency import KeyedRequest
 from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.membership import SentBy
+from aerodrome.core.session import SessionRecord
 from aerodrome.core.usage import DayUsage, Usage
 from aerodrome.fleet import spec
+from aerodrome.gateway.sharing import SharingStores
 from aerodrome.testing import rig as rigs
 from aerodrome.testing.peer import RpcError
 from aerodrome.testing.scripted_host import ScriptedHost
@@ -101,6 +106,32 @@ async def test_what_the_http_edge_and_the_ledger_keep_of_a_user_goes_with_them(t
         assert await people.count(Owner("shared", "ann")) == {}
         kept = {"http_sessions": 1, "idempotency_keys": 1, "usage_days": 1}
         assert await people.count(Owner("shared", "bob")) == kept
+
+
+async def test_what_a_user_was_in_others_sessions_goes_with_them_and_holds_nobody_up(tmp_path):
+    async with opened(tmp_path) as (rig, people, keys):
+        database = keys._database
+        members, records = SqlMemberStore(database), SqlSessionRegistry(database)
+        turns = rig.sharing.stores.coordinator
+        rig.sharing.stores = SharingStores(members, members, turns, turns)
+        for tenant, session_id in (("shared", ID), ("other", "elsewhere")):
+            await records.claim(SessionRecord(session_id, Owner(tenant, "bob"), tenant, 1.0, 1.0))
+            for user in ("ann", "bob"):
+                await members.add_sent(SentBy(session_id, f"of-{user}", "turn", user, 1.0))
+        bob, ann = await rig.client("shared", "bob"), await rig.client("shared", "ann")
+        await bob.call("session.create", {"sessionId": ID, "model": "demo"})
+        await bob.call("aerodrome.members.invite", {"sessionId": ID, "user": "ann", "roles": ["driver"]})
+        await ann.call("aerodrome.members.accept", {"sessionId": ID})
+        await ann.call("aerodrome.turns.acquire", {"sessionId": ID, "ttlSeconds": 3600})
+
+        done = await command(tmp_path, "shared", "ann", "--yes")
+
+        assert (done.exit_code, done.exception) == (0, None)
+        assert "1 of sent_messages" in done.output
+        assert [one.user for one in await members.list_sent(ID)] == ["bob"]
+        assert [one.user for one in await members.list_sent("elsewhere")] == ["ann", "bob"]
+        assert await members.list_of(ID) == []
+        await bob.call("session.send", {"sessionId": ID, "prompt": "free"}, 3)
 
 
 async def test_turns_that_a_link_left_are_ended_with_their_user(tmp_path):

@@ -120,6 +120,11 @@ class Eraser:
                 reports.append(await self._erase_shared(tenant, caller))
             return reports
 
+    async def _leave_sessions(self, owner: Owner) -> None:
+        """Take the user out of others' sessions, with what waits there and what is held up by them."""
+        if self._site.services.sharing is not None:
+            await self._site.services.sharing.leave_everything(owner)
+
     async def _list_users(self, tenant: str) -> list[str]:
         """Return whoever of a tenant the registry or the audit log knows."""
         users = set(await self._site.people.list_users(tenant))
@@ -132,14 +137,14 @@ class Eraser:
         audit.note(Entry(Action.ERASE_BEGIN, by=caller, owner=owner))
         await self._site.outstanding.void(owner)
         places = await self._find_workplaces(owner)
+        await self._leave_sessions(owner)  # while it is known in which they are
         rows = Counter(await self._site.people.erase(owner, keep_sessions=True))
         report.links = await self._close_links(owner, report)
         # Only now: a session may have been created while links were open.
         records = list(await self._site.services.ownership.registry.list_owned(owner))
         await self._delete_sessions(owner, records, report)
         await self._site.services.usage.forget(owner)
-        if self._site.services.sharing is not None:
-            await self._site.services.sharing.leave_everything(owner)
+        await self._leave_sessions(owner)  # a share link may have brought them into one while links were open
         for place in places:
             await self._remove_work(place, records, report)
         if not report.left:

@@ -1,6 +1,7 @@
 """Everything that the registry keeps of a user, in SQL (port: ports.people.PersonStore).
 
-Goes by columns, not by a list of tables: whatever has `tenant_name` and `user_name` is a user's.
+Goes by columns, not by a list of tables: whatever has `tenant_name` and `user_name` is a user's. One table has no tenant's name:
+who sent a message is of the tenant whose the session is.
 Neighbours: tables.py, engine.py.
 """
 
@@ -15,7 +16,9 @@ from aerodrome import errors
 from aerodrome.adapters.sql import engine, tables
 from aerodrome.core.identity import Owner
 
-_PERSONAL = [table for table in tables.METADATA.sorted_tables if {"tenant_name", "user_name"} <= set(table.c.keys())]
+_OWN = [table for table in tables.METADATA.sorted_tables if {"tenant_name", "user_name"} <= set(table.c.keys())]
+#: What is told by the sessions goes before them.
+_PERSONAL = [tables.SENT_MESSAGES, *_OWN]
 
 
 class SqlPersonStore:
@@ -28,7 +31,7 @@ class SqlPersonStore:
         """Return the users of a tenant, by name."""
 
         def find(connection: sa.Connection) -> set[str]:
-            selects = [sa.select(table.c.user_name).where(table.c.tenant_name == tenant) for table in _PERSONAL]
+            selects = [sa.select(table.c.user_name).where(_of_tenant(table, tenant)) for table in _PERSONAL]
             return {row[0] for select in selects for row in connection.execute(select)}
 
         return sorted(await self._database.read(find))
@@ -82,4 +85,11 @@ def _rewrite(connection: sa.Connection) -> None:
 
 
 def _whose(table: sa.Table, owner: Owner) -> tuple[sa.ColumnElement[bool], ...]:
-    return table.c.tenant_name == owner.tenant, table.c.user_name == owner.user
+    return _of_tenant(table, owner.tenant), table.c.user_name == owner.user
+
+
+def _of_tenant(table: sa.Table, tenant: str) -> sa.ColumnElement[bool]:
+    if table is not tables.SENT_MESSAGES:
+        return table.c.tenant_name == tenant
+    sessions = sa.select(tables.SESSIONS.c.session_id).where(tables.SESSIONS.c.tenant_name == tenant)
+    return table.c.session_id.in_(sessions)
