@@ -148,6 +148,32 @@ async def test_a_token_is_renewed_once_before_it_expires_however_many_ask(place)
     assert place.hub.renewals == 1
 
 
+async def test_a_renewal_whose_caller_gives_up_is_waited_for_by_the_next_one(place):
+    await place.put(ANN, "ghu_1", "ghr_1", seconds=-1)
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+    refresh = place.tokens._issuer.refresh
+
+    async def refresh_slowly(token):
+        fresh = await refresh(token)
+        asked.set()
+        await may_answer.wait()
+        return fresh
+
+    place.tokens._issuer.refresh = refresh_slowly
+    leaving = asyncio.create_task(place.tokens.current(ANN))
+    await asyncio.wait_for(asked.wait(), 5)
+    leaving.cancel()
+    await asyncio.wait((leaving,))
+    staying = asyncio.create_task(place.tokens.current(ANN))
+    await asyncio.sleep(0)
+    may_answer.set()
+
+    assert (await asyncio.wait_for(staying, 5)).reveal() == "ghu_2"
+    assert place.hub.renewals == 1
+    del leaving, staying
+    assert len(place.tokens._renewing) == 0
+
+
 async def test_a_token_that_cannot_be_renewed_serves_until_it_expires(place):
     for status, refresh in ((503, "ghr_1"), (200, "ghr_wrong")):
         place.hub.status = status

@@ -7,6 +7,7 @@ renewal at a time for each owner, because a refresh token is good once; whoever 
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import structlog
 from msgspec import UNSET
@@ -37,7 +38,8 @@ class GitHubTokens:
         self._issuer = issuer
         self._clock = clock
         self._before_seconds = before_seconds
-        self._renewing: dict[Owner, asyncio.Lock] = {}
+        #: By owner, as long as anybody asks.
+        self._renewing: weakref.WeakValueDictionary[Owner, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def current(self, owner: Owner) -> Secret:
         """Return a user's token, renewed if it is about to expire.
@@ -46,6 +48,13 @@ class GitHubTokens:
             errors.PolicyRejected: there is none. errors.SecretUnavailable: it has expired or cannot be opened.
             errors.StoreUnavailable: the store does not answer.
         """
+        # A caller who gives up must not let the next one in while a refresh token is being used up.
+        token = await asyncio.shield(self._read(owner))
+        if token.is_expired(self._clock.now()):
+            raise errors.SecretUnavailable("your stored GitHub token has expired; sign in again")
+        return token.access
+
+    async def _read(self, owner: Owner) -> GitHubToken:
         async with self._renewing.setdefault(owner, asyncio.Lock()):
             stored = await self._store.find(owner)
             if stored is None:
@@ -56,16 +65,13 @@ class GitHubTokens:
             token = github.unseal(self._envelopes, stored)
             if token.needs_refresh(self._clock.now(), self._before_seconds) and self._issuer is not None:
                 token = await self._renew(self._issuer, stored, token)
-        if token.is_expired(self._clock.now()):
-            raise errors.SecretUnavailable("your stored GitHub token has expired; sign in again")
-        return token.access
+            return token
 
     async def _renew(self, issuer: TokenIssuer, stored: StoredToken, token: GitHubToken) -> GitHubToken:
         """Return a new token, or the old one while it cannot be renewed and still serves."""
         assert token.refresh is not None
         try:
-            # Not to be given up half-way: the old refresh token would be used up and the new one lost.
-            return await asyncio.shield(self._exchange(issuer, stored, token.refresh))
+            return await self._exchange(issuer, stored, token.refresh)
         except errors.SecretUnavailable as error:
             tenant = stored.owner.tenant
             _log.warning("token.refresh_failed", tenant=tenant, reason=error.message)
@@ -113,7 +119,8 @@ class TokenCourier:
                 token = await self._supplier.tokens.current(holder.client.owner)
                 if token != given and key in self._supplier.supplied:
                     await self._tell(holder.client, resident.session_id, token)
-                    self._supplier.supplied[key] = token
+                    if key in self._supplier.supplied:
+                        self._supplier.supplied[key] = token
             except errors.AerodromeError as error:
                 holder.client.log.warning("token.push_failed", session=resident.session_id, reason=error.message)
 
