@@ -360,9 +360,9 @@ class Client:
 
     def _present_upstream(self, runtime_id: str | None) -> Upstream | None:
         """Return the open upstream to that runtime, or to any where new sessions may be placed."""
-        if runtime_id is not None:
-            return self.upstreams.get(runtime_id)
-        return next((found for found in self.upstreams.values() if not found.handle.cordoned.done()), None)
+        found = self.upstreams.values() if runtime_id is None else [self.upstreams.get(runtime_id)]
+        open_ones = (one for one in found if one is not None and not one.link.is_closing)
+        return next((one for one in open_ones if runtime_id is not None or not one.handle.cordoned.done()), None)
 
     async def _connect(self, handle: RuntimeHandle) -> Upstream | None:
         """Open a link to a runtime, or have its death noticed before its supervisor does."""
@@ -409,8 +409,7 @@ class Client:
             for method, params in list(self.registrations.items()):
                 await upstream.call(method, messages.params_object(params))
         except BaseException:
-            self.forget_upstream(upstream)  # it must not be taken for one that is introduced
-            upstream.link.abort()
+            upstream.link.abort()  # it must not be taken for one that is introduced; whoever reads it settles it
             raise
         return upstream
 
