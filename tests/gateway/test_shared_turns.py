@@ -155,6 +155,32 @@ async def test_a_lease_lasts_until_the_turn_of_a_member_that_was_removed_is_over
     assert (await asyncio.wait_for(waiting, 5))["messageId"]
 
 
+async def test_nobody_takes_the_place_of_another_members_turn_by_naming_it(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"], mal=["driver"])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[hold]"})
+    waiting = members["ben"].ask("session.send", {"sessionId": "s1", "prompt": "bens", "aerodromeTurn": "turn-ben"})
+    await owner.wait_for_event("s1", "aerodrome.turn_queued", 2)
+
+    for user in ("mal", "ben"):
+        again = members[user].ask("session.send", {"sessionId": "s1", "prompt": "mals", "aerodromeTurn": "turn-ben"})
+        assert await code_of(again) == "already_exists"
+    await owner.call("session.abort", {"sessionId": "s1"})
+
+    assert (await asyncio.wait_for(waiting, 5))["messageId"]
+    await owner.wait_for_event("s1", "session.idle", 2)
+    assert [data["content"] for data in said(owner)][1:] == ["bens"]
+
+
+@pytest.mark.parametrize("turn_id", ["", "x" * 1000, "a b", 7])
+async def test_a_turn_is_named_as_a_session_is(rig, turn_id):
+    owner, _ = await shared_session(rig, "shared", ben=["driver"])
+
+    named = owner.ask("session.send", {"sessionId": "s1", "prompt": "x", "aerodromeTurn": turn_id})
+
+    assert await code_of(named) == "params_invalid"
+    assert said(owner, "aerodrome.turn_queued") == []
+
+
 async def test_who_steered_a_turn_is_kept_as_who_sent_one_is(rig):
     owner, members = await shared_session(rig, "shared", ben=["driver"])
     await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "busy": "steer"})

@@ -75,8 +75,11 @@ class TurnOrder:
         """Have a turn wait for so long unless it is touched; return its place, 1 is the next. One that waits is touched.
 
         Raises:
-            errors.OverCapacity: too many wait.
+            errors.OverCapacity: too many wait. errors.AlreadyExists: another member's turn has that id.
         """
+        waiting = self._find(turn_id)
+        if waiting is not None and waiting.member != member:
+            raise errors.AlreadyExists(f"turn {turn_id} is another member's; choose another id")
         if not self.touch(turn_id, now, ttl):
             self._check_room(member)
             own = [ticket.tag for ticket in self.tickets if ticket.member == member]

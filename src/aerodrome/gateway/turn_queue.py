@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from aerodrome import errors
+from aerodrome.core import session as sessions
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Billing, BusyPolicy, Right, SentBy, Sharing
 from aerodrome.core.turn_order import Lease
@@ -104,8 +105,11 @@ class TurnQueue:
 
         Raises:
             errors.SessionBusy: policy is to refuse while a turn runs. errors.OverCapacity: too many wait.
-            errors.LeaseLost: the token is stale. errors.SessionMissing: the turn was withdrawn.
+            errors.LeaseLost: the token is stale. errors.TurnWithdrawn: it was withdrawn, or its sender may not send any more.
+            errors.InvalidParams, errors.AlreadyExists: `turn_id` is none, or waits already.
         """
+        if turn_id is not None and not sessions.is_valid_id(turn_id):
+            raise errors.InvalidParams("expected aerodromeTurn to be 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
         sharing = await self._shared.sharing(session_id) or Sharing(session_id)
         if token is not None:
             await self._check_sender(client, session_id, turn_id)
@@ -242,6 +246,9 @@ class TurnQueue:
     ) -> Lease:
         coordinator, seconds = self._shared.stores.coordinator, self._settings.lease_seconds
         session_id = place.session_id
+        order = await coordinator.look(session_id)
+        if any(ticket.turn_id == turn_id for ticket in order.queue):
+            raise errors.AlreadyExists(f"turn {turn_id} waits already; choose another id")
         position = await coordinator.enqueue(session_id, turn_id, member, seconds, interrupts)
         said = {"turnId": turn_id, "sender": member, "position": position}
         self._tell(place.services, place.realm, session_id, "aerodrome.turn_queued", said)

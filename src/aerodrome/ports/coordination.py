@@ -26,7 +26,11 @@ class TurnCoordinator(Protocol):
     """The order of turns, by session."""
 
     async def enqueue(self, session_id: str, turn_id: str, member: str, ttl: float, is_urgent: bool = False) -> int:
-        """Have a turn wait; return its place, 1 is the next. Idempotent by turn. Raises errors.OverCapacity."""
+        """Have a turn wait; return its place, 1 is the next. Idempotent by turn.
+
+        Raises:
+            errors.OverCapacity: too many wait. errors.AlreadyExists: another member's turn has that id.
+        """
         ...
 
     async def acquire(self, session_id: str, turn_id: str, ttl: float) -> Lease | None:
