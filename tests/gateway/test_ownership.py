@@ -287,3 +287,18 @@ async def test_an_id_is_not_free_before_all_that_is_kept_under_it_is_gone(owners
     assert await registry.find("s") is not None
     await ownership.forget("s", ANN)
     assert await registry.find("s") is None
+
+
+async def test_two_who_delete_one_session_at_once_keep_it_withdrawn_until_both_are_done(ownership):
+    await ownership.claim("s", ANN, "shared")
+    with ownership.withdrawn("s"):
+        with ownership.withdrawn("s"):
+            asking = asyncio.create_task(ownership.find_owner("s"))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not asking.done()
+        with pytest.raises(errors.AlreadyExists):
+            await ownership.claim("s", ANN, "shared")
+
+    assert await asyncio.wait_for(asking, 5) == ANN
+    assert (await ownership.claim("s", ANN, "shared")).record.owner == ANN

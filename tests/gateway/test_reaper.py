@@ -115,7 +115,7 @@ def hold_deletions(rig) -> tuple[asyncio.Event, asyncio.Event]:
 
 def waiting_for(rig, session_id: str) -> int:
     """Return how many wait for the end of a session's withdrawal."""
-    return len(rig.ownership._withdrawn[session_id]._waiters)
+    return len(rig.ownership._withdrawn[session_id].over._waiters)
 
 
 async def within(work: Awaitable[object], seconds: float = 10.0):

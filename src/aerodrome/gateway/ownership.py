@@ -14,7 +14,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aerodrome import errors
@@ -36,6 +36,14 @@ class _Read:
     changes: int = 0
 
 
+@dataclass(slots=True)
+class _Withdrawal:
+    """A session that is withdrawn, by several at once perhaps: a pass of the reaper and an erasure."""
+
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    count: int = 0
+
+
 class Ownership:
     """The ownership rule over a registry."""
 
@@ -47,7 +55,8 @@ class Ownership:
         self._forgotten: OrderedDict[str, tuple[Owner, float]] = OrderedDict()
         self._used: dict[str, float] = {}
         self._reads: dict[str, _Read] = {}
-        self._withdrawn: dict[str, asyncio.Event] = {}
+        #: By id, how many withdraw it, and what tells those who wait that the last of them is done.
+        self._withdrawn: dict[str, _Withdrawal] = {}
         #: Hears of each id that is free again.
         self.note_freed: Callable[[str], None] = lambda _: None
         #: Tasks that asked about sessions, until they end, with the ids they asked about.
@@ -87,8 +96,8 @@ class Ownership:
 
     async def find_owner(self, session_id: str) -> Owner | None:
         """Return who owns the session, None for a session nobody has claimed; waits while it is withdrawn."""
-        while (over := self._withdrawn.get(session_id)) is not None:
-            await over.wait()
+        while (withdrawal := self._withdrawn.get(session_id)) is not None:
+            await withdrawal.over.wait()
         self._note_asked(session_id)
         entry = self._cache.get(session_id)
         if entry is not None and self._clock.monotonic() < entry[1]:
@@ -124,12 +133,15 @@ class Ownership:
     @contextmanager
     def withdrawn(self, session_id: str) -> Iterator[None]:
         """Withdraw a session for the length of a block: who asks for its owner waits for the end, claims are refused."""
-        over = self._withdrawn[session_id] = asyncio.Event()
+        withdrawal = self._withdrawn.setdefault(session_id, _Withdrawal())
+        withdrawal.count += 1
         try:
             yield
         finally:
-            del self._withdrawn[session_id]
-            over.set()
+            withdrawal.count -= 1
+            if not withdrawal.count:
+                del self._withdrawn[session_id]
+                withdrawal.over.set()
 
     async def wait_unasked(self, session_id: str, seconds: float) -> bool:
         """Wait until all who were told about a session before it was withdrawn have done what they asked for.
