@@ -178,7 +178,7 @@ class Egress:
                 self._note_way(allowed[0])
                 # The address that was checked, not the name again: it may lead elsewhere a moment later.
                 return await asyncio.open_connection(allowed[0][2], port)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, UnicodeError):  # the last: a name that could be no host's
             raise Refused("502 Cannot be reached") from None
 
     def _to_loopback(self, port: int) -> Callable[[_Streams], Awaitable[None]]:
