@@ -98,7 +98,7 @@ class FlightRecorder:
         elif kind in _TELLING:
             try:
                 self._note(turn, kind, _decode(body).params.event.data)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return  # not in the form that is known: nothing is made of it
 
     def _note(self, turn: TurnFlight, kind: str, data: dict[str, Any]) -> None:

@@ -385,7 +385,7 @@ def _message_id(body: bytes) -> str:
     try:
         data = msgspec.json.decode(body)["params"]["event"]["data"]
         return str(data["messageId"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return ""
 
 
