@@ -109,7 +109,7 @@ async def test_what_the_http_edge_and_the_ledger_keep_of_a_user_goes_with_them(t
 
 
 async def test_what_a_user_was_in_others_sessions_goes_with_them_and_holds_nobody_up(tmp_path):
-    async with opened(tmp_path) as (rig, people, keys):
+    async with opened(tmp_path) as (rig, _, keys):
         database = keys._database
         members, records = SqlMemberStore(database), SqlSessionRegistry(database)
         turns = rig.sharing.stores.coordinator

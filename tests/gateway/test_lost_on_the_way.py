@@ -1,4 +1,4 @@
-"""Calls that wait for something of the gateway's own while their runtime, or another link, goes: each is answered, nothing stays."""
+"""Calls that wait for the gateway's own part while their runtime, or another link, goes: each is answered, nothing stays."""
 
 from __future__ import annotations
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from aerodrome import errors
+from aerodrome.core.identity import Tenant
 from aerodrome.gateway.seats import Seat
 from aerodrome.testing.peer import RpcError
 
-from .sharing import join, said, share, shared_session
+from .sharing import said, share, shared_session
 
 TENANTS = ["alone", "shared"]
 
@@ -81,6 +84,20 @@ async def test_a_seat_stays_while_another_session_of_the_same_owner_needs_it(rig
     await ben.call("session.send", {"sessionId": "s1", "prompt": "back"})
     await ben.wait_for_event("s1", "session.idle")
     assert len(rig.gateway.clients) == 3
+
+
+async def test_a_seat_is_under_its_owners_policy_as_it_is_now(rig):
+    _, members = await shared_session(rig, "alone", ben=["driver"])
+    tenant = rig.configured["alone"]
+    changed = Tenant("alone", replace(tenant.policy, tools=("custom:allowed",)), "config")
+    await rig.policies.replace_configured({**rig.configured, "alone": changed})
+
+    tools = [{"name": "allowed"}, {"name": "denied"}]
+    with suppress(RpcError):
+        await members["ben"].call("session.resume", {"sessionId": "s1", "tools": tools})
+
+    resumed = [call for call in rig.scripted.runtimes[0].called("session.resume") if call.get("tools")]
+    assert "denied" not in [tool["name"] for call in resumed for tool in call["tools"]]
 
 
 async def test_a_session_that_cannot_be_joined_leaves_no_seat_behind(rig):
@@ -164,9 +181,7 @@ async def test_who_is_removed_while_roles_are_looked_up_is_let_in_by_no_old_answ
     assert said(members["ben"]) == []
 
 
-@pytest.mark.parametrize(
-    ("method", "params"), [("remove", {}), ("change", {"roles": ["observer"]})]
-)
+@pytest.mark.parametrize(("method", "params"), [("remove", {}), ("change", {"roles": ["observer"]})])
 async def test_who_accepts_again_undoes_nothing_that_the_owner_does_meanwhile(rig, method, params):
     owner, members = await shared_session(rig, "shared", ben=["driver"])
     find, has_read, may_answer = rig.sharing.stores.members.find, asyncio.Event(), asyncio.Event()
@@ -199,7 +214,7 @@ async def test_a_reader_whose_seat_is_refused_goes_on_reading(rig):
     rig.scripted.runtimes[0].faults = type(refused.faults)(refuses="session.resume")
 
     await owner.call("aerodrome.members.change", {"sessionId": "s1", "user": "eve", "roles": ["driver"]})
-    with pytest.raises(RpcError, match="refused session.resume"):
+    with pytest.raises(RpcError, match=r"refused session\.resume"):
         await eve.call("session.send", {"sessionId": "s1", "prompt": "x"})
     await owner.call("session.send", {"sessionId": "s1", "prompt": "one"})
     await eve.wait_for_event("s1", "session.idle")

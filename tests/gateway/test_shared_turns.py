@@ -139,6 +139,18 @@ async def test_a_lease_of_a_user_who_is_erased_holds_nobody_up(rig):
     await owner.call("session.send", {"sessionId": "s1", "prompt": "free"}, 3)
 
 
+async def test_of_two_messages_sent_under_one_lease_at_once_both_are_said_to_be_over(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1"})
+
+    for prompt in ("one", "two"):
+        said_by_ben = {"sessionId": "s1", "prompt": prompt, "aerodromeTurn": prompt, "aerodromeLease": lease["token"]}
+        members["ben"].ask("session.send", said_by_ben)
+
+    await owner.wait_for_event("s1", "aerodrome.turn_ended", 2)
+    assert {data["turnId"] for data in said(owner, "aerodrome.turn_ended")} == {"one", "two"}
+
+
 async def test_a_lease_lasts_until_the_turn_of_a_member_that_was_removed_is_over_and_no_longer(rig):
     owner, members = await shared_session(rig, "shared", ben=["driver"], cat=["driver"])
     lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1", "ttlSeconds": 3600})

@@ -258,11 +258,10 @@ class Relay:
             return
         session_id = request.session_id
         # A message whose turn it is holds up nobody, and its turn would be over when it left this task.
-        has_turn = request.run is not None or request.is_steering
-        if session_id is not None and not has_turn and session_id not in self._lanes:
-            if self._is_absent(request, session_id):
-                self._park(session_id, request)
-                return
+        may_park = request.run is None and not request.is_steering and session_id not in self._lanes
+        if session_id is not None and may_park and self._is_absent(request, session_id):
+            self._park(session_id, request)
+            return
         upstream = await self._upstream_of(request)
         if held is not None and client.access is Access.GUARDED:
             await model_lists.extend(held, upstream, request.method, params)

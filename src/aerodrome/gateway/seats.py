@@ -141,7 +141,9 @@ class Seat:
         session_id = request.session_id or ""
         if session_id in self._looking:
             if len(self._late) >= _MOST_LATE:
-                raise errors.OverCapacity("too many requests wait until it is known what you may do in this session; try again")
+                raise errors.OverCapacity(
+                    "too many requests wait until it is known what you may do in this session; try again"
+                )
             self._late.append(request)
             return
         right = member_methods.right_for(request.method)

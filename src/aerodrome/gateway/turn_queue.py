@@ -70,6 +70,8 @@ class Run:
     began: frozenset[str] = frozenset()
     is_idle_after: frozenset[str] = frozenset()
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    #: One that was sent before it and is not over: under one lease a sender may send several, and only the last hears an idle.
+    before: Run | None = None
 
     @property
     def actor(self) -> Owner:
@@ -297,7 +299,9 @@ class TurnQueue:
     async def _check_sender(self, client: Client, session_id: str, turn_id: str | None) -> None:
         """Check that whoever sends may still: it may have waited for long."""
         if Right.SEND not in await self._shared.rights(session_id, client.actor, client.owner):
-            raise errors.TurnWithdrawn(f"turn {turn_id or ''} was withdrawn: its sender may not send in this session any more")
+            raise errors.TurnWithdrawn(
+                f"turn {turn_id or ''} was withdrawn: its sender may not send in this session any more"
+            )
 
     def _check_token(self, client: Client, session_id: str, token: int) -> Lease:
         lease = self._shared.stores.fence.check(session_id, token)
@@ -311,6 +315,7 @@ class TurnQueue:
         run = Run(session_id, client.realm.key, client, turn_id, lease, is_explicit)
         said = {"turnId": turn_id, "sender": client.actor.user}
         self._tell(client.services, run.realm, session_id, "aerodrome.turn_granted", said)
+        run.before = self._runs.get((run.realm, session_id))
         self._runs[run.realm, session_id] = run
         if len(self._ordered) >= _REMEMBERED:
             self._ordered.clear()
@@ -366,15 +371,20 @@ class TurnQueue:
         return not any(holder.held.has_turn for holder in resident.holders.values())
 
     def _end(self, run: Run) -> None:
-        if run.over.is_set():
-            return
-        run.over.set()
         key = (run.realm, run.session_id)
         if self._runs.get(key) is run:
             del self._runs[key]
-        self._note(run, True)
-        said: dict[str, Any] = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": run.message_id}
-        self._tell(run.client.services, *key, "aerodrome.turn_ended", said)
+        ended: list[Run] = []
+        following: Run | None = run
+        while following is not None and not following.over.is_set():
+            following.over.set()
+            ended.append(following)
+            following = following.before
+        for one in reversed(ended):
+            one.before = None
+            self._note(one, True)
+            said: dict[str, Any] = {"turnId": one.turn_id, "sender": one.actor.user, "messageId": one.message_id}
+            self._tell(one.client.services, *key, "aerodrome.turn_ended", said)
 
     def _tell(self, services: Services, realm: str, session_id: str, kind: str, data: dict[str, Any]) -> None:
         self._shared.tell(services, realm, session_id, kind, data)
