@@ -183,6 +183,22 @@ async def test_nobody_takes_the_place_of_another_members_turn_by_naming_it(rig):
     assert [data["content"] for data in said(owner)][1:] == ["bens"]
 
 
+@pytest.mark.parametrize("user", ["ann", "ben"])
+async def test_what_waits_for_its_turn_is_bounded_by_its_size(open_rig, user):
+    rig = await open_rig(max_frame_bytes=300_000)
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "[hold]"})
+    sender = {"ann": owner, **members}[user]
+    message = {"sessionId": "s1", "prompt": "x" * 200_000}
+    waiting = sender.ask("session.send", message)
+    await owner.wait_for_event("s1", "aerodrome.turn_queued", 2)
+
+    assert await code_of(sender.ask("session.send", message)) == "over_capacity"
+    await owner.call("session.abort", {"sessionId": "s1"})
+    assert (await asyncio.wait_for(waiting, 5))["messageId"]
+    assert (await sender.call("session.send", message))["messageId"]
+
+
 @pytest.mark.parametrize("turn_id", ["", "x" * 1000, "a b", 7])
 async def test_a_turn_is_named_as_a_session_is(rig, turn_id):
     owner, _ = await shared_session(rig, "shared", ben=["driver"])

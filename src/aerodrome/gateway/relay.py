@@ -22,6 +22,7 @@ from aerodrome.core.attachment import AttachmentState
 from aerodrome.core.policy import Access
 from aerodrome.gateway import calls, limits, model_lists, reattach, seats, sharing_calls, tightening, virtual
 from aerodrome.gateway.client import TURN_STARTS, Attachment, Client, Request
+from aerodrome.gateway.turn_queue import Run
 from aerodrome.gateway.upstream import Finish, Pending, Upstream
 from aerodrome.protocol import hardening, id_paths, messages, methods, missing, named_providers, replays
 from aerodrome.protocol.messages import Envelope
@@ -59,6 +60,8 @@ class Relay:
         self._waiting: deque[Request] = deque()
         self._waiting_bytes = 0
         self._waiting_count = 0
+        #: Of messages that wait for their turn in a shared session, each in a task of its own.
+        self._turn_bytes = 0
         #: By session id: what waits until the session is in a runtime again, in order.
         self._lanes: dict[str, deque[Request]] = {}
         self._working: asyncio.Task[None] | None = None
@@ -288,11 +291,14 @@ class Relay:
         if request.method == _NOT_HANDLED:
             # SDKs try it first and fall back: it must not wait for a turn only to be refused then (protocol facts 1.2).
             raise errors.MethodUnknown(f"Unhandled method {request.method}")
+        if self._turn_bytes and self._turn_bytes + request.size_bytes > self._client.services.settings.max_frame_bytes:
+            raise errors.OverCapacity("too much waits for its turn on this link already; wait for answers first")
+        self._turn_bytes += request.size_bytes
         self._client.spawn(self._run_turn(request, session_id), f"turn of link {self._client.number}")
         return True
 
     async def _run_turn(self, request: Request, session_id: str) -> None:
-        turns = self._client.services.turns
+        turns, size_bytes = self._client.services.turns, request.size_bytes
         assert turns is not None
         try:
             params = request.object()
@@ -310,6 +316,8 @@ class Relay:
             self._refuse(request, error)
             self._flush()
             return
+        finally:
+            self._turn_bytes -= size_bytes
         try:
             if self._is_absent(request, session_id):
                 await reattach.bring_back(self._client, session_id)
@@ -404,7 +412,7 @@ class Relay:
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)
         is_of_a_turn = run is not None or request.is_steering
-        heard = functools.partial(self._note_turn, request) if is_of_a_turn else None
+        heard = functools.partial(self._note_turn, run, first or "") if is_of_a_turn else None
         pending = Pending(request.method, request.id, first, finish, heard=heard)
         upstream.forward(pending, params if sent is None else sent)
         if run is not None:
@@ -440,7 +448,7 @@ class Relay:
             return calls.filter_finish(client, request, row)
         return None
 
-    def _note_turn(self, request: Request, answer: Envelope) -> None:
+    def _note_turn(self, run: Run | None, session_id: str, answer: Envelope) -> None:
         """Note the answer to a message whose turn runs under a lease, or that steers one: it says whether it was taken."""
         turns = self._client.services.turns
         assert turns is not None
@@ -449,10 +457,10 @@ class Relay:
         except errors.InvalidParams:
             said = {}
         message_id = str(said.get("messageId", "")) if said is not None else None
-        if request.run is not None:
-            turns.answered(request.run, message_id)
+        if run is not None:
+            turns.answered(run, message_id)
         elif message_id is not None:
-            turns.steered(self._client, request.session_id or "", message_id)
+            turns.steered(self._client, session_id, message_id)
 
     def _replay_finish(self, held: Attachment, request: Request, params: Params) -> Finish:
         async def finish(answer: Envelope) -> bytes:

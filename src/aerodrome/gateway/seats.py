@@ -140,7 +140,8 @@ class Seat:
         """
         session_id = request.session_id or ""
         if session_id in self._looking:
-            if len(self._late) >= _MOST_LATE:
+            late_bytes = sum(waiting.size_bytes for waiting in self._late)
+            if len(self._late) >= _MOST_LATE or late_bytes > self._client.services.settings.max_frame_bytes:
                 raise errors.OverCapacity(
                     "too many requests wait until it is known what you may do in this session; try again"
                 )
@@ -159,6 +160,7 @@ class Seat:
         params = self._params(request, session_id)
         near.send(messages.request(self._owed.open(request), request.method, messages.encode(params)))
         near.flush()
+        request.params = UNSET  # what it says is not kept until it is answered
 
     def send(self, body: bytes) -> None:
         """Send the member's answer to a question; for client.Asked."""
