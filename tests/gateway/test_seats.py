@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import suppress
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 from aerodrome import errors
 from aerodrome.core.identity import Tenant
 from aerodrome.gateway.seats import Seat
+from aerodrome.testing import peer as peers
 from aerodrome.testing.peer import RpcError
 
 from .sharing import said, share, shared_session
@@ -84,6 +86,30 @@ async def test_a_seat_stays_while_another_session_of_the_same_owner_needs_it(rig
     await ben.call("session.send", {"sessionId": "s1", "prompt": "back"})
     await ben.wait_for_event("s1", "session.idle")
     assert len(rig.gateway.clients) == 3
+
+
+@pytest.mark.parametrize("role", ["driver", "observer"])
+async def test_members_that_leave_at_any_moment_of_joining_leave_nothing_behind(rig, role):
+    """Each leaves one step of the event loop later than the one before."""
+    await shared_session(rig, "shared", ben=["driver"], churn=[role])
+    for client in rig.gateway.clients:
+        if client.actor.user == "churn":
+            client.link.abort()
+    # The owner's, ben's, and that of ben's seat.
+    before = await rig.settled(lambda: len(rig.gateway.clients) == 3 and rig.baseline())
+    watchers = len(rig.sharing._watchers)
+    token = await rig.token("shared", "churn")
+    for steps in range(60):
+        churn = await peers.open_client(*rig.address, token)
+        churn.ask("session.resume", {"sessionId": "s1"})
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await churn.aclose()
+
+    await rig.settled(lambda: len(rig.gateway.clients) == 3 and rig.links() == before.links)
+    assert len(rig.sharing._watchers) == watchers
+    gc.collect()
+    await rig.settled(lambda: rig.baseline().descriptors <= before.descriptors)
 
 
 async def test_a_seat_is_under_its_owners_policy_as_it_is_now(rig):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,23 +71,36 @@ class Seat:
         #: Sessions that the link behind has been told to leave, and has not said that it has.
         self._leaving: set[str] = set()
         self._wanted = 0
-        self._unwatch = shared.watch(self._look_again)
+        self._unwatch: Callable[[], None] = lambda: None
 
     async def open(self, serving_principal: Any) -> None:
         """Open the link behind the seat; it ends with the last session that needs it, with the member's own at the latest."""
         limit = self._client.services.settings.max_frame_bytes
+        near, far = Link(limit), Link(limit)
+        ours, theirs = socket.socketpair()
         try:
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            theirs.setblocking(False)
             loop = asyncio.get_running_loop()
-            _, near = await loop.create_connection(lambda: Link(limit), sock=ours)
-            _, far = await loop.create_connection(lambda: Link(limit), sock=theirs)
+            ours.setblocking(False)
+            await loop.create_connection(lambda: near, sock=ours)
+            theirs.setblocking(False)
+            await loop.create_connection(lambda: far, sock=theirs)
         except BaseException:
-            self._unwatch()
+            self._settle(near, far)
+            ours.close()
+            theirs.close()
             raise
+        self._unwatch = self._shared.watch(self._look_again)
         self._near = near
-        self._client.spawn(self._run(near, far, serving_principal), f"seat of link {self._client.number}")
+        serving = self._client.spawn(self._run(near, far, serving_principal), f"seat of link {self._client.number}")
+        # Not within it: a link that ends at once ends its tasks before they begin.
+        serving.add_done_callback(lambda _: self._settle(near, far))
+
+    def _settle(self, near: Link, far: Link) -> None:
+        """Leave nothing open, and nobody without an answer. Idempotent."""
+        self._unwatch()
+        near.abort()
+        far.abort()
+        self._end()
 
     def is_of(self, owner: Owner) -> bool:
         """Say whether it serves in sessions of this owner, and has not ended."""
@@ -267,10 +280,7 @@ class Seat:
                 if self._client.link.is_stalled:
                     await self._client.link.drain(self._client.services.settings.stall_seconds)
         finally:
-            self._unwatch()
-            near.abort()
-            far.abort()
-            self._end()
+            self._settle(near, far)
             await asyncio.wait((serving,), timeout=_END_SECONDS)
             serving.cancel()
             await asyncio.wait((serving,))
