@@ -209,6 +209,21 @@ async def test_a_turn_is_named_as_a_session_is(rig, turn_id):
     assert said(owner, "aerodrome.turn_queued") == []
 
 
+async def test_what_is_to_steer_a_turn_waits_where_a_lease_is_held_and_no_turn_runs(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "busy": "steer"})
+    lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1"})
+
+    waiting = owner.ask("session.send", {"sessionId": "s1", "prompt": "not into bens work"})
+    await owner.wait_for_event("s1", "aerodrome.turn_queued", 2)
+    assert rig.scripted.runtimes[0].called("session.send") == []
+    await members["ben"].call("aerodrome.turns.release", {"sessionId": "s1", "token": lease["token"]})
+
+    assert (await asyncio.wait_for(waiting, 5))["messageId"]
+    [sent] = rig.scripted.runtimes[0].called("session.send")
+    assert "mode" not in sent
+
+
 async def test_who_steered_a_turn_is_kept_as_who_sent_one_is(rig):
     owner, members = await shared_session(rig, "shared", ben=["driver"])
     await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "busy": "steer"})

@@ -124,8 +124,9 @@ class TurnQueue:
         if order.lease is not None or order.queue:
             if sharing.busy is BusyPolicy.REJECT:
                 raise _busy(order)
-            if sharing.busy is BusyPolicy.STEER and order.lease is not None:
-                return None
+            running = self._runs.get((client.realm.key, session_id))
+            if sharing.busy is BusyPolicy.STEER and running is not None and running.is_sent:
+                return None  # else there is none to steer: a holder of the lease between two turns, or on its way
         place = _Place(client.services, client.realm.key, session_id)
         lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT)
         try:
