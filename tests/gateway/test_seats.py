@@ -112,6 +112,18 @@ async def test_members_that_leave_at_any_moment_of_joining_leave_nothing_behind(
     await rig.settled(lambda: rig.baseline().descriptors <= before.descriptors)
 
 
+@pytest.mark.parametrize("role", ["driver", "observer"])
+async def test_what_a_member_cannot_answer_it_does_not_have_the_runtime_ask(rig, role):
+    _, members = await shared_session(rig, "alone", ben=[role])
+    interest = {"sessionId": "s1", "eventType": "mcp.oauth_required"}
+
+    handle = (await members["ben"].call("session.eventLog.registerInterest", interest))["handle"]
+    released = await members["ben"].call("session.eventLog.releaseInterest", {"sessionId": "s1", "handle": handle})
+
+    assert released == {"success": True}
+    assert [call.method for call in rig.scripted.runtimes[0].calls if "Interest" in call.method] == []
+
+
 async def test_a_seat_is_under_its_owners_policy_as_it_is_now(rig):
     _, members = await shared_session(rig, "alone", ben=["driver"])
     tenant = rig.configured["alone"]

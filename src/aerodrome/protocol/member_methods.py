@@ -59,8 +59,13 @@ RIGHTS: dict[str, Right] = {
 }
 #: Requests of the runtime that go to a member who may answer them.
 ASKED = frozenset({"userInput.request", "exitPlanMode.request"})
-#: Answered for a member without anything being changed.
-SWALLOWED: dict[str, dict[str, Any]] = {"session.options.update": {"success": True, "pluginHookCount": 0}}
+#: Answered for a member without anything being changed. With an interest (SDKs: mcp.oauth_required) a runtime leaves to its
+#: clients what it would do by itself, for the whole session; the answer to what it asks then is the owner's alone.
+SWALLOWED: dict[str, dict[str, Any]] = {
+    "session.options.update": {"success": True, "pluginHookCount": 0},
+    "session.eventLog.registerInterest": {"handle": "member"},
+    "session.eventLog.releaseInterest": {"success": True},
+}
 #: What a member says of its own link when it joins.
 _OWN = ("streaming", "includeSubAgentStreamingEvents")
 #: What only some may ask for.
