@@ -124,6 +124,41 @@ async def test_what_a_member_cannot_answer_it_does_not_have_the_runtime_ask(rig,
     assert [call.method for call in rig.scripted.runtimes[0].calls if "Interest" in call.method] == []
 
 
+def connection_of(rig, number: int):
+    """Return the runtime's connection on which the session was opened as the n-th, the owner's first."""
+    opened = [call.peer for call in rig.scripted.runtimes[0].calls if call.method in ("session.create", "session.resume")]
+    return opened[number]
+
+
+@pytest.mark.parametrize("method", ["systemMessage.transform", "providerToken.getToken", "gitHubToken.getToken"])
+async def test_what_only_the_owners_program_knows_it_is_asked_also_where_a_member_joined_last(rig, method):
+    owner, members = await shared_session(rig, "alone", ben=["driver", "approver"])
+
+    async def answer(_params):
+        return {"token": "the owner's"}
+
+    owner.answers[method] = answer
+    asked = connection_of(rig, 1).ask(method, {"sessionId": "s1"})
+
+    assert await asyncio.wait_for(asked, 5) == {"token": "the owner's"}
+    assert method not in [one.method for one in members["ben"].heard]
+
+
+async def test_where_the_owner_leaves_what_its_program_was_asked_is_answered(rig):
+    owner, members = await shared_session(rig, "alone", ben=["driver"])
+    owner.answers["providerToken.getToken"] = lambda _params: asyncio.get_running_loop().create_future()
+    asked = connection_of(rig, 1).ask("providerToken.getToken", {"sessionId": "s1"})
+    await owner.wait_until(lambda: "providerToken.getToken" in [one.method for one in owner.heard])
+
+    await owner.aclose()
+
+    with pytest.raises(RpcError):
+        await asyncio.wait_for(asked, 5)
+    with pytest.raises(RpcError):
+        await asyncio.wait_for(connection_of(rig, 1).ask("providerToken.getToken", {"sessionId": "s1"}), 5)
+    assert "providerToken.getToken" not in [one.method for one in members["ben"].heard]
+
+
 async def test_a_seat_is_under_its_owners_policy_as_it_is_now(rig):
     _, members = await shared_session(rig, "alone", ben=["driver"])
     tenant = rig.configured["alone"]

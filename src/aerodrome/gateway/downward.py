@@ -17,7 +17,7 @@ from aerodrome.core.flights import TurnEnd
 from aerodrome.gateway import reattach, tightening, usage
 from aerodrome.gateway.client import TURN_STARTS, Asked, Client
 from aerodrome.gateway.upstream import Upstream
-from aerodrome.protocol import messages, methods, reopening
+from aerodrome.protocol import member_methods, messages, methods, reopening
 from aerodrome.protocol.messages import Envelope, Peek, PeekParams
 from aerodrome.protocol.methods import Direction, Verdict
 
@@ -129,11 +129,24 @@ class Downward:
             upstream.send(messages.result(envelope.id, {}))
             upstream.link.flush()
             return
+        answering = self._client
+        if answering.is_seat and envelope.method in member_methods.OWNERS:
+            answering = self._owners_link(_session_of(peek)) or answering
         try:
-            self._client.ask(Asked(upstream, envelope.id, _session_of(peek), envelope.method, envelope.params))
+            answering.ask(Asked(upstream, envelope.id, _session_of(peek), envelope.method, envelope.params))
+            if answering is not self._client:
+                answering.link.flush()
         except errors.OverCapacity as error:
             upstream.link.send(messages.failure(envelope.id, -32603, error.message))
             upstream.link.flush()
+
+    def _owners_link(self, session_id: str | None) -> Client | None:
+        """Return the latest link of a session's owner itself; None if it has none here."""
+        client = self._client
+        resident = client.services.residents.find(client.realm.key, session_id or "")
+        holders = reversed(list(resident.holders.values())) if resident is not None else ()
+        own = (holder.client for holder in holders if not holder.client.is_seat and not holder.client.link.is_closing)
+        return next(own, None)
 
     def _cancel(self, upstream: Upstream, envelope: Envelope) -> None:
         try:

@@ -485,6 +485,8 @@ class Relay:
         asked = self._client.asked.close(envelope.id if envelope.id is not UNSET else None)
         if asked is not None:
             asked.upstream.send(messages.response(asked.request_id, envelope))
+            if isinstance(asked.upstream, Upstream):
+                asked.upstream.link.flush()  # it may be the link of a member who joined this session
 
     def _cancel(self, envelope: Envelope) -> None:
         try:

@@ -26,6 +26,7 @@ from aerodrome.gateway.downward import Downward
 from aerodrome.gateway.handshake import Greeting
 from aerodrome.gateway.relay import Relay
 from aerodrome.gateway.sharing import NoteClient
+from aerodrome.gateway.upstream import Upstream
 from aerodrome.protocol import messages, reopening
 from aerodrome.protocol.messages import PeekParams
 from aerodrome.transport import tls
@@ -140,6 +141,7 @@ class TenantGateway:
             await self._relay(client, greeting.rest)
         finally:
             self._forget(client)
+            _answer_for(client)
             if client.is_dismissed:
                 _say_last(client)
             if client.is_dismissed or not self._services.finishing.take(client, _release):
@@ -195,6 +197,16 @@ class TenantGateway:
             if hears and runtime_id not in client.upstreams and not client.link.is_stalled:
                 client.link.send(body)
                 client.link.flush()
+
+
+def _answer_for(client: Client) -> None:
+    """Answer what an owner's program was asked for members of its session: their links to the runtime stay."""
+    own = set(client.upstreams.values())
+    for number, asked in client.asked.items():
+        if isinstance(asked.upstream, Upstream) and asked.upstream not in own:
+            client.asked.close(number)
+            asked.upstream.send(messages.failure(asked.request_id, -32603, "the session's owner has left; it alone can answer"))
+            asked.upstream.link.flush()
 
 
 def _say_last(client: Client) -> None:

@@ -59,6 +59,9 @@ RIGHTS: dict[str, Right] = {
 }
 #: Requests of the runtime that go to a member who may answer them.
 ASKED = frozenset({"userInput.request", "exitPlanMode.request"})
+#: Requests that a runtime sends to whoever said last what a session is opened with (protocol facts 1.5): a member that joins says it
+#: for the owner, whose program alone can answer.
+OWNERS = frozenset({"gitHubToken.getToken", "providerToken.getToken", "systemMessage.transform"})
 #: Answered for a member without anything being changed. With an interest (SDKs: mcp.oauth_required) a runtime leaves to its
 #: clients what it would do by itself, for the whole session; the answer to what it asks then is the owner's alone.
 SWALLOWED: dict[str, dict[str, Any]] = {
@@ -68,6 +71,8 @@ SWALLOWED: dict[str, dict[str, Any]] = {
 }
 #: What a member says of its own link when it joins.
 _OWN = ("streaming", "includeSubAgentStreamingEvents")
+#: What no member is asked.
+_NEVER_ASKED = ("requestAutoModeSwitch",)
 #: What only some may ask for.
 _OWN_ASKED = ("requestPermission", "requestUserInput", "requestElicitation", "requestExitPlanMode")
 
@@ -99,6 +104,7 @@ def join_params(
             params[name] = said[name]
     for name in _OWN_ASKED:
         params[name] = bool(said.get(name)) and Right.APPROVE in rights
+    params |= {name: False for name in _NEVER_ASKED if name in params}
     params["tools"] = said.get("tools") or [] if Right.ANSWER_TOOL in rights else []
     return params
 
