@@ -47,6 +47,27 @@ async def accept(member: Program, session_id: str) -> None:
     await member.ask("aerodrome.members.accept", {"sessionId": session_id})
 
 
+async def test_what_the_owners_program_does_to_the_system_message_holds_for_who_joins_too(tmp_path):
+    async with open_place(tmp_path) as place:
+        ann, ben = await place.connect("shared", "ann"), await place.connect("shared", "ben")
+        asked = []
+
+        def transform(content: str) -> str:
+            asked.append(content)
+            return "Be kind to bees."
+
+        rules = {"mode": "customize", "sections": {"guidelines": {"action": transform}}}
+        hers = await ann.create(session_id="both", system_message=rules)
+        await say(hers, "[say hers]")
+        before = len(asked)
+        await invite(ann, "both", "ben", "driver")
+        await accept(ben, "both")
+        his = await ben.resume("both")
+
+        assert await say(his, "[say his]") == "his"
+        assert len(asked) > before
+
+
 @pytest.mark.parametrize("tenant", ["user", "shared"])
 async def test_two_unchanged_programs_in_one_session_are_as_in_the_runtimes_own_multi_client_mode(tmp_path, tenant):
     async with open_place(tmp_path) as place:
