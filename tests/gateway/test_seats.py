@@ -12,6 +12,7 @@ import pytest
 from aerodrome import errors
 from aerodrome.core.identity import Tenant
 from aerodrome.gateway.seats import Seat
+from aerodrome.protocol import member_methods
 from aerodrome.testing import peer as peers
 from aerodrome.testing.peer import RpcError
 
@@ -130,7 +131,7 @@ def connection_of(rig, number: int):
     return opened[number]
 
 
-@pytest.mark.parametrize("method", ["systemMessage.transform", "providerToken.getToken", "gitHubToken.getToken"])
+@pytest.mark.parametrize("method", sorted(member_methods.OWNERS))
 async def test_what_only_the_owners_program_knows_it_is_asked_also_where_a_member_joined_last(rig, method):
     owner, members = await shared_session(rig, "alone", ben=["driver", "approver"])
 

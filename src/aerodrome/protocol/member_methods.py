@@ -61,7 +61,23 @@ RIGHTS: dict[str, Right] = {
 ASKED = frozenset({"userInput.request", "exitPlanMode.request"})
 #: Requests that a runtime sends to whoever said last what a session is opened with (protocol facts 1.5): a member that joins says it
 #: for the owner, whose program alone can answer.
-OWNERS = frozenset({"gitHubToken.getToken", "providerToken.getToken", "systemMessage.transform"})
+OWNERS = frozenset(
+    {
+        "canvas.action.invoke",
+        "canvas.close",
+        "canvas.open",
+        "factory.abort",
+        "factory.execute",
+        "gitHubToken.getToken",
+        "providerToken.getToken",
+        "skillProvider.list",
+        "skillProvider.read",
+        "systemMessage.transform",
+        "tasks.cancel",
+        "workflow.abort",
+        "workflow.execute",
+    }
+)
 #: Answered for a member without anything being changed. With an interest (SDKs: mcp.oauth_required) a runtime leaves to its
 #: clients what it would do by itself, for the whole session; the answer to what it asks then is the owner's alone.
 SWALLOWED: dict[str, dict[str, Any]] = {
