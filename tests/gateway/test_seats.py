@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from aerodrome import errors
 from aerodrome.core.identity import Tenant
+from aerodrome.gateway import seats
 from aerodrome.gateway.seats import Seat
 from aerodrome.protocol import member_methods
 from aerodrome.testing import peer as peers
@@ -279,6 +281,28 @@ async def test_who_accepts_again_undoes_nothing_that_the_owner_does_meanwhile(ri
 
     look = await owner.call("aerodrome.sharing.look", {"sessionId": "s1"})
     assert [one["roles"] for one in look["members"]] == ([["observer"]] if method == "change" else [])
+
+
+@pytest.mark.parametrize("role", ["driver", "observer"])
+async def test_a_member_for_whom_no_connection_can_be_opened_is_told_so(rig, role, monkeypatch):
+    owner, members = await shared_session(rig, "shared", ben=[role])
+    await owner.call("session.create", {"sessionId": "s2"})
+    await share(owner, "s2", ben=["driver"])
+    other = await rig.client("shared", "ben")
+    await other.call("aerodrome.members.accept", {"sessionId": "s2"})
+
+    def refuse():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(seats.socket, "socketpair", refuse)
+    await owner.call("aerodrome.members.change", {"sessionId": "s1", "user": "ben", "roles": ["driver"]})
+    if role == "observer":
+        with pytest.raises(RpcError) as refused:
+            await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "x"}, 5)
+        assert refused.value.data["code"] == "over_capacity"
+    with pytest.raises(RpcError) as refused:
+        await other.call("session.resume", {"sessionId": "s2"}, 5)
+    assert refused.value.data["code"] == "over_capacity"
 
 
 async def test_a_reader_whose_seat_is_refused_goes_on_reading(rig):

@@ -74,10 +74,17 @@ class Seat:
         self._unwatch: Callable[[], None] = lambda: None
 
     async def open(self, serving_principal: Any) -> None:
-        """Open the link behind the seat; it ends with the last session that needs it, with the member's own at the latest."""
+        """Open the link behind the seat; it ends with the last session that needs it, with the member's own at the latest.
+
+        Raises:
+            errors.OverCapacity: this process has no descriptors left.
+        """
         limit = self._client.services.settings.max_frame_bytes
         near, far = Link(limit), Link(limit)
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise errors.OverCapacity(f"no connection can be opened now ({error.strerror}); try again later") from None
         try:
             loop = asyncio.get_running_loop()
             ours.setblocking(False)
