@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -381,3 +382,30 @@ async def test_a_runtime_with_memory_to_spare_keeps_more_sessions_and_gives_them
     for number in range(4):
         await turn(client, f"s{number}", "back")
     assert len(live(rig)) == 6
+
+
+async def test_an_eviction_and_an_opening_never_wait_for_each_other(open_rig):
+    rig = await open_rig()
+    one, other = await rig.client("shared"), await rig.client("shared")
+    await one.call("session.create", {"sessionId": "s"})
+    await other.call("session.resume", {"sessionId": "s"})
+    await turn(one, "s")
+    for at_work in ("a", "b"):
+        await other.call("session.create", {"sessionId": at_work})
+        await other.call("session.send", {"sessionId": at_work, "prompt": "[hold]"})
+        await other.wait_for_event(at_work, "assistant.turn_start")
+    resident = rig.services.residents.find(rig.realm("shared"), "s")
+    first = resident.holders[min(resident.holders)]
+    first.held.upstream.link.abort()
+    await rig.settled(lambda: resident.absent)
+    object.__setattr__(rig.services, "settings", replace(rig.services.settings, live_sessions=1))
+
+    # A call that has the session brought back is about to have its turn with it when the eviction looks.
+    await resident.lock.acquire()
+    asking = one.ask("session.getMessages", {"sessionId": "s"})
+    await rig.settled(lambda: resident.lock._waiters)
+    rig.services.evictor.note(rig.router.find(rig.realm("shared"), "s"))
+    resident.lock.release()
+
+    done, _ = await asyncio.wait((asking,), timeout=5)
+    assert done

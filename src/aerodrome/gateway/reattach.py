@@ -123,7 +123,7 @@ async def bring_back(client: Client, session_id: str) -> None:
     resident = client.services.residents.find(client.realm.key, session_id)
     if resident is None:
         return
-    async with resident.lock:
+    async with resident.alone():
         for holder in _one_after_another(resident):
             try:
                 await _resume(resident, holder)
@@ -138,7 +138,7 @@ async def bring_back_others(client: Client, session_id: str) -> None:
     resident = client.services.residents.find(client.realm.key, session_id)
     if resident is None:
         return
-    async with resident.lock:
+    async with resident.alone():
         for holder in _one_after_another(resident):
             if holder.client is not client:
                 try:

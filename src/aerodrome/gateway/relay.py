@@ -378,7 +378,7 @@ class Relay:
         if held.state is AttachmentState.UNLOADING:
             resident = client.services.residents.find(client.realm.key, held.session_id)
             if resident is not None:
-                async with resident.lock:
+                async with resident.alone():
                     pass
         if held.state not in (AttachmentState.LOST, AttachmentState.EVICTED):
             return False

@@ -8,7 +8,8 @@ gateway.unloading and gateway.reattach.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,20 @@ class Resident:
     realm: str
     session_id: str
     holders: dict[int, Holder] = field(default_factory=dict)
-    #: Held while the session leaves a runtime or comes back to one; requests that need it wait for it.
+    #: Held while the session leaves a runtime or comes back to one; requests that need it wait for it. By `alone` only.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: How many hold the lock or wait for it: a lock that was just given back is free, and yet the next one's.
+    wanting: int = 0
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Have nobody else move the session for the length of a block."""
+        self.wanting += 1
+        try:
+            async with self.lock:
+                yield
+        finally:
+            self.wanting -= 1
 
     @property
     def live(self) -> list[Holder]:

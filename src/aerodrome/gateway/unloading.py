@@ -40,7 +40,7 @@ async def unload(services: Services, resident: Resident, reason: str) -> bool:
 
     False: it is at work, or its runtime did not say that it is not; nothing has changed then.
     """
-    async with resident.lock:
+    async with resident.alone():
         holders = resident.live
         if resident.is_at_work:
             return False
@@ -183,7 +183,8 @@ class Evictor:
         while (excess := router.count_live(runtime_id) - self._cap(runtime_id)) > 0:
             for realm, session_id in router.live_in(runtime_id):
                 resident = self._services.residents.find(realm, session_id)
-                if resident is not None and not resident.is_at_work and not resident.lock.locked():
+                # One that is on its way may be waiting for this very eviction, to have room (`make_room`).
+                if resident is not None and not resident.is_at_work and not resident.wanting:
                     excess -= await unload(self._services, resident, "cap")
                 if excess <= 0:
                     break
