@@ -41,3 +41,14 @@ async def test_the_routes_into_a_runtime_end_with_it():
 
     assert router.find("shared", "a") is None
     assert router.find("shared", "b") == "rt-2"
+
+
+def test_a_session_that_two_move_at_once_goes_where_the_later_one_says_and_nothing_stays():
+    router = Router()
+    first, second = router.directed("shared", "s", "rt-1"), router.directed("shared", "s", "rt-2")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert router.destination("shared", "s") == "rt-2"
+    second.__exit__(None, None, None)
+    assert router.destination("shared", "s") is None

@@ -52,7 +52,9 @@ class Router:
         try:
             yield
         finally:
-            del self._directed[realm, session_id]
+            # Another may have directed it elsewhere meanwhile.
+            if self._directed.get((realm, session_id)) == runtime_id:
+                del self._directed[realm, session_id]
 
     def live_in(self, runtime_id: str) -> list[tuple[str, str]]:
         """Return (realm, session id) of the sessions live in a runtime, the least recently used first."""
