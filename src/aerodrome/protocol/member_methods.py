@@ -59,8 +59,8 @@ RIGHTS: dict[str, Right] = {
 }
 #: Requests of the runtime that go to a member who may answer them.
 ASKED = frozenset({"userInput.request", "exitPlanMode.request"})
-#: Requests that a runtime sends to whoever said last what a session is opened with (protocol facts 1.5): a member that joins says it
-#: for the owner, whose program alone can answer.
+#: Requests that a runtime sends to whoever said last what a session is opened with (protocol facts 1.5): a member that joins
+#: says it for the owner, whose program alone can answer.
 OWNERS = frozenset(
     {
         "canvas.action.invoke",
