@@ -129,7 +129,9 @@ async def test_what_a_member_cannot_answer_it_does_not_have_the_runtime_ask(rig,
 
 def connection_of(rig, number: int):
     """Return the runtime's connection on which the session was opened as the n-th, the owner's first."""
-    opened = [call.peer for call in rig.scripted.runtimes[0].calls if call.method in ("session.create", "session.resume")]
+    opened = [
+        call.peer for call in rig.scripted.runtimes[0].calls if call.method in ("session.create", "session.resume")
+    ]
     return opened[number]
 
 

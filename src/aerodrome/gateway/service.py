@@ -205,7 +205,9 @@ def _answer_for(client: Client) -> None:
     for number, asked in client.asked.items():
         if isinstance(asked.upstream, Upstream) and asked.upstream not in own:
             client.asked.close(number)
-            asked.upstream.send(messages.failure(asked.request_id, -32603, "the session's owner has left; it alone can answer"))
+            asked.upstream.send(
+                messages.failure(asked.request_id, -32603, "the session's owner has left; it alone can answer")
+            )
             asked.upstream.link.flush()
 
 
