@@ -73,7 +73,7 @@ EVENTS: dict[str, str] = {
     "reaper.pass_finished": "every expired session was looked at once",
     "reaper.realm_failed": "no runtime of a realm could delete its expired sessions; the next pass tries again",
     "reaper.tenant_failed": "a tenant's expired sessions could not be looked for; the next pass tries again",
-    "registry.flush_failed": "times of use could not be written; they are tried again",
+    "registry.flush_failed": "times of use could not be written, or what is over not be removed; it is tried again",
     "request.failed": "forwarding a request failed unexpectedly",
     "runtime.bound": "a warm runtime was given to a realm, for the rest of its life",
     "runtime.cordoned": "nothing new is placed on a runtime; it is replaced when its sessions are idle",
@@ -117,7 +117,7 @@ EVENTS: dict[str, str] = {
 
 #: What each metric means; a test holds the code to this list.
 METRICS: dict[str, str] = {
-    "aerodrome_browsers_signed_in": "browsers that are signed in",
+    "aerodrome_browsers_signed_in": "browsers that are signed in, at all gateways of the registry",
     "aerodrome_calls_rejected_total": "calls, links and callers that were rejected, by why",
     "aerodrome_links_open": "client links that are open, of SDK programs and HTTP users",
     "aerodrome_model_tokens_total": "tokens of model calls in turns that are over, by direction",

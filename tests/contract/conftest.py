@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aerodrome.adapters.memory.browsers import MemoryBrowserStore
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
 from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
@@ -14,6 +15,7 @@ from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegi
 from aerodrome.adapters.memory.tokens import MemoryTokenStore
 from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
@@ -40,6 +42,7 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
             SqlConversationStore(database),
             SqlUsageStore(database),
             SqlIdempotencyStore(database),
+            SqlBrowserStore(database),
         )
     finally:
         await database.aclose()
@@ -56,6 +59,7 @@ def memory() -> Stores:
         MemoryConversationStore(),
         MemoryUsageStore(),
         MemoryIdempotencyStore(),
+        MemoryBrowserStore(),
     )
 
 

@@ -16,6 +16,7 @@ from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
+from aerodrome.ports.browsers import BrowserStore
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
 from aerodrome.ports.people import ErasureStore
@@ -39,6 +40,7 @@ class Stores:
     conversations: ConversationStore
     usage: UsageStore
     idempotency: IdempotencyStore
+    browsers: BrowserStore
 
 
 class FixedClock:

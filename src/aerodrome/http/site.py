@@ -15,12 +15,14 @@ from aerodrome.gateway.client import Services
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http.asks import Asks
-from aerodrome.http.browsers import BegunSignIns, BrowserSessions, BrowserSettings
+from aerodrome.http.browsers import BrowserSessions, BrowserSettings
 from aerodrome.http.idempotency import IdempotencySettings, Replays
 from aerodrome.http.rates import RateLimiter
+from aerodrome.http.sealed_cookies import BegunSignIns
 from aerodrome.http.sse import StreamSettings
 from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
+from aerodrome.ports.browsers import BrowserStore
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
 from aerodrome.ports.people import ErasureStore, PersonStore
@@ -95,6 +97,7 @@ class HttpStores:
 
     conversations: ConversationStore
     idempotency: IdempotencyStore
+    browsers: BrowserStore
 
 
 @dataclass(frozen=True, slots=True)

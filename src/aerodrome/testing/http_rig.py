@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from aerodrome.adapters.memory.browsers import MemoryBrowserStore
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
 from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.admin.operations import Operations
@@ -171,7 +172,7 @@ async def open_http(
     stores: HttpStores | None = None,
 ) -> AsyncIterator[HttpRig]:
     """Serve HTTP over a rig for the length of a block; `stores` may be those of an edge before."""
-    stores = stores or HttpStores(MemoryConversationStore(), MemoryIdempotencyStore())
+    stores = stores or HttpStores(MemoryConversationStore(), MemoryIdempotencyStore(), MemoryBrowserStore())
     edge = HttpEdge(rig.gateway, replace(office(rig), sign_in=sign_in), stores, rig.clock, settings or HttpSettings())
     host, port = await edge.start()
     http = HttpRig(rig, edge, f"http://{host}:{port}", stores)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
@@ -34,6 +35,7 @@ class Stores:
     usage: SqlUsageStore
     idempotency: SqlIdempotencyStore
     members: SqlMemberStore
+    browsers: SqlBrowserStore
 
 
 @asynccontextmanager
@@ -57,6 +59,7 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlUsageStore(database),
             SqlIdempotencyStore(database),
             SqlMemberStore(database),
+            SqlBrowserStore(database),
         )
     finally:
         await database.aclose()
