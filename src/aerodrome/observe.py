@@ -46,6 +46,7 @@ EVENTS: dict[str, str] = {
     "http.message_failed": "a message for an HTTP user could not be handled",
     "http.program_failed": "the link of an HTTP user failed unexpectedly",
     "http.request_failed": "answering an HTTP request failed unexpectedly",
+    "http.turn_not_noted": "open turns could not be noted: if the gateway were killed now, nobody would say that they are over",
     "http.webhook_failed": "a call of a tool that is a webhook failed, after its retries",
     "identity.unproved": "what an identity provider said of someone could not be proved; nobody was signed in",
     "issuer.keys_read": "the keys that an issuer signs with were read",

@@ -19,6 +19,7 @@ from aerodrome.core.session import Claim, SessionRecord
 from aerodrome.ports.browsers import BrowserStore
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
+from aerodrome.ports.open_turns import OpenTurnStore
 from aerodrome.ports.people import ErasureStore
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
@@ -41,6 +42,7 @@ class Stores:
     usage: UsageStore
     idempotency: IdempotencyStore
     browsers: BrowserStore
+    open_turns: OpenTurnStore
 
 
 class FixedClock:

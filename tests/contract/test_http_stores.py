@@ -239,6 +239,44 @@ class TestBrowsers:
                 await call
 
 
+class TestOpenTurns:
+    async def test_open_turns_are_found_by_their_owner_only_until_they_are_removed(self, twins):
+        one, other = twins
+        await one.open_turns.put("s", ALICE, '["é"]')
+        assert await other.open_turns.find("s", ALICE) == '["é"]'
+        for session_id, owner in (("s", BOB), ("s", OTHER_ALICE), ("t", ALICE)):
+            await other.open_turns.remove(session_id, owner)
+            assert await other.open_turns.find(session_id, owner) is None
+
+        await one.open_turns.put("s", ALICE, "[2]")
+        assert await other.open_turns.find("s", ALICE) == "[2]"
+        await other.open_turns.remove("s", ALICE)
+        await other.open_turns.remove("s", ALICE)
+        assert await one.open_turns.find("s", ALICE) is None
+
+    async def test_several_have_turns_open_in_one_session_and_all_go_with_it(self, twins):
+        one, other = twins
+        for owner, session_id in ((ALICE, "s"), (BOB, "s"), (ALICE, "t")):
+            await one.open_turns.put(session_id, owner, f'["{owner.user}"]')
+        assert await other.open_turns.find("s", ALICE) == '["alice"]'
+        assert await other.open_turns.find("s", BOB) == '["bob"]'
+
+        await other.open_turns.remove("s")
+        assert [await one.open_turns.find("s", owner) for owner in (ALICE, BOB)] == [None, None]
+        assert await one.open_turns.find("t", ALICE) == '["alice"]'
+
+    async def test_a_closed_store_of_open_turns_refuses(self, stores):
+        await stores.open_turns.aclose()
+        await stores.open_turns.aclose()
+        for call in (
+            stores.open_turns.put("s", ALICE, "[]"),
+            stores.open_turns.find("s", ALICE),
+            stores.open_turns.remove("s", ALICE),
+        ):
+            with pytest.raises(errors.StoreUnavailable):
+                await call
+
+
 class TestUsage:
     async def test_figures_of_one_user_day_and_model_add_up(self, twins):
         one, other = twins

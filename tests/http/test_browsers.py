@@ -6,14 +6,13 @@ import asyncio
 import re
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from aerodrome import errors
 from aerodrome.adapters.memory.browsers import MemoryBrowserStore
-from aerodrome.adapters.memory.conversations import MemoryConversationStore
-from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
 from aerodrome.adapters.sql import engine, migrate
 from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.people import SqlPersonStore
@@ -23,7 +22,6 @@ from aerodrome.core.erasure import Erasure
 from aerodrome.core.identity import Owner, Principal, Scope
 from aerodrome.core.policy import Policy
 from aerodrome.http.browsers import BrowserSessions, BrowserSettings
-from aerodrome.http.site import HttpStores
 from aerodrome.testing import http_rig
 from aerodrome.testing.http_rig import WAIT_SECONDS
 
@@ -77,7 +75,7 @@ async def restarted(rig, path):
         database = await engine.open_database(f"sqlite:///{path}")
         stack.push_async_callback(database.aclose)
         await migrate.migrate(database)
-        stores = HttpStores(MemoryConversationStore(), MemoryIdempotencyStore(), SqlBrowserStore(database))
+        stores = replace(http_rig.memory_stores(), browsers=SqlBrowserStore(database))
         yield await stack.enter_async_context(http_rig.open_http(rig, stores=stores)), SqlPersonStore(database)
 
 
@@ -185,7 +183,7 @@ async def test_what_was_said_to_one_browser_is_not_said_to_the_next_that_signs_i
 
 
 async def test_what_is_over_is_removed_as_a_gateway_starts_whatever_else_fails(http, monkeypatch):
-    stores = HttpStores(MemoryConversationStore(), MemoryIdempotencyStore(), MemoryBrowserStore())
+    stores = http_rig.memory_stores()
     await stores.browsers.add(core_browser.Browser("hash", ANN, 1.0, 1.0, 2.0), 9)
 
     async def fail(*_):

@@ -40,6 +40,7 @@ class HttpEdge:
         master = settings.masters[0] if settings.masters else None
         hooks = Webhooks(master, gateway.find_policy, clock, settings.webhook_context)
         self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds, hooks)
+        users.open_turns = stores.open_turns
         users.sealed = SealedOptions(settings.masters)
         gateway.forgetters.append(users.close_user)
         if gateway.services.sharing is not None:

@@ -25,6 +25,7 @@ from aerodrome.http.users import HttpUsers
 from aerodrome.ports.browsers import BrowserStore
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
+from aerodrome.ports.open_turns import OpenTurnStore
 from aerodrome.ports.people import ErasureStore, PersonStore
 from aerodrome.ports.registry import KeyStore
 from aerodrome.ports.sign_in import SignIn
@@ -98,6 +99,7 @@ class HttpStores:
     conversations: ConversationStore
     idempotency: IdempotencyStore
     browsers: BrowserStore
+    open_turns: OpenTurnStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.members import SqlMemberStore
+from aerodrome.adapters.sql.open_turns import SqlOpenTurnStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
@@ -36,6 +37,7 @@ class Stores:
     idempotency: SqlIdempotencyStore
     members: SqlMemberStore
     browsers: SqlBrowserStore
+    open_turns: SqlOpenTurnStore
 
 
 @asynccontextmanager
@@ -60,6 +62,7 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlIdempotencyStore(database),
             SqlMemberStore(database),
             SqlBrowserStore(database),
+            SqlOpenTurnStore(database),
         )
     finally:
         await database.aclose()

@@ -182,3 +182,13 @@ BROWSERS = sa.Table(
     # Without used_at, as sessions.
     sa.Index(None, "tenant_name", "user_name"),
 )
+
+#: `turns` is JSON as http.open_turns has it; the user is who sends them.
+OPEN_TURNS = sa.Table(
+    "open_turns",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("turns", sa.Text, nullable=False),
+)

@@ -1,4 +1,4 @@
-"""Browsers that have signed in."""
+"""Browsers that have signed in, and turns that are open."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Create their table."""
+    """Create their tables."""
     op.create_table(
         "browsers",
         sa.Column("token_hash", sa.Text, nullable=False),
@@ -24,3 +24,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("token_hash", name="pk_browsers"),
     )
     op.create_index("ix_browsers_tenant_name_user_name", "browsers", ["tenant_name", "user_name"])
+    op.create_table(
+        "open_turns",
+        sa.Column("session_id", sa.Text, nullable=False),
+        sa.Column("tenant_name", sa.Text, nullable=False),
+        sa.Column("user_name", sa.Text, nullable=False),
+        sa.Column("turns", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "tenant_name", "user_name", name="pk_open_turns"),
+    )
