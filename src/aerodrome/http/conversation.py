@@ -90,9 +90,9 @@ class Conversation:
         self._current: Turn | None = None
         self._turns: OrderedDict[str, Turn] = OrderedDict()
         self._sending: asyncio.Task[None] | None = None
-        #: Those that ended with the gateway; and what is noted of open ones, with the lock for doing so.
+        #: Those that ended with the gateway; and what is noted of open ones (None: not known), with the lock for doing so.
         self._left: list[Turn] = []
-        self._noted: list[tuple[str, float | None]] = []
+        self._noted: list[tuple[str, float | None]] | None = []
         self._noting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -199,6 +199,11 @@ class Conversation:
         if not self._was_open and store is not None and await store.find(self.session_id):
             await self.open()
 
+    @property
+    def has_noted_turns(self) -> bool:
+        """Say whether turns are noted as open, or may be."""
+        return self._noted != []
+
     async def note_turns(self) -> None:
         """Note which turns are open, so that they are not forgotten if this gateway ends."""
         store = self._surroundings.open_turns
@@ -208,8 +213,10 @@ class Conversation:
             running = [self._current] if self._current is not None else []
             open_now = [*self._left, *running, *self._queue]
             wanted = [(turn.turn_id, turn.started_at) for turn in open_now]
-            if wanted != self._noted and await store.note(self.session_id, open_now):
-                self._noted = wanted
+            if wanted != self._noted:
+                self._noted = None
+                if await store.note(self.session_id, open_now):
+                    self._noted = wanted
 
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Make a call about this session, opened first."""

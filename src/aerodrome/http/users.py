@@ -118,7 +118,8 @@ class HttpUser:
             for held in list(self.conversations.values()):
                 # Turns that end with the gateway are told by whoever opens their session next.
                 held.hear_end(keeps_turns=self._users.is_closed)
-                self._users.spawn(held.note_turns())
+                if held.has_noted_turns:
+                    self._users.spawn(held.note_turns())
 
     async def create(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> Conversation:
         """Make a new session. One that is ephemeral is marked as such before a runtime hears of it.
