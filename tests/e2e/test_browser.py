@@ -134,6 +134,19 @@ def test_who_reads_further_up_is_left_there(sign_in):
     expect(last(page, "turn-foot")).to_be_in_viewport()
 
 
+def test_who_moves_up_in_the_moment_in_which_a_word_comes_is_left_there(sign_in):
+    """The browser tells of a move with its next frame only: here it does not tell at all."""
+    page = sign_in("heidi")
+    thread = page.locator("#thread")
+    say(page, "[size 9000] [stream 30 2]")
+    expect(last(page)).to_have_text(re.compile(r"[\s\S]{4000}"))
+    page.evaluate("document.addEventListener('scroll', (event) => event.stopImmediatePropagation(), true)")
+    thread.evaluate("(part) => { part.scrollTop = 50; }")
+    expect(last(page, "turn-foot")).to_contain_text(" in · ")
+
+    assert thread.evaluate("(part) => part.scrollTop") < 100
+
+
 def test_a_command_runs_when_it_is_approved_and_not_when_it_is_rejected(sign_in):
     page = sign_in()
     say(page, BASH)

@@ -180,6 +180,9 @@ class ToolView {
   }
 }
 
+/** Who is so near to the end is kept there. */
+export const NEAR_END_PX = 90;
+
 export class Transcript {
   /** `host`: api path of the session, `again(prompt)`, `changed()` when running or not changes, `announce(words)`. */
   constructor(root, scroller, host) {
@@ -200,6 +203,8 @@ export class Transcript {
     this.known = new Map();
     this.sending = new Set();
     this.isAtEnd = true;
+    /** Where we left the scroller. */
+    this.top = 0;
     root.replaceChildren();
   }
 
@@ -316,10 +321,17 @@ export class Transcript {
   }
 
   keepInView(isForced = false) {
+    if (!isForced && this.hasMovedUp) this.isAtEnd = false;
     if (isForced || this.isAtEnd) {
       this.isAtEnd = true;
       this.scroller.scrollTop = this.scroller.scrollHeight;
+      this.top = this.scroller.scrollTop;
     }
+  }
+
+  /** Whether the reader moved up since: the event that tells it comes with the next frame, words may come before. */
+  get hasMovedUp() {
+    return this.scroller.scrollTop < this.top - NEAR_END_PX;
   }
 }
 
