@@ -259,6 +259,22 @@ def test_two_people_in_one_session_see_each_other_and_who_said_what(sign_in):
     expect(guest.get_by_test_id("sender").filter(has_text="alice")).to_have_count(1)
 
 
+def test_a_prompt_shows_once_when_its_turn_is_heard_of_before_it_is_answered_for(sign_in):
+    page = sign_in("grace")
+    held = []
+    page.route("**/messages", lambda route: held.append((route, route.fetch())))
+    say(page, "[stream 12 1]")
+    expect(last(page)).to_contain_text("12")
+    expect(page.get_by_test_id("prompt")).to_have_text(["[stream 12 1]"])
+    [(route, response)] = held
+    route.fulfill(response=response)
+    page.unroute("**/messages")
+
+    say(page, "and now?")
+    expect(last(page)).to_have_text("You said: and now?")
+    expect(page.get_by_test_id("prompt")).to_have_text(["[stream 12 1]", "and now?"])
+
+
 def test_what_was_said_while_the_network_was_away_is_there_when_it_is_back(sign_in, visits):
     visits.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"]
     page = sign_in("dave")

@@ -229,6 +229,7 @@ export class Transcript {
       const turn = await sent;
       this.adopt(view, turn.turn_id);
     } catch (problem) {
+      this.uncover(view);
       view.show("failed", "Not sent");
       view.fail(problem, this.host.again);
     } finally {
@@ -248,7 +249,18 @@ export class Transcript {
     }
     view.turnId = turnId;
     this.turns.set(turnId, view);
+    this.uncover(view);
     view.show("running", "");
+  }
+
+  /** Show once what this tab sent and the session says now, while the gateway's answer, which names the turn, is on its way. */
+  cover(heard) {
+    const sent = this.views.find((one) => one !== heard && one.status === "sending" && one.hasPrompt && one.prompt === heard.prompt);
+    sent?.element.remove();
+  }
+
+  uncover(view) {
+    if (!view.element.isConnected) this.root.append(view.element);
   }
 
   // -- what the session says ------------------------------------------------------------------------------------------------
@@ -379,6 +391,7 @@ const HEARD = {
     all.current.wasHeard = true;
     all.current.saidAt = Date.parse(event.timestamp);
     all.current.ask(data.content ?? "");
+    all.cover(all.current);
     all.keepInView();
     all.host.changed();
   },
