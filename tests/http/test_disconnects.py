@@ -171,3 +171,41 @@ async def test_a_reader_slower_than_the_log_hears_every_kept_event_once(http, mo
 
     kept = [event.cursor.partition("_")[0] for event in heard if event.is_kept]
     assert kept == [one["id"] for one in history]
+
+
+async def test_a_reader_of_a_turn_that_is_slower_than_the_log_hears_all_of_it(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    held.log.limit_bytes = 20_000
+    turn = held.ask("[flood 12 3000]", "user")
+    reading = held.read_turn(turn)
+    heard = list(await anext(reading))
+    await held.wait_over(turn)
+    assert held.log.first > turn.position, "the log has let go of its beginning"
+
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for batch in reading:
+            heard += batch
+
+    history = (await caller.get(f"{session}/history")).json()["events"]
+    assert [one.cursor.partition("_")[0] for one in heard if one.is_kept] == [one["id"] for one in history]
+    assert (heard[-1].kind, heard[-1].data["status"]) == ("turn.ended", "completed")
+
+
+async def test_a_stream_of_a_turn_goes_on_when_another_turn_is_withdrawn(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    ends = []
+    request = {"json": {"prompt": "[hold]"}, "headers": SSE}
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("POST", f"{session}/messages", **request) as answer:
+        async for event in read_events(answer):
+            if event.kind == "user.message":
+                other = await say(caller, session, "second", wait_seconds=0)
+                assert (await caller.delete(f"{session}/turns/{other['turn_id']}")).status_code == 200
+                await caller.post(f"{session}/abort")
+            if event.kind == "turn.ended":
+                ends.append(event.data["data"]["status"])
+
+    assert ends == ["aborted"]

@@ -156,7 +156,11 @@ class Replays:
     async def made(self, attempt: Attempt, resource: dict[str, str]) -> None:
         """Note what a request has made: from now on it is never done again under its key."""
         attempt.resource = msgspec.json.encode(resource).decode()
-        await self._store.note(attempt.owner, attempt.key, attempt.resource)
+        try:
+            await self._store.note(attempt.owner, attempt.key, attempt.resource)
+        except errors.StoreUnavailable as error:
+            # It is made, and goes on: an error now would be kept as the answer.
+            _log.warning("http.answer_not_kept", reason=error.message)
 
     def follow(self, attempt: Attempt, answer: Awaitable[bytes]) -> None:
         """Keep the JSON answer that will come, whoever reads the stream of it until then."""

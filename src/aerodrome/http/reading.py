@@ -14,6 +14,7 @@ from aerodrome.http.turns import Turn
 
 #: What a reader takes at once, about: while it does not read, that is all it holds.
 _BATCH_BYTES = 256 * 1024
+_OF_TURNS = frozenset({"turn.queued", "turn.started", "turn.ended"})
 #: Returns the kept events of a session, noise included, oldest first.
 History = Callable[[], Awaitable[list[Event]]]
 
@@ -86,11 +87,13 @@ class Readers:
         while turn.started_at is None and not turn.is_over:
             await self.more()
         is_told = False
+        log = self.log
         if turn.started_at is not None:
             reading = self.read(history, turn.cursor, turn.position, lambda: turn.is_over)
             try:
                 async for batch in reading:
-                    within, is_last = _within(turn, batch)
+                    within, is_last = _within(turn, batch, log.first)
+                    within = [one for one in within if not _is_of_another(turn, one)]
                     is_told = is_told or any(one.kind == "turn.ended" and one.position >= 0 for one in within)
                     if within:
                         yield within
@@ -103,8 +106,16 @@ class Readers:
             yield [events.own(turn.end_cursor, "turn.ended", said)]
 
 
-def _within(turn: Turn, batch: list[Event]) -> tuple[list[Event], bool]:
-    """Return those of a batch that are of a turn, and whether they are the last: in a history its end is a kept event."""
+def _is_of_another(turn: Turn, event: Event) -> bool:
+    """Say whether an event tells of another turn, which was queued or withdrawn while this one ran."""
+    return event.kind in _OF_TURNS and event.data.get("turn_id", turn.turn_id) != turn.turn_id
+
+
+def _within(turn: Turn, batch: list[Event], first: int) -> tuple[list[Event], bool]:
+    """Return those of a batch that are of a turn, and whether they are the last: in a history its end is a kept event.
+
+    `first` is where the log begins: what a history says that is not in it is before that.
+    """
     if turn.end_position is None:
         return batch, False
     if batch[0].position >= 0:
@@ -112,4 +123,6 @@ def _within(turn: Turn, batch: list[Event]) -> tuple[list[Event], bool]:
         return within, batch[-1].position + 1 >= turn.end_position
     last = events.anchor_of(turn.end_cursor)
     at = next((number for number, one in enumerate(batch) if events.anchor_of(one.cursor) == last), -1)
+    if at < 0 and turn.end_position > first:
+        return batch, False  # its end is in the log still
     return batch[: at + 1], True

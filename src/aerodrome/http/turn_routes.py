@@ -55,7 +55,14 @@ async def send(
         if attempt is not None:
             caller.site.replays.follow(attempt, _view_when_over(held, turn))
         return stream(caller, events_of(held, turn))
-    if not await presence.stays(request, caller, held.wait(turn, message.wait_seconds)):
+    is_here = False
+    try:
+        is_here = await presence.stays(request, caller, held.wait(turn, message.wait_seconds))
+    finally:
+        if not is_here and attempt is not None:
+            # What they are told now says nothing of the turn: their retry has its answer.
+            caller.site.replays.follow(attempt, _view_when_over(held, turn))
+    if not is_here:
         return presence.nobody()
     if not turn.is_over:
         response.status_code = 202
