@@ -47,6 +47,39 @@ def test_a_bucket_empties_and_fills_again_at_its_rate():
         rates.take(owner)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"tools": [{"name": "t", "parameters": {"x": "\\ud800"}}]}',
+        '{"tools": [{"name": "t", "parameters": {"\\ud800": 1}}]}',
+        '{"metadata": {"\\ud800": "x"}}',
+        '{"\\ud800": 1}',
+    ],
+)
+async def test_text_that_is_no_unicode_is_a_wrong_form_wherever_it_stands(http, body):
+    caller = await http.caller("shared")
+
+    refused = await caller.post("/v1/sessions", content=body, headers=JSON)
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid")
+    assert (await caller.get("/v1/sessions")).json()["sessions"] == []
+
+
+async def test_a_tools_result_that_is_no_unicode_is_refused_and_the_request_waits_on(http):
+    caller = await http.caller("shared")
+    session = await make(caller, tools=[{"name": "t"}])
+    turn = (await caller.post(f"{session}/messages", json={"prompt": "[call t]"})).json()
+    path = f"{session}/requests/{turn['pending'][0]['request_id']}"
+
+    refused = await caller.post(path, content='{"kind": "tool", "result": ["\\ud800"]}', headers=JSON)
+    of_no_kind = await caller.post(path, content='{"kind": "\\ud800"}', headers=JSON)
+    taken = await caller.post(path, json={"kind": "tool", "result": ["fine"]})
+
+    assert of_no_kind.status_code == 400
+    assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid")
+    assert taken.status_code == 200
+
+
 async def test_every_answer_says_what_is_left_and_too_many_requests_are_refused(open_http):
     http = await open_http(HttpSettings(requests_per_minute=3))
     caller, other = await http.caller("shared"), await http.caller("shared", "bob")

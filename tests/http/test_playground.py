@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from aerodrome.core.identity import Scope
+from aerodrome.http.pages import static_files
 from aerodrome.http.pages.demo_routes import DemoUser
 
 CODE = "the-code-of-this-demo"
@@ -108,3 +109,12 @@ async def test_the_modules_are_kept_by_browsers_until_one_of_them_changes(browse
     assert other.headers["cache-control"] == "no-cache"
     assert (await browser.get(main.replace("main.js", "none.js"))).status_code == 404
     assert (await browser.get("/static/templates/x/base.html")).status_code == 404
+
+
+async def test_folders_that_are_not_there_leave_nothing_in_memory(browser):
+    static_files._folder_digest.cache_clear()
+
+    for number in range(3):
+        assert (await browser.get(f"/static/stranger-{number}/0000000000000000/main.js")).status_code == 404
+
+    assert static_files._folder_digest.cache_info().currsize == 0

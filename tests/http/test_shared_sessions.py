@@ -95,6 +95,19 @@ async def test_roles_are_judged_over_http_as_everywhere(http):
     assert over.json()["content"] == "approve-once"
 
 
+async def test_a_members_change_of_options_is_refused_and_the_owners_stay(http):
+    owner, session, members = await share(http, "shared", ben=["driver", "approver"], eve=["observer"])
+    wanted = {"title": "mine", "permissions": "reject", "metadata": {"a": "b"}}
+    kept = (await owner.patch(session, json=wanted)).json()["options"]
+
+    for member in members.values():
+        refused = await member.patch(session, json={"title": "theirs", "permissions": "approve"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "policy_rejected")
+
+    assert (await owner.get(session)).json()["options"] == kept
+    assert {name: kept[name] for name in wanted} == wanted
+
+
 async def test_who_joins_late_hears_all_of_it_once_in_the_same_order(http):
     owner, session, members = await share(http, "shared", ben=["observer"])
     for number in range(3):

@@ -14,8 +14,8 @@ from aerodrome import errors
 from aerodrome.http import ask_routes, idempotency, problems, shapes, teams
 from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.conversation import Conversation
-from aerodrome.http.options import InfiniteSession, SessionOptions
-from aerodrome.http.shapes import SESSION_ID, Body
+from aerodrome.http.options import Body, InfiniteSession, SessionOptions
+from aerodrome.http.shapes import SESSION_ID
 
 router = APIRouter(tags=["guide"])
 #: As the guide has it.

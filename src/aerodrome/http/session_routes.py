@@ -59,6 +59,7 @@ async def get(session_id: SessionId, caller: Authenticated) -> Session:
 @router.patch("/{session_id}", responses=problems.documented(404, 422), operation_id="changeSession")
 async def change(session_id: SessionId, wanted: SessionChange, caller: Authenticated) -> Session:
     """Change a session: its model and mode at once, the rest from the next opening on too."""
+    await caller.check_own(session_id, "http.session.change")
     held = await caller.conversation(session_id, "http.session.change")
     said = wanted.model_dump(exclude_unset=True, exclude_none=True)
     mode = said.pop("mode", None)

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from aerodrome import errors
 from aerodrome.http import presence, problems, program, shapes
 from aerodrome.http.callers import Authenticated, Caller
+from aerodrome.http.options import Body
 from aerodrome.http.session_routes import SessionId
-from aerodrome.http.shapes import Body
 
 router = APIRouter(prefix="/v1", tags=["sharing"])
 _Role = Literal["driver", "approver", "observer"]
