@@ -112,7 +112,7 @@ def install(application: FastAPI) -> None:
 
     async def of_form(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        found = [{"where": _where(one["loc"]), "what": _plain(one["msg"])} for one in error.errors()]
+        found = [{"where": _where(one["loc"]), "what": one["msg"]} for one in error.errors()]
         first = found[0] if found else {"where": "body", "what": "invalid"}
         return _respond(400, "params_invalid", f"{first['where']}: {first['what']}", False, {"errors": found})
 
@@ -164,12 +164,7 @@ def route_of(request: Request) -> str:
 
 
 def _where(location: tuple[int | str, ...]) -> str:
-    return _plain(".".join(str(part) for part in location if part != "body") or "body")
-
-
-def _plain(text: str) -> str:
-    """Return a text that may quote a caller's as one that an answer can hold: theirs may be no Unicode."""
-    return text.encode(errors="replace").decode()
+    return ".".join(str(part) for part in location if part != "body") or "body"
 
 
 def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
