@@ -183,3 +183,15 @@ async def test_what_a_killed_gateway_left_of_a_question_is_deleted_at_the_next_s
 
     assert set(http.rig.registry._records) == {"kept"}
     assert {one for runtime in http.rig.scripted.runtimes for one in runtime.disk} == {"kept"}
+
+
+async def test_a_question_ends_with_its_callers_token(http):
+    caller = await http.caller("shared")
+    asking = asyncio.create_task(caller.post("/v1/ask", json={"prompt": "[hold]"}))
+    await http.rig.settled(lambda: http.rig.gateway.guests)
+    (guest,) = http.rig.gateway.guests
+
+    guest.dismiss()
+
+    assert (await asking).status_code == 401
+    await nothing_left(http)

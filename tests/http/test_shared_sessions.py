@@ -73,6 +73,24 @@ async def test_a_turn_that_waits_for_somebody_elses_is_queued_until_it_is_grante
     assert (again["status"], again["content"]) == ("completed", "now")
 
 
+async def test_who_waits_for_somebody_elses_turn_does_not_wait_for_what_that_one_is_asked(http):
+    owner, session, members = await share(http, "shared", ben=["driver"])
+    await say(members["ben"], session, "[permit]", wait_seconds=0)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (asked := (await owner.get(f"{session}/requests")).json()["requests"]):
+            await (await owner.get(f"{session}/history")).aread()
+
+    waiting = asyncio.create_task(say(owner, session, "mine"))
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (await owner.get(f"{session}/queue")).json()["queue"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    approve = {"kind": "permission", "decision": "approve"}
+    assert (await owner.post(f"{session}/requests/{asked[0]['request_id']}", json=approve)).status_code == 200
+
+    turn = await waiting
+    assert (turn["status"], turn["content"]) == ("completed", "mine")
+
+
 async def test_roles_are_judged_over_http_as_everywhere(http):
     owner, session, members = await share(http, "shared", cat=["approver"], eve=["observer"])
     turn = await say(owner, session, "[permit]")

@@ -83,6 +83,7 @@ class Asks:
             self._open.discard(session_id)
             raise
         self._keep(asyncio.create_task(self._run(ask, seconds), name="question"))
+        await held.wait_taken(ask.turn)
         return ask
 
     async def _run(self, ask: Ask, seconds: float) -> None:

@@ -263,8 +263,12 @@ class Conversation:
         """Wait until a turn is over or needs an answer, or so many seconds have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not turn.is_over and not (turn is self._current and self.pending):
+                while not turn.is_over and not self._waits_for_answer(turn):
                     await self._readers.more()
+
+    def _waits_for_answer(self, turn: Turn) -> bool:
+        # Until it has begun, what is open is of somebody else's turn.
+        return turn is self._current and turn.started_at is not None and bool(self.pending)
 
     async def wait_over(self, turn: Turn) -> None:
         """Wait until a turn is over, however long that takes."""
