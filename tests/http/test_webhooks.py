@@ -210,6 +210,18 @@ async def test_a_name_that_leads_to_this_machine_is_called_only_where_policy_nam
     assert service.calls == []
 
 
+@pytest.mark.parametrize("name", [f"{'a' * 64}.example", "a..example"])
+async def test_a_name_that_can_be_none_is_told_to_the_agent(http, name):
+    policy = Policy(Isolation.SHARED, webhook_urls=("*",))
+    http.rig.configured["anywhere"] = Tenant("anywhere", policy, "config")
+    caller = await http.caller("anywhere")
+    session = await make(caller, tools=[tool(f"https://{name}/tools")])
+
+    turn = await say(caller, session, "[call lookup]")
+
+    assert (turn["status"], turn["content"].endswith("its name leads to no address")) == ("completed", True)
+
+
 async def test_a_service_must_show_a_certificate_for_its_name(http, service):
     url = f"https://other.example:{service.port}"
     allowed = (url, f"https://127.0.0.1:{service.port}")

@@ -238,11 +238,11 @@ class HttpUser:
                 if isinstance(cancelled, (int, str)):
                     held.hear_cancelled(cancelled)
 
-    async def let_go(self, session_ids: list[str]) -> None:
-        """Have the link hold these sessions no longer, as far as nothing needs them."""
+    async def let_go(self, session_ids: list[str], unused_since: float) -> None:
+        """Have the link hold these sessions no longer, as far as nothing needs them and nobody has used them since then."""
         for session_id in session_ids:
             held = self.conversations.get(session_id)
-            if held is not None:
+            if held is not None and held.used_at <= unused_since:
                 await held.let_go()
 
 
@@ -322,6 +322,9 @@ class HttpUsers:
         async with self._opening:
             if self._is_closed:
                 raise errors.Draining("this gateway stops; try again elsewhere")
+            if self._users.get(user.owner) is not user:
+                # Forgotten meanwhile (erasure): nobody would close its link, and who it is must be proved anew.
+                raise errors.RuntimeLost("the link to the gateway has ended; try again")
             if user.has_link:
                 return user.program
             # The link outlives the request: it stands on no key, which each request proves anew.
@@ -377,7 +380,7 @@ class HttpUsers:
             if user.has_link and is_idle:
                 user.program.close()
             elif user.has_link and idle:
-                self.spawn(user.let_go(idle))
+                self.spawn(user.let_go(idle, now - self._idle_seconds))
             elif is_idle and not user.has_link and not user.conversations:
                 del self._users[user.owner]
                 self._links.pop(user.owner, None)
