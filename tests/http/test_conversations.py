@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -11,6 +10,7 @@ from aerodrome import errors
 from aerodrome.core.audit import Outcome
 from aerodrome.core.identity import Owner
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
+from aerodrome.testing.peer import RpcError
 
 from .scenes import make, say
 
@@ -233,20 +233,27 @@ async def test_each_refusal_over_http_is_one_record(http):
     assert "canary" not in str(http.rig.audit_log.entries)
 
 
-async def test_an_answer_that_fails_with_its_link_leaves_no_request_open(http):
+async def test_an_answer_that_fails_when_its_turn_is_over_leaves_no_request_open(http):
     caller = await http.caller("shared")
     session = await make(caller)
     (asked,) = (await say(caller, session, "[permit]"))["pending"]
     (user,), (runtime,) = http.edge.users.users, http.rig.scripted.runtimes
     held, method = user.conversations["s1"], "session.permissions.handlePendingPermissionRequest"
-    runtime.faults = replace(runtime.faults, unanswered=method)
+    is_over = asyncio.Event()
+
+    async def refuse_late(*_) -> None:
+        await is_over.wait()
+        raise RpcError(-32603, "no such request")
+
+    runtime.on[method] = refuse_late
     approve = {"kind": "permission", "decision": "approve"}
     answering = asyncio.create_task(caller.post(f"{session}/requests/{asked['request_id']}", json=approve))
     await runtime.wait_for_call(method)
+    await caller.post(f"{session}/abort")
+    await http.rig.settled(lambda: not held.is_busy)
+    is_over.set()
 
-    user.program.close()
-
-    assert (await answering).status_code == 503
+    assert (await answering).status_code == 422
     assert held.pending == []
     assert not held.is_in_use
 
