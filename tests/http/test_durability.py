@@ -199,6 +199,22 @@ async def test_who_joins_a_session_that_a_program_has_open_changes_nothing_for_i
     assert not resumed.get("requestUserInput")
 
 
+async def test_a_programs_session_that_is_given_a_title_stays_the_programs(http):
+    sdk = await http.rig.client("shared")
+    tools = [{"name": "brew", "description": "", "parameters": {}}]
+    await sdk.call("session.create", {"sessionId": "s1", "tools": tools})
+    caller = await http.caller("shared")
+    assert (await caller.patch("/v1/sessions/s1", json={"title": "tea"})).status_code == 200
+    await http.edge.users.close_user(Owner("shared", "user"))
+
+    assert (await caller.get("/v1/sessions/s1/usage")).status_code == 200
+
+    (runtime,) = http.rig.scripted.runtimes
+    (resumed,) = runtime.called("session.resume")
+    assert [tool["name"] for tool in resumed["tools"]] == ["brew"]
+    assert (await caller.get("/v1/sessions/s1")).json()["options"]["title"] == "tea"
+
+
 @pytest.mark.parametrize(("by", "tenant"), [("the same user", "shared"), ("another user", "other")])
 async def test_an_id_that_is_taken_answers_the_same_whose_it_may_be(http, by, tenant):
     sdk = await http.rig.client("shared")

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from aerodrome.core.identity import Owner
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
 
 from .scenes import make, say
@@ -178,6 +179,28 @@ async def test_a_removed_member_is_told_what_one_is_told_of_a_missing_session(ht
     for path in ("", "/history", "/turns", "/requests", "/sharing", "/events"):
         answer = await members["ben"].get(session + path)
         assert (answer.status_code, answer.json()["code"]) == (404, "session_missing"), path
+
+
+@pytest.mark.parametrize("roles", [["driver"], ["observer"]], ids=["driver", "observer"])
+async def test_a_removed_members_streams_and_turns_end(http, roles):
+    owner, session, members = await share(http, "shared", ben=roles)
+    await say(owner, session, "hi")
+    ben, turn, heard = members["ben"], None, []
+    async with asyncio.timeout(WAIT_SECONDS), ben.stream("GET", f"{session}/events?start=beginning") as answer:
+        async for event in read_events(answer):
+            heard.append(event.kind)
+            if event.kind == "assistant.message":
+                if roles == ["driver"]:
+                    turn = asyncio.create_task(ben.post(f"{session}/messages", json={"prompt": "[hold]"}))
+                    await until_running(owner, session)
+                assert (await owner.delete(f"{session}/members/ben")).status_code == 200
+
+    assert "aerodrome.member_removed" in heard
+    if turn is not None:
+        assert (await turn).json()["status"] == "failed"
+    user = http.edge.users.peek(Owner("shared", "ben"))
+    assert user is not None
+    assert user.conversations == {}
 
 
 async def test_a_lease_is_held_for_several_messages_and_a_stale_one_is_refused(http):

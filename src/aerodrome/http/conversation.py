@@ -103,6 +103,16 @@ class Conversation:
         return self._is_open
 
     @property
+    def is_ours(self) -> bool:
+        """Say whether it was made over HTTP."""
+        return self._is_ours
+
+    @property
+    def is_gone(self) -> bool:
+        """Say whether it was deleted, or its user is no member of it any more."""
+        return self._is_gone
+
+    @property
     def is_in_use(self) -> bool:
         """Say whether its link must stay: a turn runs or waits, a question is open, someone reads."""
         return self._has_use or self._opening.locked()
@@ -402,6 +412,8 @@ class Conversation:
         self._requests.hear(event, self._clock.now())
         if event.kind == "session.idle" and event.agent_id is None:
             self._hear_idle(event)
+        elif event.kind == "aerodrome.member_removed":
+            self.hear_end(errors.SessionMissing("no such session"), is_gone=True)
         elif event.kind.startswith("aerodrome."):
             self._hear_queue(event)
         elif self._current is not None and self._current.started_at is not None:

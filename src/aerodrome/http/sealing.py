@@ -17,6 +17,7 @@ from aerodrome.core.identity import Owner
 from aerodrome.http.options import SessionOptions
 
 _SEALED = "sealed"
+_JOINED = "joined"
 
 
 class SealedOptions:
@@ -32,9 +33,9 @@ class SealedOptions:
                 "headers of MCP servers are stored sealed, and this gateway has no master key to seal with; ask your operator"
             )
 
-    def seal(self, chosen: SessionOptions, owner: Owner, session_id: str) -> str:
-        """Return options as they are stored."""
-        said = chosen.model_dump(mode="json", exclude_defaults=True)
+    def seal(self, chosen: SessionOptions, owner: Owner, session_id: str, is_joined: bool = False) -> str:
+        """Return options as they are stored; `is_joined`: a program made the session, and HTTP callers use it too."""
+        said = chosen.model_dump(mode="json", exclude_defaults=True) | ({_JOINED: True} if is_joined else {})
         for name, server in chosen.mcp_servers.items():
             if server.headers:
                 assert self._envelopes is not None
@@ -50,6 +51,7 @@ class SealedOptions:
             errors.SecretUnavailable: what is sealed in them was sealed with a master key that is not here.
         """
         said: dict[str, Any] = msgspec.json.decode(stored)
+        said.pop(_JOINED, None)
         for name, server in said.get("mcp_servers", {}).items():
             sealed = server.get("headers", {}).get(_SEALED)
             if sealed is not None:
@@ -58,6 +60,11 @@ class SealedOptions:
                 opened = self._envelopes.open(sealed, _context(owner, session_id, name))
                 server["headers"] = msgspec.json.decode(opened)
         return SessionOptions.model_validate(said)
+
+
+def is_made_here(stored: str | None) -> bool:
+    """Say whether what is stored of a session is of one that was made over HTTP."""
+    return stored is not None and not msgspec.json.decode(stored).get(_JOINED, False)
 
 
 def _context(owner: Owner, session_id: str, name: str) -> str:

@@ -21,7 +21,7 @@ from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http import conversation, options, program
+from aerodrome.http import conversation, options, program, sealing
 from aerodrome.http.conversation import Conversation, Surroundings
 from aerodrome.http.events import LogBudget
 from aerodrome.http.options import SessionOptions, WebhookTool
@@ -156,7 +156,8 @@ class HttpUser:
             chosen = self._opened(session_id, stored)
             found = self.conversations.get(session_id)
             if found is None:
-                found = Conversation(session_id, self._surroundings, chosen, is_new=False, is_ours=stored is not None)
+                is_ours = sealing.is_made_here(stored)
+                found = Conversation(session_id, self._surroundings, chosen, is_new=False, is_ours=is_ours)
                 self.conversations[session_id] = found
         found.used_at = asyncio.get_running_loop().time()
         return found
@@ -173,8 +174,10 @@ class HttpUser:
             self._users.webhooks.check(chosen, self.principal.policy)
         self._users.sealed.check(chosen)
 
-    async def _save(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> None:
-        kept = self._users.sealed.seal(chosen, self.owner, session_id)
+    async def _save(
+        self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False, is_joined: bool = False
+    ) -> None:
+        kept = self._users.sealed.seal(chosen, self.owner, session_id, is_joined)
         await self._store.save(session_id, self.owner, kept, is_ephemeral)
 
     def _opened(self, session_id: str, stored: str | None) -> SessionOptions:
@@ -188,22 +191,30 @@ class HttpUser:
     async def change(self, session_id: str, chosen: SessionOptions) -> None:
         """Keep other options from now on."""
         self._check(chosen)
-        await self._save(session_id, chosen)
-        if session_id in self.conversations:
-            self.conversations[session_id].options = chosen
+        held = await self.find(session_id)
+        await self._save(session_id, chosen, is_joined=not held.is_ours)
+        held.options = chosen
 
     async def delete(self, session_id: str) -> None:
         """Delete a session and what is kept of it.
 
         Raises:
-            errors.SessionMissing: there is none.
+            errors.SessionMissing: there is none. errors.RuntimeRefused: it could not be deleted, and nothing has changed.
         """
         held = self.conversations.get(session_id)
         was_known = await self._store.find(session_id, self.owner) is not None
         result = await (await self.connect()).call("session.delete", {"sessionId": session_id})
+        refusal = str(result.get("error")) if result.get("success") is False else None
+        if refusal is not None and "not found" not in refusal.lower():
+            raise errors.RuntimeRefused(refusal)
         self.drop(session_id)
         await self._store.forget(session_id, self.owner)
-        if result.get("success") is False and not was_known and held is None:
+        if refusal is None:
+            return
+        if await self._ownership.find_owner(session_id) == self.owner:
+            # One that no runtime has on disk (it never had a turn): its id is free again.
+            await self._ownership.forget(session_id, self.owner)
+        elif not was_known and held is None:
             raise errors.SessionMissing("no such session")
 
     async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
@@ -223,6 +234,8 @@ class HttpUser:
             held = self.conversations.get(said.sessionId)
             if held is not None:
                 held.hear(bytes(said.event))
+                if held.is_gone:
+                    self.conversations.pop(said.sessionId, None)
         elif rpc_id is not None:
             asked = conversation.params_of(params)
             held = self.conversations.get(str(asked.get("sessionId")))
@@ -291,7 +304,9 @@ class HttpUsers:
     async def recipe_of(self, session_id: str, owner: Owner) -> dict[str, Any] | None:
         """Return the parameters with which an owner's session is opened, for a member who joins while no owner is there."""
         stored = await self.store.find(session_id, owner)
-        return None if stored is None else options.opening(self.options_of(stored, owner, session_id))
+        if not sealing.is_made_here(stored):
+            return None
+        return options.opening(self.options_of(stored, owner, session_id))
 
     def start(self) -> None:
         """Begin to close what nobody needs."""
