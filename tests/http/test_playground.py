@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
@@ -118,3 +121,24 @@ async def test_folders_that_are_not_there_leave_nothing_in_memory(browser):
         assert (await browser.get(f"/static/stranger-{number}/0000000000000000/main.js")).status_code == 404
 
     assert static_files._folder_digest.cache_info().currsize == 0
+
+
+#: Enough of a page for markdown.js, which makes elements and reads none.
+_NO_PAGE = """
+class Part { append() {} setAttribute() {} addEventListener() {} }
+const make = () => new Part();
+globalThis.window = { matchMedia: () => ({}) };
+globalThis.document = { createElement: make, createElementNS: make, createDocumentFragment: make, createTextNode: make };
+const { render } = await import(process.argv[1]);
+for (const text of JSON.parse(process.argv[2])) render(text);
+"""
+_BLANK = " " * 30_000
+_TIRING = [f"# a{_BLANK}x", f"```{'a' * 60_000}`", f"~~~ {_BLANK}`", f"a|b\n{_BLANK}-x", f"a{_BLANK}b"]
+
+
+def test_a_long_line_that_looks_like_markup_does_not_hold_the_page_up():
+    module = Path(static_files.__file__).parent / "static" / "playground" / "markdown.js"
+    command = ["node", "--input-type=module", "-e", _NO_PAGE, "--", module.as_uri(), json.dumps(_TIRING)]
+
+    # Where a line is read once, this takes a few milliseconds; where it is not, minutes.
+    subprocess.run(command, timeout=10, check=True)
