@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from aerodrome.http import turn_routes
+from aerodrome.http.callers import Caller
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
@@ -209,3 +211,25 @@ async def test_a_stream_of_a_turn_goes_on_when_another_turn_is_withdrawn(http):
                 ends.append(event.data["data"]["status"])
 
     assert ends == ["aborted"]
+
+
+async def test_a_reader_who_is_gone_before_the_first_event_leaves_nothing_behind(http):
+    caller = await http.caller("shared")
+    await make(caller)
+    (user,) = http.edge.users.users
+    answer = turn_routes.stream(Caller(http.edge.site, user.principal, "?"), _nothing())
+    assert len(http.rig.gateway.guests) == 1
+
+    async def never(_) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def left() -> dict:
+        return {"type": "http.disconnect"}
+
+    await answer({"type": "http"}, left, never)
+
+    assert http.rig.gateway.guests == set()
+
+
+async def _nothing():
+    yield []

@@ -57,7 +57,7 @@ async def ask(
     if wants_stream:
         if attempt is not None:
             caller.site.replays.follow(attempt, _view_when_told(asked))
-        return turn_routes.stream(caller, _events_of(asked, may_leave=attempt is not None))
+        return turn_routes.stream(caller, _events_of(asked), left=asked.left.set if attempt is None else None)
     return await answered(caller, asked, request)
 
 
@@ -114,7 +114,7 @@ async def _view_when_told(asked: Ask) -> bytes:
     return shapes.view_turn(asked.held.session_id, asked.turn, []).model_dump_json().encode()
 
 
-async def _events_of(asked: Ask, may_leave: bool) -> AsyncGenerator[list[bytes], None]:
+async def _events_of(asked: Ask) -> AsyncGenerator[list[bytes], None]:
     reading = turn_routes.events_of(asked.held, asked.turn)
     begun = {"session_id": asked.held.session_id, "turn_id": asked.turn.turn_id}
     try:
@@ -122,8 +122,6 @@ async def _events_of(asked: Ask, may_leave: bool) -> AsyncGenerator[list[bytes],
         async for batch in reading:
             yield batch
     finally:
-        if not may_leave:
-            asked.left.set()
         await reading.aclose()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -114,22 +114,22 @@ async def abort(session_id: SessionId, caller: Authenticated) -> Aborted:
 
 
 def stream(
-    caller: Caller, batches: AsyncGenerator[list[bytes], None], headers: dict[str, str] | None = None
+    caller: Caller,
+    batches: AsyncGenerator[list[bytes], None],
+    headers: dict[str, str] | None = None,
+    left: Callable[[], None] | None = None,
 ) -> EventStream:
-    """Return an event stream that ends with its caller's principal."""
+    """Return an event stream that ends with its caller's principal; `left` is called at its end, however that comes."""
     guest = StreamGuest(caller.principal)
     guests = caller.site.gateway.guests
     guests.add(guest)
 
-    async def until_left() -> AsyncGenerator[list[bytes], None]:
-        try:
-            async for batch in batches:
-                yield batch
-        finally:
-            guests.discard(guest)
-            await batches.aclose()
+    def ended() -> None:
+        guests.discard(guest)
+        if left is not None:
+            left()
 
-    return EventStream(until_left(), caller.site.settings.stream, guest.over, headers)
+    return EventStream(batches, caller.site.settings.stream, guest.over, headers, ended)
 
 
 async def _view_when_over(held: Conversation, turn: Turn) -> bytes:
