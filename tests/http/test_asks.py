@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -195,3 +196,15 @@ async def test_a_question_ends_with_its_callers_token(http):
 
     assert (await asking).status_code == 401
     await nothing_left(http)
+
+
+async def test_a_question_under_way_ends_with_its_gateway(http):
+    """What is left of its tasks the fixture would tell."""
+    caller = await http.caller("shared")
+    headers = {**STREAM, "Idempotency-Key": "k1"}
+    with suppress(httpx.TransportError):
+        async with caller.stream("POST", "/v1/ask", json={"prompt": "[hold]"}, headers=headers) as answer:
+            async for event in read_events(answer):
+                if event.kind == "user.message":
+                    await http.edge.aclose()
+    assert not http.edge.users.users
