@@ -237,3 +237,33 @@ async def test_a_member_joins_a_session_of_http_while_its_owner_is_away(http):
     await http.edge.users.close_user(ann.owner)
 
     assert (await say(members["ben"], session, "alone here"))["content"] == "alone here"
+
+
+async def test_members_links_and_the_queue_come_page_by_page(http):
+    owner, session, _ = await share(http, "shared", ben=["driver"], cat=["observer"], dan=["approver"])
+    for _ in range(3):
+        await owner.post(f"{session}/links", json={"roles": ["driver"]})
+    await say(owner, session, "[hold]", wait_seconds=0)
+    await until_running(owner, session)
+    ben, eve = await http.caller("shared", "ben"), await http.caller("shared", "eve")
+    await say(ben, session, "later", wait_seconds=0)
+
+    async def pages(path: str, name: str, key: str) -> list[list[str]]:
+        found, after = [], {}
+        while True:
+            answer = await owner.get(session + path, params={"limit": 2, **after})
+            said = answer.json()
+            found.append([one[key] for one in said[name]])
+            if said["next"] is None:
+                return found
+            after = {"after": said["next"]}
+
+    assert await pages("/members", "members", "user") == [["ben", "cat"], ["dan"]]
+    first, second = await pages("/links", "links", "link_id")
+    assert (len(first), len(second), first + second) == (2, 1, sorted(first + second))
+    assert [len(page) for page in await pages("/queue", "queue", "turn_id")] == [1]
+    for path in ("/members", "/links", "/queue"):
+        gone = await owner.get(session + path, params={"after": "nobody"})
+        assert (gone.status_code, gone.json()["code"]) == (400, "params_invalid"), path
+        assert (await eve.get(session + path)).status_code == 404, path
+    await owner.post(f"{session}/abort")
