@@ -134,6 +134,24 @@ def test_who_reads_further_up_is_left_there(sign_in):
     expect(last(page, "turn-foot")).to_be_in_viewport()
 
 
+def test_a_first_message_arrives_though_its_sender_looks_elsewhere_meanwhile(sign_in):
+    page, held = sign_in("grace"), []
+    say(page, "old")
+    expect(last(page)).to_have_text("You said: old")
+    page.get_by_role("link", name="New chat").click()
+    page.route("**/v1/sessions", lambda route: held.append(route))  # noqa: PLW0108  it looks at what it is given
+    say(page, "new")
+    expect(last(page, "prompt")).to_have_text("new")
+    page.get_by_test_id("sessions").get_by_text("old").click()
+    expect(last(page)).to_have_text("You said: old")
+
+    (route,) = held
+    route.continue_()
+    page.get_by_test_id("sessions").get_by_text("new").click()
+
+    expect(last(page)).to_have_text("You said: new")
+
+
 def test_a_command_runs_when_it_is_approved_and_not_when_it_is_rejected(sign_in):
     page = sign_in()
     say(page, BASH)
