@@ -152,6 +152,19 @@ def test_a_first_message_arrives_though_its_sender_looks_elsewhere_meanwhile(sig
     expect(last(page)).to_have_text("You said: new")
 
 
+def test_who_moves_up_in_the_moment_in_which_a_word_comes_is_left_there(sign_in):
+    """The browser tells of a move with its next frame only: here it does not tell at all."""
+    page = sign_in("heidi")
+    thread = page.locator("#thread")
+    say(page, "[size 9000] [stream 30 2]")
+    expect(last(page)).to_have_text(re.compile(r"[\s\S]{4000}"))
+    page.evaluate("document.addEventListener('scroll', (event) => event.stopImmediatePropagation(), true)")
+    thread.evaluate("(part) => { part.scrollTop = 50; }")
+    expect(last(page, "turn-foot")).to_contain_text(" in · ")
+
+    assert thread.evaluate("(part) => part.scrollTop") < 100
+
+
 def test_a_command_runs_when_it_is_approved_and_not_when_it_is_rejected(sign_in):
     page = sign_in()
     say(page, BASH)
@@ -262,6 +275,22 @@ def test_two_people_in_one_session_see_each_other_and_who_said_what(sign_in):
     expect(guest.locator("[data-session][aria-current]")).to_contain_text("Shared by alice")
     guest.reload()
     expect(guest.get_by_test_id("sender").filter(has_text="alice")).to_have_count(1)
+
+
+def test_a_prompt_shows_once_when_its_turn_is_heard_of_before_it_is_answered_for(sign_in):
+    page = sign_in("grace")
+    held = []
+    page.route("**/messages", lambda route: held.append((route, route.fetch())))
+    say(page, "[stream 12 1]")
+    expect(last(page)).to_contain_text("12")
+    expect(page.get_by_test_id("prompt")).to_have_text(["[stream 12 1]"])
+    [(route, response)] = held
+    route.fulfill(response=response)
+    page.unroute("**/messages")
+
+    say(page, "and now?")
+    expect(last(page)).to_have_text("You said: and now?")
+    expect(page.get_by_test_id("prompt")).to_have_text(["[stream 12 1]", "and now?"])
 
 
 def test_what_was_said_while_the_network_was_away_is_there_when_it_is_back(sign_in, visits):

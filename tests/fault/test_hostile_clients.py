@@ -1,7 +1,8 @@
 """Hostile clients against a gateway in a process of its own: everyone else goes on, memory is bounded, nothing is left behind.
 
 Each attack states how far the gateway's memory may rise above what it was. Latencies are a bystander's, who pings and reads a
-session in a process of its own meanwhile; their bound is generous, because two cores are shared with the attackers.
+session in a process of its own meanwhile; their bound is generous, because two cores are shared with the attackers, and more so
+where the machine has a bystander wait who asks for nothing: then it is not the attack that is measured.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from .conftest import HANDSHAKE_SECONDS, Target, wait_for
 MB = 1024 * 1024
 P99_MS = 250.0
 LONGEST_MS = 1500.0
+#: So many processes take their turns in one call: the bystander, the gateway and the runtime, there and back.
+TURNS = 5
 
 
 @contextmanager
@@ -42,8 +45,8 @@ def nobody_notices(target: Target, rise_bytes: int, rest_seconds: float = 0.3) -
         met = other.leave()
     assert met.error == ""
     assert met.calls > 20
-    assert met.p99 < P99_MS, met
-    assert met.longest < LONGEST_MS, met
+    assert met.p99 < P99_MS + TURNS * met.late_p99, met
+    assert met.longest < LONGEST_MS + TURNS * met.late_longest, met
     risen = target.peak() - present
     assert risen < rise_bytes, f"memory rose by {risen / MB:.1f} MB"
     wait_for(lambda: target.descriptors() <= before)

@@ -4,10 +4,9 @@ import { call, Follower, sessionPath } from "./api.js";
 import { Company } from "./company.js";
 import { el, focusPrompt, icon } from "./dom.js";
 import { SessionList, nameOf } from "./sessions.js";
-import { Transcript } from "./transcript.js";
+import { NEAR_END_PX, Transcript } from "./transcript.js";
 
 const NARROW = window.matchMedia("(max-width: 56rem)");
-const NEAR_END_PX = 90;
 const TITLE_CHARS = 60;
 /** The gateway lists what waits once the stream has come to rest: so long after it opened. */
 const REST_MS = 400;

@@ -180,6 +180,9 @@ class ToolView {
   }
 }
 
+/** Who is so near to the end is kept there. */
+export const NEAR_END_PX = 90;
+
 export class Transcript {
   /** `host`: api path of the session, `again(prompt)`, `changed()` when running or not changes, `announce(words)`. */
   constructor(root, scroller, host) {
@@ -200,6 +203,8 @@ export class Transcript {
     this.known = new Map();
     this.sending = new Set();
     this.isAtEnd = true;
+    /** Where we left the scroller. */
+    this.top = 0;
     root.replaceChildren();
   }
 
@@ -224,6 +229,7 @@ export class Transcript {
       const turn = await sent;
       this.adopt(view, turn.turn_id);
     } catch (problem) {
+      this.uncover(view);
       view.show("failed", "Not sent");
       view.fail(problem, this.host.again);
     } finally {
@@ -243,7 +249,18 @@ export class Transcript {
     }
     view.turnId = turnId;
     this.turns.set(turnId, view);
+    this.uncover(view);
     view.show("running", "");
+  }
+
+  /** Show once what this tab sent and the session says now, while the gateway's answer, which names the turn, is on its way. */
+  cover(heard) {
+    const sent = this.views.find((one) => one !== heard && one.status === "sending" && one.hasPrompt && one.prompt === heard.prompt);
+    sent?.element.remove();
+  }
+
+  uncover(view) {
+    if (!view.element.isConnected) this.root.append(view.element);
   }
 
   // -- what the session says ------------------------------------------------------------------------------------------------
@@ -316,10 +333,17 @@ export class Transcript {
   }
 
   keepInView(isForced = false) {
+    if (!isForced && this.hasMovedUp) this.isAtEnd = false;
     if (isForced || this.isAtEnd) {
       this.isAtEnd = true;
       this.scroller.scrollTop = this.scroller.scrollHeight;
+      this.top = this.scroller.scrollTop;
     }
+  }
+
+  /** Whether the reader moved up since: the event that tells it comes with the next frame, words may come before. */
+  get hasMovedUp() {
+    return this.scroller.scrollTop < this.top - NEAR_END_PX;
   }
 }
 
@@ -367,6 +391,7 @@ const HEARD = {
     all.current.wasHeard = true;
     all.current.saidAt = Date.parse(event.timestamp);
     all.current.ask(data.content ?? "");
+    all.cover(all.current);
     all.keepInView();
     all.host.changed();
   },
