@@ -7,6 +7,7 @@ it is made.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import pytest
 
 from aerodrome.http import turn_routes
 from aerodrome.http.callers import Caller
+from aerodrome.http.events import Event
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
@@ -233,3 +235,26 @@ async def test_a_reader_who_is_gone_before_the_first_event_leaves_nothing_behind
 
 async def _nothing():
     yield []
+
+
+@pytest.mark.parametrize("start", ["beginning", "after"])
+async def test_a_reader_who_waits_holds_nothing_of_the_history_it_has_read(http, start):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    for number in range(3):
+        await say(caller, session, f"[size 1000] {number}")
+    history = (await caller.get(f"{session}/history")).json()["events"]
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    held.log.clear()
+    wanted = {"start": "beginning"} if start == "beginning" else {"after": history[0]["id"]}
+
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("GET", f"{session}/events", params=wanted) as answer:
+        async for event in read_events(answer):
+            if event.data.get("id") == history[-1]["id"]:
+                break
+        await http.rig.settled(lambda: held._readers.count == 1)
+        gc.collect()
+        left = [one for one in gc.get_objects() if isinstance(one, Event) and one.position < 0]
+
+    assert left == []

@@ -57,27 +57,25 @@ class Readers:
             told: set[str] = set()
             while True:
                 if position is None or position < log.first:
-                    end = log.end
-                    kept = await history()
-                    here = {event.cursor for event in log.read(log.first)}
-                    older = [event for event in events.behind(kept, cursor) if event.cursor not in here]
-                    # What came and left the log meanwhile is in none of the two: then once more, from there.
-                    position = log.first if log.first <= end else None
-                    if older:
-                        cursor = older[-1].cursor
-                        told = {event.cursor for event in older}
-                        yield older
+                    batch, position = await _older(history, log, cursor)
+                    if batch:
+                        cursor = batch[-1].cursor
+                        told = {event.cursor for event in batch}
+                        yield batch
                     continue
                 batch = log.read(position, _BATCH_BYTES)
                 if batch:
                     position, cursor = batch[-1].position + 1, batch[-1].cursor
                     if told:
                         batch = [event for event in batch if event.cursor not in told]
+                        if any(event.is_kept for event in batch):
+                            told = set()  # it has come later than all of the history
                     if batch:
                         yield batch
                 elif log is not self.log or (until is not None and until()):
                     return
                 else:
+                    del batch  # who waits holds nothing
                     await self.more()
         finally:
             self.count -= 1
@@ -99,11 +97,22 @@ class Readers:
                         yield within
                     if is_last or is_told:
                         break
+                    del batch, within
             finally:
                 await reading.aclose()
         if not is_told:
             said = {"turn_id": turn.turn_id, "status": turn.state.value, "error": turn.error}
             yield [events.own(turn.end_cursor, "turn.ended", said)]
+
+
+async def _older(history: History, log: EventLog, cursor: str) -> tuple[list[Event], int | None]:
+    """Return what a history says behind a cursor and the log does not, and the position to go on from; None: once more."""
+    end = log.end
+    kept = await history()
+    here = {event.cursor for event in log.read(log.first)}
+    older = [event for event in events.behind(kept, cursor) if event.cursor not in here]
+    # What came and left the log meanwhile is in none of the two: then once more, from there.
+    return older, log.first if log.first <= end else None
 
 
 def _is_of_another(turn: Turn, event: Event) -> bool:

@@ -98,6 +98,7 @@ class EventStream(Response):
             async for batch in batches:
                 for part in filter(None, _parts(batch)):
                     await self._send(send, part)
+                del batch
         await send({"type": "http.response.body", "body": b""})
 
     async def _keep_alive(self, send: Send) -> None:

@@ -178,6 +178,7 @@ async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[
     try:
         async for batch in reading:
             yield [one.sse for one in batch]
+            del batch  # it may be a whole history, and the next one may be long in coming
     finally:
         await reading.aclose()
 
