@@ -51,15 +51,34 @@ class SealedOptions:
             errors.SecretUnavailable: what is sealed in them was sealed with a master key that is not here.
         """
         said: dict[str, Any] = msgspec.json.decode(stored)
-        said.pop(_JOINED, None)
-        for name, server in said.get("mcp_servers", {}).items():
-            sealed = server.get("headers", {}).get(_SEALED)
-            if sealed is not None:
-                if self._envelopes is None:
-                    raise errors.SecretUnavailable("headers of an MCP server are sealed, and there is no master key")
-                opened = self._envelopes.open(sealed, _context(owner, session_id, name))
-                server["headers"] = msgspec.json.decode(opened)
-        return SessionOptions.model_validate(said)
+        for server, sealed, name in _sealed_in(said):
+            server["headers"] = self._open_one(sealed, _context(owner, session_id, name))
+        return _options(said)
+
+    def show(self, stored: str, owner: Owner, session_id: str) -> SessionOptions:
+        """Return the same to be looked at: headers that cannot be opened are left out, for nobody is shown them anyway."""
+        said: dict[str, Any] = msgspec.json.decode(stored)
+        for server, sealed, name in _sealed_in(said):
+            try:
+                server["headers"] = self._open_one(sealed, _context(owner, session_id, name))
+            except errors.SecretUnavailable:
+                del server["headers"]
+        return _options(said)
+
+    def _open_one(self, sealed: str, context: str) -> Any:
+        if self._envelopes is None:
+            raise errors.SecretUnavailable("headers of an MCP server are sealed, and there is no master key")
+        return msgspec.json.decode(self._envelopes.open(sealed, context))
+
+
+def _sealed_in(said: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Return the servers whose headers are sealed: the server, what is sealed, its name."""
+    servers = said.get("mcp_servers", {}).items()
+    return [(one, one["headers"][_SEALED], name) for name, one in servers if _SEALED in one.get("headers", {})]
+
+
+def _options(said: dict[str, Any]) -> SessionOptions:
+    return SessionOptions.model_validate({name: value for name, value in said.items() if name != _JOINED})
 
 
 def is_made_here(stored: str | None) -> bool:

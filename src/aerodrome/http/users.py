@@ -296,6 +296,10 @@ class HttpUsers:
         """
         return SessionOptions() if stored is None else self.sealed.open(stored, owner, session_id)
 
+    def shown_options(self, stored: str | None, owner: Owner, session_id: str) -> SessionOptions:
+        """Return the same to be looked at, also where what is sealed cannot be opened any more."""
+        return SessionOptions() if stored is None else self.sealed.show(stored, owner, session_id)
+
     async def is_shared(self, session_id: str) -> bool:
         """Say whether a session has members, or had."""
         sharing = self.gateway.services.sharing
