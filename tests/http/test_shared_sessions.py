@@ -225,9 +225,17 @@ async def test_busy_policy_reject_is_409_with_who_holds_the_turn(http):
     await say(owner, session, "[hold]", wait_seconds=0)
     await until_running(owner, session)
 
-    busy = await members["ben"].post(f"{session}/messages", json={"prompt": "x"})
+    keyed = {"json": {"prompt": "x"}, "headers": {"Idempotency-Key": "k1"}}
+    busy = await members["ben"].post(f"{session}/messages", **keyed)
 
     assert (busy.status_code, busy.json()["code"], busy.json()["holder"]) == (409, "session_busy", "ann")
+    # Nothing came of it: under the same key it may be tried again.
+    assert (await owner.post(f"{session}/abort")).json() == {"aborted": True}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await owner.get(f"{session}/queue")).json()["running"] is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    again = await members["ben"].post(f"{session}/messages", **keyed)
+    assert (again.status_code, again.json().get("content")) == (200, "x"), again.text
 
 
 async def test_a_member_joins_a_session_of_http_while_its_owner_is_away(http):

@@ -180,7 +180,8 @@ class Replays:
 
     async def finish(self, attempt: Attempt, status: int, headers: list[list[str]], body: bytes) -> None:
         """Keep an answer, if it is one that will not be another next time."""
-        if status < 400 or status in _KEPT_ERRORS or attempt.resource:
+        is_passing = any(name == "retry-after" for name, _ in headers)
+        if status < 400 or (status in _KEPT_ERRORS and not is_passing) or attempt.resource:
             # What nobody is to store (a token, once shown) is not stored here either.
             is_secret = any(name == "cache-control" and "no-store" in value for name, value in headers)
             text = body.decode() if len(body) <= KEPT_BYTES and not is_secret else None
