@@ -258,3 +258,25 @@ async def test_a_reader_who_waits_holds_nothing_of_the_history_it_has_read(http,
         left = [one for one in gc.get_objects() if isinstance(one, Event) and one.position < 0]
 
     assert left == []
+
+
+async def test_a_long_history_is_read_in_parts_each_event_once(http, monkeypatch):
+    monkeypatch.setattr("aerodrome.http.reading._HISTORY_BYTES", 3000)
+    caller = await http.caller("shared")
+    session = await make(caller)
+    for number in range(6):
+        await say(caller, session, f"[size 1000] {number}")
+    history = (await caller.get(f"{session}/history")).json()["events"]
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    held.log.clear()
+
+    reading, parts = held.read_from(""), []
+    async with asyncio.timeout(WAIT_SECONDS):
+        while sum(map(len, parts)) < len(history):
+            parts.append(await anext(reading))
+    await reading.aclose()
+
+    heard = [event.cursor.partition("_")[0] for part in parts for event in part]
+    assert heard == [one["id"] for one in history]
+    assert max(sum(len(event.sse) for event in part) for part in parts) < 3000 + 1500

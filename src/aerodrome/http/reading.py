@@ -14,6 +14,8 @@ from aerodrome.http.turns import Turn
 
 #: What a reader takes at once, about: while it does not read, that is all it holds.
 _BATCH_BYTES = 256 * 1024
+#: The same of a history, which is read anew for each batch: most are one.
+_HISTORY_BYTES = 4 * 1024 * 1024
 _OF_TURNS = frozenset({"turn.queued", "turn.started", "turn.ended"})
 #: Returns the kept events of a session, noise included, oldest first.
 History = Callable[[], Awaitable[list[Event]]]
@@ -58,6 +60,8 @@ class Readers:
             while True:
                 if position is None or position < log.first:
                     batch, position = await _older(history, log, cursor)
+                    if until is None and (cut := _cut(batch)) < len(batch):
+                        batch, position = batch[:cut], None  # a reader that is slow holds no more
                     if batch:
                         cursor = batch[-1].cursor
                         told = {event.cursor for event in batch}
@@ -113,6 +117,16 @@ async def _older(history: History, log: EventLog, cursor: str) -> tuple[list[Eve
     older = [event for event in events.behind(kept, cursor) if event.cursor not in here]
     # What came and left the log meanwhile is in none of the two: then once more, from there.
     return older, log.first if log.first <= end else None
+
+
+def _cut(batch: list[Event]) -> int:
+    """Return how many events of a history are one batch."""
+    size = 0
+    for number, event in enumerate(batch, 1):
+        size += len(event.sse)
+        if size >= _HISTORY_BYTES:
+            return number
+    return len(batch)
 
 
 def _is_of_another(turn: Turn, event: Event) -> bool:
