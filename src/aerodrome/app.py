@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -20,11 +20,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from aerodrome import errors, tailoring
+from aerodrome import errors, registry_root, tailoring
 from aerodrome import settings as settings_module
-from aerodrome.adapters.audit import log as audit_log
 from aerodrome.adapters.audit.log import FileAuditLog
-from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.adapters.distribution import install, release
 from aerodrome.adapters.github.oauth import GitHubIssuer
 from aerodrome.adapters.jwks.keys import JwksKeys
@@ -49,13 +47,14 @@ from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import HostTools
 from aerodrome.fleet.given import GivenUpstream
 from aerodrome.fleet.pool import RuntimePool
-from aerodrome.gateway import admission as admission_module
-from aerodrome.gateway.admission import FindTenant, FixedAdmission, TenantAdmission, Verifiers
+from aerodrome.gateway import known_tenants
+from aerodrome.gateway.admission import FixedAdmission, TenantAdmission, Verifiers
 from aerodrome.gateway.audit import UNAUDITED, Auditor
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
 from aerodrome.gateway.forwarder import Forwarder
 from aerodrome.gateway.github_tokens import GitHubTokens, TokenCourier
+from aerodrome.gateway.known_tenants import FindTenant
 from aerodrome.gateway.listener import Listener, Serve
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.ownership import Ownership
@@ -88,6 +87,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 Stores: TypeAlias = sql_stores.Stores
+open_stores = registry_root.open_stores
 
 #: Model calls under way; runtimes try a refused one again.
 FORWARDED_AT_ONCE = 4096
@@ -113,15 +113,6 @@ class Application:
     def http(self) -> tuple[str, int] | None:
         """Return where the HTTP API is; None where there is none."""
         return self.edge.address if self.edge is not None else None
-
-
-def open_stores(settings: Settings) -> AbstractAsyncContextManager[Stores]:
-    """Open the registry's database, made or brought up to date first.
-
-    Raises:
-        errors.ConfigError: it is newer than this code. errors.StoreUnavailable: it cannot be opened.
-    """
-    return sql_stores.open_stores(settings.database_url, SystemClock())
 
 
 @asynccontextmanager
@@ -207,7 +198,7 @@ async def _open_edge(
     from aerodrome import http_root  # noqa: PLC0415
 
     gateway, stores, policies, minter = inside
-    office = http_root.office(settings, stores, policies, operations, audit_trail(settings))
+    office = http_root.office(settings, stores, policies, operations, registry_root.audit_trail(settings))
     office = replace(office, sign_in=_open_sign_in(settings, stack), minter=minter)
     return await http_root.open_edge(settings, gateway, stores, office, certificate, stack)
 
@@ -238,7 +229,7 @@ def _eraser(
 ) -> Eraser | None:
     if gateway is None or stores is None or policies is None:
         return None
-    find_tenant = functools.partial(admission_module.find_tenant, policies.configured, stores.tenants)
+    find_tenant = functools.partial(known_tenants.find_tenant, policies.configured, stores.tenants)
     state, outstanding = settings.state_directory.absolute(), _outstanding(settings, stores)
     return Eraser(erasure.Site(state, fleet, gateway.services, stores.people, outstanding, find_tenant, gateway))
 
@@ -261,7 +252,7 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
     async with AsyncExitStack() as stack:
         stack.enter_context(orphans.sole_use(settings.state_directory))
         await _collect_orphans(settings.state_directory)
-        log = FileAuditLog(tailoring.audit_settings(settings)) if settings.audit.enabled else None
+        log = FileAuditLog(registry_root.audit_settings(settings)) if settings.audit.enabled else None
         if log is not None:
             stack.push_async_callback(log.aclose)
         found = await asyncio.to_thread(install.install, settings.runtime.path)
@@ -272,7 +263,7 @@ async def open_eraser(settings: Settings) -> AsyncIterator[Eraser]:
         ownership = Ownership(stores.sessions, SystemClock(), gateway_settings.ownership_cache_seconds)
         services = Services(pool, ownership, Router(), gateway_settings, audit=Auditor(log))
         stack.push_async_callback(services.aclose)
-        find_tenant = functools.partial(admission_module.find_tenant, settings.configured_tenants(), stores.tenants)
+        find_tenant = functools.partial(known_tenants.find_tenant, settings.configured_tenants(), stores.tenants)
         state, outstanding = settings.state_directory.absolute(), _outstanding(settings, stores)
         yield Eraser(erasure.Site(state, pool, services, stores.people, outstanding, find_tenant))
 
@@ -371,7 +362,7 @@ async def _for_tenants(
         fleet.let_all_reach(supplier.forwarder_url.removeprefix("http://"))
     ownership.keepers.append(stores.conversations.forget)
     usage = _open_usage(gateway_settings, stores, clock, stack)
-    find_tenant = functools.partial(admission_module.find_tenant, configured, stores.tenants)
+    find_tenant = functools.partial(known_tenants.find_tenant, configured, stores.tenants)
     sharing = _open_sharing(stores, find_tenant, clock)
     turns = TurnQueue(sharing, TurnSettings(settings.turns.lease_seconds))
     services = Services(
@@ -384,7 +375,7 @@ async def _for_tenants(
         courier = TokenCourier(supplier, services.residents, settings.github.host, settings.github.check_seconds)
         stack.push_async_callback(_end_task, asyncio.create_task(courier.run(), name="token courier"))
     if settings.sessions.reap_interval_seconds:
-        list_tenants = functools.partial(admission_module.list_tenants, configured, stores.tenants)
+        list_tenants = functools.partial(known_tenants.list_tenants, configured, stores.tenants)
         presence = ResidentPresence(services)
         reaper = SessionReaper(
             fleet, ownership, list_tenants, presence, clock, tailoring.reaper_settings(settings, auditor)
@@ -474,34 +465,13 @@ async def _open_auditor(settings: Settings, stack: AsyncExitStack) -> Auditor:
     """Open the audit log, if one is to be kept."""
     if not settings.audit.enabled:
         return UNAUDITED
-    log = FileAuditLog(tailoring.audit_settings(settings))
+    log = FileAuditLog(registry_root.audit_settings(settings))
     stack.push_async_callback(log.aclose)
     await log.open()
     auditor = Auditor(log)
     stack.callback(auditor.note, Entry(Action.GATEWAY_STOP, by="gateway"))
     stack.callback(auditor.close)
     return auditor
-
-
-def audit_trail(settings: Settings) -> AuditTrail:
-    """Return the audit log of a state directory, for reading."""
-    return AuditTrail(settings.state_directory / "audit", settings.audit_keys())
-
-
-def record(settings: Settings, entry: Entry) -> None:
-    """Record what a command does, from its own process; nothing if no log is kept. Blocking.
-
-    Raises:
-        errors.StoreUnavailable, errors.ConfigError: it cannot be recorded, and must be.
-    """
-    if not settings.audit.enabled:
-        return
-    try:
-        audit_log.append_now(tailoring.audit_settings(settings), entry)
-    except errors.StoreUnavailable as error:
-        if settings.audit.required:
-            raise
-        _log.warning("audit.failed", reason=error.message, is_required=False)
 
 
 async def _open_fleet(settings: Settings) -> tuple[Fleet, release.RuntimeRelease | None]:

@@ -33,7 +33,7 @@ async def open_edge(
         errors.ConfigError: the address cannot be listened on.
     """
     context = certificate.following_context() if certificate is not None else None
-    kept = HttpStores(stores.conversations, stores.idempotency)
+    kept = HttpStores(stores.conversations, stores.idempotency, stores.browsers, stores.open_turns)
     edge = HttpEdge(gateway, office, kept, SystemClock(), tailoring.http_settings(settings), context)
     stack.push_async_callback(edge.aclose)
     await edge.start()

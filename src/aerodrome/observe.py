@@ -46,6 +46,7 @@ EVENTS: dict[str, str] = {
     "http.message_failed": "a message for an HTTP user could not be handled",
     "http.program_failed": "the link of an HTTP user failed unexpectedly",
     "http.request_failed": "answering an HTTP request failed unexpectedly",
+    "http.turn_not_noted": "open turns could not be noted: if the gateway were killed now, nobody would say that they are over",
     "http.webhook_failed": "a call of a tool that is a webhook failed, after its retries",
     "identity.unproved": "what an identity provider said of someone could not be proved; nobody was signed in",
     "issuer.keys_read": "the keys that an issuer signs with were read",
@@ -73,7 +74,7 @@ EVENTS: dict[str, str] = {
     "reaper.pass_finished": "every expired session was looked at once",
     "reaper.realm_failed": "no runtime of a realm could delete its expired sessions; the next pass tries again",
     "reaper.tenant_failed": "a tenant's expired sessions could not be looked for; the next pass tries again",
-    "registry.flush_failed": "times of use could not be written; they are tried again",
+    "registry.flush_failed": "times of use could not be written, or what is over not be removed; it is tried again",
     "request.failed": "forwarding a request failed unexpectedly",
     "runtime.bound": "a warm runtime was given to a realm, for the rest of its life",
     "runtime.cordoned": "nothing new is placed on a runtime; it is replaced when its sessions are idle",
@@ -117,7 +118,7 @@ EVENTS: dict[str, str] = {
 
 #: What each metric means; a test holds the code to this list.
 METRICS: dict[str, str] = {
-    "aerodrome_browsers_signed_in": "browsers that are signed in",
+    "aerodrome_browsers_signed_in": "browsers that are signed in, at all gateways of the registry",
     "aerodrome_calls_rejected_total": "calls, links and callers that were rejected, by why",
     "aerodrome_links_open": "client links that are open, of SDK programs and HTTP users",
     "aerodrome_model_tokens_total": "tokens of model calls in turns that are over, by direction",

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aerodrome import configuration, errors
-from aerodrome.adapters.secrets import vault
-from aerodrome.adapters.secrets.vault import VaultSettings
+from aerodrome.adapters.secrets import vault_settings
+from aerodrome.adapters.secrets.vault_settings import VaultSettings
 from aerodrome.core import audit, egress, github, identity, places, policy_document, provider, secret
 from aerodrome.core import issuer as issuer_module
 from aerodrome.core import policy as policies
@@ -150,7 +150,7 @@ class VaultSection(_Section):
     namespace: str | None = None
     kubernetes_role: str | None = None
     kubernetes_mount: str = "kubernetes"
-    kubernetes_jwt: str = str(vault.SERVICE_ACCOUNT)
+    kubernetes_jwt: str = str(vault_settings.SERVICE_ACCOUNT)
     timeout_seconds: float = Field(default=10.0, gt=0)
 
 

@@ -6,7 +6,6 @@ Pure. Which parts there are is for app.py.
 from __future__ import annotations
 
 from aerodrome import settings as settings_module
-from aerodrome.adapters.audit.log import AuditSettings
 from aerodrome.adapters.distribution import release
 from aerodrome.adapters.sandbox.bubblewrap import Network
 from aerodrome.adapters.sandbox.choice import Wishes
@@ -127,19 +126,6 @@ def reaper_settings(settings: Settings, auditor: Auditor) -> ReaperSettings:
         interval_seconds=section.reap_interval_seconds,
         is_dry_run=section.reap_dry_run,
         note_reaped=auditor.expired,
-    )
-
-
-def audit_settings(settings: Settings) -> AuditSettings:
-    """Return where and how the audit log is kept."""
-    section = settings.audit
-    return AuditSettings(
-        directory=settings.state_directory / "audit",
-        keys=settings.audit_keys(),
-        is_required=section.required,
-        has_peers=section.peers,
-        sync_seconds=section.sync_seconds,
-        segment_bytes=section.segment_bytes,
     )
 
 

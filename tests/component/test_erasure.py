@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
@@ -25,8 +26,10 @@ from aerodrome.admin.views import Facts
 from aerodrome.cli.main import app
 from aerodrome.core import connection_token, identity
 from aerodrome.core.audit import Action, Outcome
+from aerodrome.core.browser import Browser
 from aerodrome.core.idempotency import KeyedRequest
-from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.identity import Owner, Principal, Tenant
+from aerodrome.core.policy import Policy
 from aerodrome.core.usage import DayUsage, Usage
 from aerodrome.fleet import spec
 from aerodrome.testing import rig as rigs
@@ -85,21 +88,23 @@ async def test_what_the_http_edge_and_the_ledger_keep_of_a_user_goes_with_them(t
     async with opened(tmp_path) as (_, people, keys):
         database = keys._database
         usage, idempotency = SqlUsageStore(database), SqlIdempotencyStore(database)
-        conversations = SqlConversationStore(database)
+        conversations, browsers = SqlConversationStore(database), SqlBrowserStore(database)
         for user in ("ann", "bob"):
             owner = Owner("shared", user)
             await usage.add([DayUsage(owner, "2026-01-02", "m", Usage(1))])
             await idempotency.begin(KeyedRequest(owner, "k", "f", "h", 1.0), 0.0, 9)
             await conversations.save(f"of-{user}", owner, "{}")
+            await browsers.add(Browser(f"of {user}", Principal(owner, Policy(), ""), 1.0, 1.0, 9.0), 9)
 
         done = await command(tmp_path, "shared", "ann", "--yes")
 
         assert (done.exit_code, done.exception) == (0, None)
+        assert "1 of browsers" in done.output
         assert "1 of http_sessions" in done.output
         assert "1 of idempotency_keys" in done.output
         assert "1 of usage_days" in done.output
         assert await people.count(Owner("shared", "ann")) == {}
-        kept = {"http_sessions": 1, "idempotency_keys": 1, "usage_days": 1}
+        kept = {"browsers": 1, "http_sessions": 1, "idempotency_keys": 1, "usage_days": 1}
         assert await people.count(Owner("shared", "bob")) == kept
 
 

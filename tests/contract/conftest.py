@@ -7,17 +7,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aerodrome.adapters.memory.browsers import MemoryBrowserStore
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
 from aerodrome.adapters.memory.erasures import MemoryErasureStore
 from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
+from aerodrome.adapters.memory.open_turns import MemoryOpenTurnStore
 from aerodrome.adapters.memory.registry import MemoryKeyStore, MemorySessionRegistry, MemoryTenantStore
 from aerodrome.adapters.memory.tokens import MemoryTokenStore
 from aerodrome.adapters.memory.usage import MemoryUsageStore
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
+from aerodrome.adapters.sql.open_turns import SqlOpenTurnStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
 from aerodrome.adapters.sql.tokens import SqlTokenStore
@@ -40,6 +44,8 @@ async def open_sqlite(path) -> AsyncIterator[Stores]:
             SqlConversationStore(database),
             SqlUsageStore(database),
             SqlIdempotencyStore(database),
+            SqlBrowserStore(database),
+            SqlOpenTurnStore(database),
         )
     finally:
         await database.aclose()
@@ -56,6 +62,8 @@ def memory() -> Stores:
         MemoryConversationStore(),
         MemoryUsageStore(),
         MemoryIdempotencyStore(),
+        MemoryBrowserStore(),
+        MemoryOpenTurnStore(),
     )
 
 

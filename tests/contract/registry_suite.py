@@ -16,8 +16,10 @@ from aerodrome.core.override import Override
 from aerodrome.core.policy import ClientLoss, Isolation, Policy, Trust
 from aerodrome.core.quota import Quota
 from aerodrome.core.session import Claim, SessionRecord
+from aerodrome.ports.browsers import BrowserStore
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
+from aerodrome.ports.open_turns import OpenTurnStore
 from aerodrome.ports.people import ErasureStore
 from aerodrome.ports.registry import KeyStore, SessionRegistry, TenantStore
 from aerodrome.ports.tokens import TokenStore
@@ -39,6 +41,8 @@ class Stores:
     conversations: ConversationStore
     usage: UsageStore
     idempotency: IdempotencyStore
+    browsers: BrowserStore
+    open_turns: OpenTurnStore
 
 
 class FixedClock:

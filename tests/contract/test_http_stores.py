@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 
 from aerodrome import errors
+from aerodrome.core.browser import Browser
 from aerodrome.core.idempotency import Answer, KeyedRequest
+from aerodrome.core.identity import OPERATOR_SCOPES, Owner, Principal, Role, Scope
+from aerodrome.core.policy import Isolation, Policy
 from aerodrome.core.usage import DayUsage, Usage
 
 from .registry_suite import ALICE, BOB, OTHER_ALICE
@@ -16,6 +19,10 @@ from .registry_suite import ALICE, BOB, OTHER_ALICE
 
 def keyed(owner=ALICE, key="k", fingerprint="f", created_at=100.5) -> KeyedRequest:
     return KeyedRequest(owner, key, fingerprint, "life", created_at)
+
+
+def browser(name="b", owner=ALICE, used_at=100.5, ends_at=1000.0) -> Browser:
+    return Browser(name, Principal(owner, Policy(), "k"), 100.5, used_at, ends_at)
 
 
 class TestConversations:
@@ -144,6 +151,128 @@ class TestIdempotency:
         await stores.idempotency.aclose()
         await stores.idempotency.aclose()
         for call in (stores.idempotency.begin(keyed(), 0.0, 9), stores.idempotency.purge(1.0)):
+            with pytest.raises(errors.StoreUnavailable):
+                await call
+
+
+class TestBrowsers:
+    @pytest.mark.parametrize(
+        "principal",
+        [
+            Principal(ALICE, Policy(), "k"),
+            Principal(ALICE, Policy(), "", 2000.25, role=Role.TENANT_ADMIN),
+            Principal(ALICE, Policy(), "k", None, frozenset({Scope.CONNECT, Scope.ADMIN}), Role.TENANT_ADMIN),
+            Principal(Owner("", "ops"), Policy(), "k", 5000.0, OPERATOR_SCOPES, Role.OPERATOR),
+        ],
+        ids=["user", "by a provider", "admin", "operator"],
+    )
+    async def test_a_browser_is_found_as_who_signed_in_until_it_is_removed(self, twins, principal):
+        one, other = twins
+        kept = replace(browser(), principal=principal)
+        await one.browsers.add(kept, 9)
+
+        assert await other.browsers.find("b") == kept
+        assert await other.browsers.find("c") is None
+        await other.browsers.remove("b")
+        await other.browsers.remove("b")
+        assert await one.browsers.find("b") is None
+
+    async def test_a_policy_is_not_kept_with_a_browser(self, stores):
+        policy = Policy(Isolation.SHARED)
+        await stores.browsers.add(replace(browser(), principal=Principal(ALICE, policy, "k")), 9)
+
+        assert (await stores.browsers.find("b")).principal.policy == Policy()
+
+    async def test_the_latest_use_is_kept_and_a_use_brings_nothing_back(self, twins):
+        one, other = twins
+        await one.browsers.add(browser(), 9)
+        await one.browsers.touch("b", 300.25)
+        await other.browsers.touch("b", 200.0)
+        assert (await one.browsers.find("b")).used_at == 300.25
+
+        await other.browsers.remove("b")
+        await one.browsers.touch("b", 400.0)
+        assert await one.browsers.find("b") is None
+
+    async def test_those_that_have_ended_or_were_not_used_are_neither_counted_nor_left(self, stores):
+        for one in (
+            browser("used"),
+            browser("unused", used_at=50.0),
+            browser("ended", BOB, ends_at=500.0),
+            browser("other", BOB),
+        ):
+            await stores.browsers.add(one, 9)
+
+        assert await stores.browsers.count(499.5, 49.5) == 4
+        assert await stores.browsers.count(500.0, 50.0) == 2
+        assert await stores.browsers.purge(499.5, 49.5) == 0
+        assert await stores.browsers.purge(500.0, 50.0) == 2
+        found = [await stores.browsers.find(name) is not None for name in ("used", "unused", "ended", "other")]
+        assert found == [True, False, False, True]
+
+    async def test_of_an_owners_browsers_the_ones_used_longest_ago_give_way(self, twins):
+        one, other = twins
+        for number in range(3):
+            await one.browsers.add(browser(str(number), used_at=100.0 + number), 3)
+        for owner in (BOB, OTHER_ALICE):
+            await one.browsers.add(browser(f"of {owner}", owner, used_at=1.0), 3)
+        await other.browsers.touch("0", 150.0)
+
+        await other.browsers.add(browser("new", used_at=200.0), 3)
+
+        found = [await one.browsers.find(name) is not None for name in ("0", "1", "2", "new")]
+        assert found == [True, False, True, True]
+        assert await one.browsers.count(0.0, 0.0) == 5
+
+    async def test_a_closed_store_of_browsers_refuses(self, stores):
+        await stores.browsers.aclose()
+        await stores.browsers.aclose()
+        for call in (
+            stores.browsers.find("b"),
+            stores.browsers.add(browser(), 9),
+            stores.browsers.touch("b", 1.0),
+            stores.browsers.remove("b"),
+            stores.browsers.count(1.0, 1.0),
+            stores.browsers.purge(1.0, 1.0),
+        ):
+            with pytest.raises(errors.StoreUnavailable):
+                await call
+
+
+class TestOpenTurns:
+    async def test_open_turns_are_found_by_their_owner_only_until_they_are_removed(self, twins):
+        one, other = twins
+        await one.open_turns.put("s", ALICE, '["é"]')
+        assert await other.open_turns.find("s", ALICE) == '["é"]'
+        for session_id, owner in (("s", BOB), ("s", OTHER_ALICE), ("t", ALICE)):
+            await other.open_turns.remove(session_id, owner)
+            assert await other.open_turns.find(session_id, owner) is None
+
+        await one.open_turns.put("s", ALICE, "[2]")
+        assert await other.open_turns.find("s", ALICE) == "[2]"
+        await other.open_turns.remove("s", ALICE)
+        await other.open_turns.remove("s", ALICE)
+        assert await one.open_turns.find("s", ALICE) is None
+
+    async def test_several_have_turns_open_in_one_session_and_all_go_with_it(self, twins):
+        one, other = twins
+        for owner, session_id in ((ALICE, "s"), (BOB, "s"), (ALICE, "t")):
+            await one.open_turns.put(session_id, owner, f'["{owner.user}"]')
+        assert await other.open_turns.find("s", ALICE) == '["alice"]'
+        assert await other.open_turns.find("s", BOB) == '["bob"]'
+
+        await other.open_turns.remove("s")
+        assert [await one.open_turns.find("s", owner) for owner in (ALICE, BOB)] == [None, None]
+        assert await one.open_turns.find("t", ALICE) == '["alice"]'
+
+    async def test_a_closed_store_of_open_turns_refuses(self, stores):
+        await stores.open_turns.aclose()
+        await stores.open_turns.aclose()
+        for call in (
+            stores.open_turns.put("s", ALICE, "[]"),
+            stores.open_turns.find("s", ALICE),
+            stores.open_turns.remove("s", ALICE),
+        ):
             with pytest.raises(errors.StoreUnavailable):
                 await call
 

@@ -17,10 +17,12 @@ from alembic.script import ScriptDirectory
 
 from aerodrome import errors
 from aerodrome.adapters.sql import engine, migrate, tables
+from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
-from aerodrome.core.identity import Key, Scope, Tenant
+from aerodrome.core.browser import Browser
+from aerodrome.core.identity import Key, Owner, Principal, Scope, Tenant
 from aerodrome.core.policy import Isolation, Policy
 
 from .registry_suite import ALICE, BOB, FixedClock, key, session
@@ -95,6 +97,52 @@ class TestLasting:
 
         with pytest.raises(errors.StoreUnavailable, match="closed"):
             await sessions.find("s")
+
+
+class TestSigningOut:
+    """Browsers go with what they stand on, in the same transaction."""
+
+    @contextlib.asynccontextmanager
+    async def signed_in(self, path):
+        async with migrated(path) as database:
+            browsers = SqlBrowserStore(database)
+            for owner, key_id in ((ALICE, "k"), (ALICE, "other"), (ALICE, ""), (Owner("", "ops"), "ops")):
+                principal = Principal(owner, Policy(), key_id)
+                await browsers.add(Browser(f"by {key_id}", principal, 1.0, 1.0, 100.0), 9)
+
+            async def left():
+                names = ("by k", "by other", "by ", "by ops")
+                return [name for name in names if await browsers.find(name) is not None]
+
+            yield database, left
+
+    async def test_a_key_that_is_revoked_takes_its_browsers_along(self, path):
+        async with self.signed_in(path) as (database, left):
+            await SqlKeyStore(database).add(key("k"))
+            await SqlKeyStore(database).revoke("k", 5.0)
+            assert await left() == ["by other", "by ", "by ops"]
+
+            with pytest.raises(errors.KeyMissing):
+                await SqlKeyStore(database).revoke("nothing", 5.0)
+            assert await left() == ["by other", "by ", "by ops"]
+
+    async def test_a_tenant_that_is_removed_takes_its_browsers_along(self, path):
+        async with self.signed_in(path) as (database, left):
+            tenants = SqlTenantStore(database, FixedClock())
+            with pytest.raises(errors.TenantMissing):
+                await tenants.remove("red")
+            assert len(await left()) == 4
+
+            await tenants.add(Tenant("red", Policy()))
+            await tenants.remove("red")
+            assert await left() == ["by ops"]
+
+    async def test_a_browser_with_a_role_of_a_newer_aerodrome_is_refused(self, path):
+        async with self.signed_in(path) as (database, _):
+            with raw(path) as connection:
+                connection.execute("UPDATE browsers SET role = 'pilot'")
+            with pytest.raises(errors.ConfigError, match="upgrade"):
+                await SqlBrowserStore(database).find("by k")
 
 
 class TestPrivacy:

@@ -1,6 +1,6 @@
 """HTTP sessions on real runtimes: a reader loses nothing over deaths, departures and restarts; what waits survives; webhooks.
 
-One gateway process, started twice on the same state. What a reader has heard is held against what the runtime has written.
+One gateway process, started three times on the same state. What a reader has heard is held against what the runtime has written.
 """
 
 from __future__ import annotations
@@ -258,6 +258,7 @@ async def test_nothing_is_lost_on_the_way_from_a_runtime_to_an_http_caller(tmp_p
                 await _what_waits_survives_its_runtime(place, caller)
                 await _a_slow_reader_is_dropped_and_misses_nothing(place, caller)
                 await _a_reader_hears_all_of_it_once(place, caller)
+                await _a_gateway_is_killed_in_a_turn(place, caller)
         finally:
             place.stop(signal.SIGINT)
             await hooks.aclose()
@@ -359,10 +360,49 @@ async def _a_reader_hears_all_of_it_once(place: Place, caller: httpx.AsyncClient
         journal = place.journal("whole")
         said = [event["data"].get("content") for event in journal if event["type"] == "assistant.message"]
 
-        await reader.until("turn.ended", 5)
+        # That of the one that waited over the restart among them.
+        await reader.until("turn.ended", 6)
         assert_whole(reader, journal)
     assert "lookup" in after["content"]
     assert (options["permissions"], options["instructions"]) == ("reject", "Speak of tea only.")
     system = [event["data"]["content"] for event in journal if event["type"] == "system.message"]
     assert "Speak of tea only." in system[-1]
     assert "tool said: 43" in said
+
+
+async def _a_gateway_is_killed_in_a_turn(place: Place, caller: httpx.AsyncClient) -> None:
+    session, held = await make(caller, "killed"), await make(caller, "held", tools=[TOOL])
+    page = httpx.AsyncClient(base_url=caller.base_url, headers={"Sec-Fetch-Site": "same-origin"}, timeout=SECONDS)
+    async with page, following(caller, session) as reader, following(caller, held) as other:
+        token = caller.headers["Authorization"].removeprefix("Bearer ")
+        assert (await page.post("/sign-in", data={"token": token})).status_code == 303
+        await say(caller, session, "one")
+        waiting = await say(caller, held, "[tool lookup {}]")
+        await place.written("held", "external_tool.requested")
+        running = await say(caller, session, "[stream 200 30]", wait_seconds=0)
+        await reader.until("assistant.message_delta", 10)
+        connections = reader.connections
+
+        place.stop(signal.SIGKILL)
+        await process_table.eventually(lambda: not place.runtimes(), SECONDS)
+        await place.start()
+
+        await reader.until("turn.ended", 2)
+        lost = (await caller.get(f"{session}/turns/{running['turn_id']}")).json()
+        await answer_tool(caller, held, "44")
+        await other.until("turn.ended", 1)
+        after = await say(caller, session, "two")
+        await reader.until("turn.ended", 3)
+        await place.written("killed", "assistant.turn_end", 2)
+        signed_in = (await page.get("/v1/sessions")).status_code
+
+        assert reader.connections > connections
+        assert_whole(reader, place.journal("killed"))
+        assert_whole(other, place.journal("held"))
+    ends = [event.data["data"] for one in (reader, other) for event in one.heard if event.kind == "turn.ended"]
+    assert [end["status"] for end in ends] == ["completed", "failed", "completed", "completed"]
+    assert [end["turn_id"] for end in ends[1:]] == [one["turn_id"] for one in (running, after, waiting)]
+    assert ends[1]["error"] == lost["error"] == {**lost["error"], "code": "runtime_lost", "retryable": True}
+    assert after["content"] == "You said: two"
+    assert (await over(caller, held, waiting))["content"] == "tool said: 44"
+    assert signed_in == 200

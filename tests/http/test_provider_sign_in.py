@@ -12,8 +12,8 @@ from aerodrome.clock import SystemClock
 from aerodrome.core import erasure
 from aerodrome.core.erasure import Erasure
 from aerodrome.core.identity import Owner
-from aerodrome.http.site import SignInDoor
-from aerodrome.testing import fake_github, fake_oidc
+from aerodrome.http.site import HttpSettings, SignInDoor
+from aerodrome.testing import fake_github, fake_oidc, http_rig
 from aerodrome.testing.fake_oidc import FakeOidc
 
 
@@ -84,7 +84,36 @@ async def test_an_answer_to_anothers_sign_in_or_a_second_time_signs_nobody_in(pl
         assert "begin again" in refused.text
     assert (await mine.get(back)).status_code == 303
     assert (await mine.get(back)).status_code == 401
-    assert len(http.edge.site.browsers) == 1
+    assert await http.edge.site.browsers.count() == 1
+
+
+@pytest.mark.parametrize(("masters", "status"), [((b"m" * 32,), 303), ((), 401)], ids=["master key", "no master key"])
+async def test_a_sign_in_that_one_gateway_began_another_finishes_if_they_have_a_master_key(place, masters, status):
+    _, http, [browser, _] = place
+    settings = HttpSettings(masters=masters, public_url="http://127.0.0.1:1")
+    door = http.edge.site.office.sign_in
+    async with (
+        http_rig.open_http(http.rig, settings, door, http.stores) as one,
+        http_rig.open_http(http.rig, settings, door, http.stores) as other,
+    ):
+        off = await browser.get(f"{one.url}/sign-in/provider", params={"next": "/keys"})
+        back = (await browser.get(off.headers["location"])).headers["location"]
+        came = await browser.get(back.replace(settings.public_url, other.url))
+        again = await browser.get(back.replace(settings.public_url, other.url))
+
+    assert (came.status_code, came.headers.get("location")) == (status, "/keys" if status == 303 else None)
+    assert again.status_code == 401
+
+
+async def test_a_begun_sign_in_is_good_once_also_for_who_keeps_its_cookie(place):
+    _, http, [browser, _] = place
+    off = await browser.get(f"{http.url}/sign-in/provider")
+    kept = dict(browser.cookies)
+    back = (await browser.get(off.headers["location"])).headers["location"]
+    assert (await browser.get(back)).status_code == 303
+    browser.cookies.update(kept)
+
+    assert (await browser.get(back)).status_code == 401
 
 
 async def test_a_provider_that_is_away_is_said_to_be(place):

@@ -182,7 +182,7 @@ async def test_a_browser_is_signed_out_after_a_time(open_http, limits):
         ends_at = time.time() + 0.06
         await http.rig.settled(lambda: time.time() > ends_at)
         assert (await client.get("/v1/sessions")).status_code == 401
-    assert len(http.edge.site.browsers) == 0
+    assert await http.edge.site.browsers.count() == 0
 
 
 async def test_a_page_loads_nothing_from_elsewhere_and_runs_no_script_of_its_own(http):

@@ -24,7 +24,7 @@ from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.issuer import Issuer
 from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import Policy
-from aerodrome.gateway import admission
+from aerodrome.gateway import known_tenants
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.verifiers import ConnectionTokenVerifier, IssuerVerifier, KeyVerifier
 
@@ -42,7 +42,7 @@ async def open_admission(jwks: str, master: bytes | None = MASTER) -> tuple[Tena
         ConnectionTokenVerifier(keys, master, Terms("aerodrome", 0.0, 3600.0)),
         IssuerVerifier([(issuer, JwksKeys(issuer, clock))]),
     )
-    find_tenant = functools.partial(admission.find_tenant, TENANTS, MemoryTenantStore(keys, clock))
+    find_tenant = functools.partial(known_tenants.find_tenant, TENANTS, MemoryTenantStore(keys, clock))
     key, by_key = identity.create_key(Owner("acme", "ann"), now)
     signing, secret = connection_token.create_signing_key(MASTER, Owner("acme", "backend"), now)
     for each in (key, signing):

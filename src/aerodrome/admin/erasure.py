@@ -34,9 +34,9 @@ from aerodrome.core.session import SessionRecord
 from aerodrome.fleet import spec
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.gateway import deletion, workplaces
-from aerodrome.gateway.admission import FindTenant
 from aerodrome.gateway.client import Client, Services
 from aerodrome.gateway.deletion import SessionDeletion
+from aerodrome.gateway.known_tenants import FindTenant
 from aerodrome.gateway.presence import ResidentPresence
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.gateway.workplaces import Workplace

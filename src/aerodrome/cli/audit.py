@@ -13,8 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aerodrome import app as application
-from aerodrome import errors, settings
+from aerodrome import errors, registry_root, settings
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import audit, duration
 from aerodrome.core.identity import Owner
@@ -62,7 +61,7 @@ def verify(
     state_directory: common.StateDirectory = None,
 ) -> None:
     """Walk the chain and say where it breaks first; exits with 1 if it does."""
-    trail = application.audit_trail(settings.load(config, state_directory=state_directory))
+    trail = registry_root.audit_trail(settings.load(config, state_directory=state_directory))
     verdict = trail.verify(None if anchor is None else audit.parse_anchor(anchor))
     if verdict.fault is not None:
         raise errors.AuditBroken(f"the audit log does not hold: {verdict.fault}; up to {verdict.head} it does")
@@ -80,15 +79,15 @@ def verify(
 @app.command()
 def head(config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
     """Print the last record's number and hash, to be kept elsewhere as an anchor."""
-    typer.echo(str(application.audit_trail(settings.load(config, state_directory=state_directory)).head()))
+    typer.echo(str(registry_root.audit_trail(settings.load(config, state_directory=state_directory)).head()))
 
 
 def _read(
     config: Path | None, state_directory: Path | None, wanted: tuple[float | None, str | None, str | None]
 ) -> Iterable[dict[str, Any]]:
-    trail = application.audit_trail(settings.load(config, state_directory=state_directory))
+    trail = registry_root.audit_trail(settings.load(config, state_directory=state_directory))
 
-    async def list_sessions(stores: application.Stores, _: Settings) -> list[tuple[str, Owner]]:
+    async def list_sessions(stores: registry_root.Stores, _: Settings) -> list[tuple[str, Owner]]:
         owners = trail.owners()
         return [(record.session_id, owner) for owner in owners for record in await stores.sessions.list_owned(owner)]
 

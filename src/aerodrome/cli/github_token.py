@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aerodrome import app as application
-from aerodrome import errors, observe
+from aerodrome import errors, observe, registry_root
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.clock import SystemClock
 from aerodrome.core import duration, envelope, github, identity
@@ -53,7 +52,7 @@ def set_token(
     expires_at = now + duration.parse("--expires", expires) if expires else None
     token = GitHubToken(Secret(lines[0]), Secret(lines[1]) if len(lines) == 2 else None, expires_at)
 
-    async def work(stores: application.Stores, settings: Settings) -> None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> None:
         await _check_tenant(stores, settings, tenant)
         await registry.record(settings, Action.TOKEN_STORE, owner)
         await stores.tokens.put(github.seal(_envelopes(settings), owner, token, now))
@@ -78,8 +77,9 @@ def sign_in(
 
     observe.configure_logs("warning", as_json=False)  # standard output is for the person who signs in
 
-    async def work(stores: application.Stores, settings: Settings) -> Account:
-        from aerodrome import signing_in  # noqa: PLC0415  authlib is slow to import
+    async def work(stores: registry_root.Stores, settings: Settings) -> Account:
+        from aerodrome import app as application  # noqa: PLC0415  slow to import, as authlib is
+        from aerodrome import signing_in  # noqa: PLC0415
 
         await _check_tenant(stores, settings, tenant)
         clock = SystemClock()
@@ -124,7 +124,7 @@ def list_tokens(
 ) -> None:
     """List whose tokens are stored; tokens themselves are never shown."""
 
-    async def work(stores: application.Stores, settings: Settings) -> list[StoredToken]:
+    async def work(stores: registry_root.Stores, settings: Settings) -> list[StoredToken]:
         return list(await stores.tokens.list_all(tenant))
 
     tokens = [_as_dict(token) for token in registry.with_stores(config, state_directory, work)]
@@ -139,7 +139,7 @@ def list_tokens(
 def remove(tenant: str, user: str, config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
     """Remove a user's token: sessions opened from now on are refused it."""
 
-    async def work(stores: application.Stores, settings: Settings) -> bool:
+    async def work(stores: registry_root.Stores, settings: Settings) -> bool:
         owner = Owner(tenant, user)
         if await stores.tokens.find(owner) is None:
             return False
@@ -155,7 +155,7 @@ def remove(tenant: str, user: str, config: common.Config = None, state_directory
 def rewrap(config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
     """Wrap all tokens with the present master key; the old ones are named by AERODROME_OLD_MASTER_KEYS."""
 
-    async def work(stores: application.Stores, settings: Settings) -> int:
+    async def work(stores: registry_root.Stores, settings: Settings) -> int:
         envelopes, count = _envelopes(settings), 0
         for token in await stores.tokens.list_all():
             if envelope.key_id_of(token.sealed) != envelopes.key_id:
@@ -167,7 +167,7 @@ def rewrap(config: common.Config = None, state_directory: common.StateDirectory 
     typer.echo(f"{registry.with_stores(config, state_directory, work)} tokens wrapped with the present master key")
 
 
-async def _check_tenant(stores: application.Stores, settings: Settings, tenant: str) -> None:
+async def _check_tenant(stores: registry_root.Stores, settings: Settings, tenant: str) -> None:
     if tenant not in settings.configured_tenants() and await stores.tenants.find(tenant) is None:
         raise errors.TenantMissing(f"no tenant {tenant}; add it first: aerodrome tenant add {tenant}")
 

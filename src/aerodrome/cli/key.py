@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aerodrome import app as application
-from aerodrome import errors
+from aerodrome import errors, registry_root
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import connection_token, duration, identity
 from aerodrome.core.audit import Action
@@ -37,7 +36,7 @@ def create(
     now = time.time()
     key, token = identity.create_key(owner, now, _end("--expires", expires, now), identity.check_scopes(scope))
 
-    async def work(stores: application.Stores, settings: Settings) -> None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> None:
         await _check_tenant(tenant, stores, settings)
         await registry.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id)
         await stores.keys.add(key)
@@ -58,7 +57,7 @@ def create_operator(
     now = time.time()
     key, token = identity.create_key(owner, now, _end("--expires", expires, now), identity.OPERATOR_SCOPES)
 
-    async def work(stores: application.Stores, settings: Settings) -> None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> None:
         await registry.record(settings, Action.KEY_CREATE, owner, key_id=key.key_id, reason="operator's key")
         await stores.keys.add(key)
 
@@ -82,7 +81,7 @@ def mint_key(
     if name == connection_token.GATEWAY:
         raise errors.ConfigError(f"--name: {name} is what the gateway calls its own keys; choose another")
 
-    async def work(stores: application.Stores, settings: Settings) -> tuple[Key, str]:
+    async def work(stores: registry_root.Stores, settings: Settings) -> tuple[Key, str]:
         await _check_tenant(tenant, stores, settings)
         now = time.time()
         made = connection_token.create_signing_key(_master(settings), owner, now, _end("--expires", expires, now))
@@ -104,7 +103,7 @@ def rotate(
 ) -> None:
     """Create a key for the same user with the same scopes, print its token, and have the old one expire after the overlap."""
 
-    async def work(stores: application.Stores, settings: Settings) -> str:
+    async def work(stores: registry_root.Stores, settings: Settings) -> str:
         now = time.time()
         old = await stores.keys.find(key_id)
         if old is None or not old.is_live(now):
@@ -131,7 +130,7 @@ def list_keys(
 ) -> None:
     """List keys; secrets are not stored and cannot be listed."""
 
-    async def work(stores: application.Stores, settings: Settings) -> list[Key]:
+    async def work(stores: registry_root.Stores, settings: Settings) -> list[Key]:
         return list(await stores.keys.list_all(tenant))
 
     keys = [_as_dict(key, time.time()) for key in registry.with_stores(config, state_directory, work)]
@@ -148,7 +147,7 @@ def list_keys(
 def revoke(key_id: str, config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
     """Revoke a key by its id (`aerodrome key list`): it opens nothing any more, and links that it opened are closed."""
 
-    async def work(stores: application.Stores, settings: Settings) -> None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> None:
         await stores.keys.revoke(key_id, time.time())
         known = await stores.keys.find(key_id)
         await registry.record(settings, Action.KEY_REVOKE, known.owner if known is not None else None, key_id=key_id)
@@ -161,7 +160,7 @@ def _end(name: str, lifetime: str | None, now: float) -> float | None:
     return now + duration.parse(name, lifetime) if lifetime else None
 
 
-async def _check_tenant(tenant: str, stores: application.Stores, settings: Settings) -> None:
+async def _check_tenant(tenant: str, stores: registry_root.Stores, settings: Settings) -> None:
     if tenant not in settings.configured_tenants() and await stores.tenants.find(tenant) is None:
         raise errors.TenantMissing(f"no tenant {tenant}; add it first: aerodrome tenant add {tenant}")
 

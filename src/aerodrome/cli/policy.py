@@ -10,15 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from aerodrome import app as application
-from aerodrome import errors, tailoring
+from aerodrome import errors, registry_root
 from aerodrome.adapters.sandbox import choice
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, identity
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import Policy
 from aerodrome.core.policy_document import WORD_OF
-from aerodrome.gateway import admission
+from aerodrome.gateway import known_tenants
 from aerodrome.protocol import explanation
 from aerodrome.protocol.explanation import Explainer
 from aerodrome.settings import Settings
@@ -74,12 +73,14 @@ def explain(
 
 
 def _explainer(whose: str, config: Any, state_directory: Any) -> Explainer:
+    from aerodrome import tailoring  # noqa: PLC0415  knows all parts of a gateway, and loads them
+
     name, slash, user = whose.partition("/")
     if slash:
         identity.check_name("user", user)
 
-    async def work(stores: application.Stores, settings: Settings) -> tuple[Tenant, Settings]:
-        tenants = await admission.list_tenants(settings.configured_tenants(), stores.tenants)
+    async def work(stores: registry_root.Stores, settings: Settings) -> tuple[Tenant, Settings]:
+        tenants = await known_tenants.list_tenants(settings.configured_tenants(), stores.tenants)
         for tenant in tenants:
             if tenant.name == name:
                 return tenant, settings

@@ -9,28 +9,30 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from aerodrome import app, errors, settings
+from aerodrome import errors, registry_root, settings
 from aerodrome.admin import client as admin
-from aerodrome.admin.erasure import Report
 from aerodrome.core.audit import Action, Entry
 from aerodrome.core.identity import Owner
 from aerodrome.settings import Settings
+
+if TYPE_CHECKING:
+    from aerodrome.admin.erasure import Report
 
 T = TypeVar("T")
 
 
 def with_stores(
-    config: Path | None, state_directory: Path | None, work: Callable[[app.Stores, Settings], Awaitable[T]]
+    config: Path | None, state_directory: Path | None, work: Callable[[registry_root.Stores, Settings], Awaitable[T]]
 ) -> T:
     """Run `work` on the registry of these settings; it may be in use by a running gateway."""
     loaded = settings.load(config, state_directory=state_directory)
 
     async def run() -> T:
-        async with app.open_stores(loaded) as stores:
+        async with registry_root.open_stores(loaded) as stores:
             return await work(stores, loaded)
 
     return asyncio.run(run())
@@ -39,7 +41,7 @@ def with_stores(
 async def record(settings: Settings, action: Action, owner: Owner | None = None, **what: str | None) -> None:
     """Record in the audit log what this command has done, or is about to do."""
     entry = Entry(action, by=caller(), owner=owner, **what)  # type: ignore[arg-type]
-    await asyncio.to_thread(app.record, settings, entry)
+    await asyncio.to_thread(registry_root.record, settings, entry)
 
 
 def caller() -> str:
@@ -49,6 +51,10 @@ def caller() -> str:
 
 def erase(config: Path | None, state_directory: Path | None, tenant: str, user: str | None) -> list[Report]:
     """Erase by the gateway that runs over these settings' state directory, or in this process where none runs."""
+    # Here, because they are all that a gateway is made of.
+    from aerodrome import app  # noqa: PLC0415
+    from aerodrome.admin.erasure import Report  # noqa: PLC0415
+
     loaded = settings.load(config, state_directory=state_directory)
 
     async def run() -> list[Report]:

@@ -12,13 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from aerodrome import app as application
-from aerodrome import errors
+from aerodrome import errors, registry_root
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core.expiry import Expiry, Horizon
 from aerodrome.core.identity import Tenant
 from aerodrome.core.session import SessionRecord
-from aerodrome.gateway import admission, reaper
+from aerodrome.gateway import known_tenants, reaper
 from aerodrome.settings import Settings
 
 app = groups.group()
@@ -35,7 +34,7 @@ def list_sessions(
 ) -> None:
     """List a tenant's sessions, those of a user together."""
 
-    async def work(stores: application.Stores, settings: Settings) -> list[dict[str, Any]]:
+    async def work(stores: registry_root.Stores, settings: Settings) -> list[dict[str, Any]]:
         await _find_tenant(tenant, stores, settings)
         return [_as_dict(record) async for record in _list_all(tenant, stores)]
 
@@ -58,25 +57,25 @@ def reap(
             "add --dry-run to see which it would delete"
         )
 
-    async def work(stores: application.Stores, settings: Settings) -> list[dict[str, Any]]:
+    async def work(stores: registry_root.Stores, settings: Settings) -> list[dict[str, Any]]:
         if tenant is not None:
             tenants = [await _find_tenant(tenant, stores, settings)]
         else:
-            tenants = await admission.list_tenants(settings.configured_tenants(), stores.tenants)
+            tenants = await known_tenants.list_tenants(settings.configured_tenants(), stores.tenants)
         return [_as_due(record, due) for each in tenants async for record, due in _list_expired(each, stores)]
 
     columns = ("session", "tenant", "user", "created", "used", "limit", "expired")
     _print(registry.with_stores(config, state_directory, work), columns, as_json)
 
 
-async def _find_tenant(name: str, stores: application.Stores, settings: Settings) -> Tenant:
+async def _find_tenant(name: str, stores: registry_root.Stores, settings: Settings) -> Tenant:
     tenant = settings.configured_tenants().get(name) or await stores.tenants.find(name)
     if tenant is None:
         raise errors.TenantMissing(f"no tenant is named {name}: aerodrome tenant list shows which there are")
     return tenant
 
 
-async def _list_all(tenant: str, stores: application.Stores) -> AsyncIterator[SessionRecord]:
+async def _list_all(tenant: str, stores: registry_root.Stores) -> AsyncIterator[SessionRecord]:
     last: SessionRecord | None = None
     while records := await stores.sessions.list_stale(tenant, _EVERYTHING, reaper.PAGE_RECORDS, last):
         last = records[-1]
@@ -84,7 +83,7 @@ async def _list_all(tenant: str, stores: application.Stores) -> AsyncIterator[Se
             yield record
 
 
-async def _list_expired(tenant: Tenant, stores: application.Stores) -> AsyncIterator[tuple[SessionRecord, Expiry]]:
+async def _list_expired(tenant: Tenant, stores: registry_root.Stores) -> AsyncIterator[tuple[SessionRecord, Expiry]]:
     async for page in reaper.list_expired(stores.sessions, tenant, time.time()):
         for found in page:
             yield found

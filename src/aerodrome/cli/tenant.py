@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aerodrome import app as application
-from aerodrome import errors
-from aerodrome.admin.erasure import Report
+from aerodrome import errors, registry_root
 from aerodrome.cli import common, groups, registry, tables
 from aerodrome.core import duration, identity, policy_document
 from aerodrome.core import webhook as webhooks
@@ -18,8 +16,11 @@ from aerodrome.core.audit import Action
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, GitHubAccess, Isolation, Trust
 from aerodrome.core.policy_document import WORDS
-from aerodrome.gateway import admission
+from aerodrome.gateway import known_tenants
 from aerodrome.settings import Settings
+
+if TYPE_CHECKING:
+    from aerodrome.admin.erasure import Report
 
 app = groups.group()
 
@@ -101,7 +102,7 @@ def _save(
         raise typer.BadParameter("add the tenant, then set what differs for a user", param_hint="--user")
     change = functools.partial(_changed, name, user, said)
 
-    async def work(stores: application.Stores, settings: Settings) -> None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         changed = change(None if is_new else await stores.tenants.find(name))
         settings.check_tenant_providers("--named-provider", changed)
@@ -163,8 +164,8 @@ def list_tenants(
 ) -> None:
     """List the tenants of the configuration and of the database."""
 
-    async def work(stores: application.Stores, settings: Settings) -> list[Tenant]:
-        return await admission.list_tenants(settings.configured_tenants(), stores.tenants)
+    async def work(stores: registry_root.Stores, settings: Settings) -> list[Tenant]:
+        return await known_tenants.list_tenants(settings.configured_tenants(), stores.tenants)
 
     tenants = registry.with_stores(config, state_directory, work)
     if as_json:
@@ -192,8 +193,8 @@ def list_tenants(
 def webhook_secret(name: str, config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
     """Print what a tenant's webhooks are signed with, for the service that verifies them (docs/webhooks.md)."""
 
-    async def work(stores: application.Stores, settings: Settings) -> str:
-        if await admission.find_tenant(settings.configured_tenants(), stores.tenants, name) is None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> str:
+        if await known_tenants.find_tenant(settings.configured_tenants(), stores.tenants, name) is None:
             raise errors.TenantMissing(f"no tenant is named {name}: list the tenants to see which there are")
         master = settings.read_master_key()
         if master is None:
@@ -207,7 +208,7 @@ def webhook_secret(name: str, config: common.Config = None, state_directory: com
 def remove(name: str, config: common.Config = None, state_directory: common.StateDirectory = None) -> None:
     """Remove a tenant and revoke its keys; its sessions stay on disk."""
 
-    async def work(stores: application.Stores, settings: Settings) -> None:
+    async def work(stores: registry_root.Stores, settings: Settings) -> None:
         _check_not_configured(name, settings)
         await stores.tenants.remove(name)
         await registry.record(settings, Action.TENANT_REMOVE, tenant=name)

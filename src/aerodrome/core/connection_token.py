@@ -8,13 +8,14 @@ Deliberately no other claims than who and until when: what a user may do is the 
 from __future__ import annotations
 
 import base64
-from typing import Any
-
-from joserfc.jwk import OctKey
+from typing import TYPE_CHECKING, Any
 
 from aerodrome import errors
 from aerodrome.core import identity, jwt, subkeys
 from aerodrome.core.identity import Key, Owner, Scope
+
+if TYPE_CHECKING:
+    from joserfc.jwk import OctKey
 
 AUDIENCE = "aerodrome"
 #: Who signs what the gateway itself mints; no backend's key can have the name.
@@ -37,7 +38,7 @@ def create_signing_key(master: bytes, owner: Owner, now: float, expires_at: floa
 def sign(key_id: str, secret: str, user: str, issued_at: float, expires_at: float) -> str:
     """Return a connection token for a user of the key's tenant."""
     claims = {"aud": AUDIENCE, "sub": user, "iat": int(issued_at), "exp": int(expires_at)}
-    return jwt.sign(claims, OctKey.import_key(secret), key_id)
+    return jwt.sign(claims, _shared_key(secret), key_id)
 
 
 def verify(token: str, secret: str) -> dict[str, Any]:
@@ -46,7 +47,13 @@ def verify(token: str, secret: str) -> dict[str, Any]:
     Raises:
         errors.AuthenticationFailed: it did not.
     """
-    return jwt.verify(token, OctKey.import_key(secret), jwt.SYMMETRIC)
+    return jwt.verify(token, _shared_key(secret), jwt.SYMMETRIC)
+
+
+def _shared_key(secret: str) -> OctKey:
+    from joserfc.jwk import OctKey  # noqa: PLC0415  as in core.jwt
+
+    return OctKey.import_key(secret)
 
 
 def read_user(claims: dict[str, Any], claim: str = "sub") -> str:

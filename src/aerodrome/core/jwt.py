@@ -1,8 +1,8 @@
 """JSON Web Tokens as this gateway takes them: compact, signed, with an expiry.
 
 Says what is wrong with a token by errors.AuthenticationFailed, whose `reason` is for the log alone. The signature itself is
-joserfc's; what is read before it is proved (`peek`) only says which key to try. Which keys there are, and whom the claims name,
-is for core.connection_token and core.issuer.
+joserfc's (imported with the first one: settings, which every command reads, need none); what is read before it is proved
+(`peek`) only says which key to try. Which keys there are, and whom the claims name, is for core.connection_token and core.issuer.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import base64
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import Key
 
 from aerodrome import errors
+
+if TYPE_CHECKING:
+    from joserfc import jws
+    from joserfc.jwk import Key
+
 
 #: A handshake frame has room for more, but no issuer needs it.
 MAX_TOKEN_CHARACTERS = 12_000
@@ -97,6 +99,9 @@ def verify(token: str, key: Key, algorithm: str) -> dict[str, Any]:
     Raises:
         errors.AuthenticationFailed: it did not, or they are no object.
     """
+    from joserfc import jws  # noqa: PLC0415
+    from joserfc.errors import JoseError  # noqa: PLC0415
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names of algorithms that are out of fashion
@@ -108,6 +113,8 @@ def verify(token: str, key: Key, algorithm: str) -> dict[str, Any]:
 
 def sign(claims: dict[str, Any], key: Key, key_id: str) -> str:
     """Return a token with these claims, signed with a shared secret."""
+    from joserfc import jws  # noqa: PLC0415
+
     header = {"alg": SYMMETRIC, "kid": key_id, "typ": "JWT"}
     return jws.serialize_compact(header, msgspec.json.encode(claims), key, registry=_registry(SYMMETRIC))
 
@@ -149,5 +156,7 @@ def _decode(part: str) -> bytes:
 
 
 def _registry(algorithm: str) -> jws.JWSRegistry:
+    from joserfc import jws  # noqa: PLC0415
+
     # Not strict: issuers put members of their own in a header; `peek` has refused critical ones.
     return jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)

@@ -1,7 +1,7 @@
 """Signing in by a browser, as values and rules: what is kept between its two halves, who came of it, whom that may be here.
 
-Pure. Who speaks to GitHub or an identity provider is adapters.oauth; who keeps a sign-in between its halves is the edge, in its
-memory or in the browser's own cookie (`seal`). Neighbour: core.issuer, for those who bring an issuer's JWT themselves.
+Pure. Who speaks to GitHub or an identity provider is adapters.oauth; who keeps a sign-in between its halves is the edge, in the
+browser's own cookie (`seal`). Neighbour: core.issuer, for those who bring an issuer's JWT themselves.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Kept:
     nonce: Secret
     expires_at: float
     owner: Owner | None = None
+    #: The page of ours that the browser goes on to when it is over.
+    following: str = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class _Sealed(msgspec.Struct):
     nonce: str
     expires_at: float
     owner: tuple[str, str] | None
+    following: str = "/"
 
 
 def begin(purpose: str, redirect_uri: str, now: float, owner: Owner | None = None) -> Kept:
@@ -164,7 +167,7 @@ def seal(envelopes: Envelopes, kept: Kept) -> str:
     """Return it as a browser may keep it, in a cookie: unreadable, unchangeable, some 500 characters."""
     owner = None if kept.owner is None else (kept.owner.tenant, kept.owner.user)
     words = (kept.state.reveal(), kept.verifier.reveal(), kept.nonce.reveal())
-    sealed = _Sealed(kept.purpose, kept.redirect_uri, *words, kept.expires_at, owner)
+    sealed = _Sealed(kept.purpose, kept.redirect_uri, *words, kept.expires_at, owner, kept.following)
     return envelopes.seal(msgspec.json.encode(sealed), _CONTEXT)
 
 
@@ -178,4 +181,4 @@ def unseal(envelopes: Envelopes, text: str) -> Kept:
         ) from None
     owner = None if found.owner is None else Owner(*found.owner)
     words = (Secret(found.state), Secret(found.verifier), Secret(found.nonce))
-    return Kept(found.purpose, found.redirect_uri, *words, found.expires_at, owner)
+    return Kept(found.purpose, found.redirect_uri, *words, found.expires_at, owner, found.following)

@@ -7,7 +7,7 @@ proves is for verifiers; here its form chooses which, and the tenant it names is
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,15 +16,13 @@ import structlog
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.core import erasure, identity, jwt
-from aerodrome.core.identity import Owner, Principal, Scope, Tenant
+from aerodrome.core.identity import Owner, Principal, Scope
 from aerodrome.core.policy import Isolation, Policy, Trust
+from aerodrome.gateway.known_tenants import FindTenant
 from aerodrome.gateway.verifiers import Proof, Verifier
 from aerodrome.ports.people import ErasureStore
-from aerodrome.ports.registry import TenantStore
 
 _log = structlog.get_logger()
-
-FindTenant = Callable[[str], Awaitable[Tenant | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +32,6 @@ class Verifiers:
     keys: Verifier
     connection_tokens: Verifier
     issuers: Verifier
-
-
-async def find_tenant(configured: Mapping[str, Tenant], stored: TenantStore, name: str) -> Tenant | None:
-    """Return the tenant of that name: that of the configuration goes before that of the database."""
-    return configured.get(name) or await stored.find(name)
-
-
-async def list_tenants(configured: Mapping[str, Tenant], stored: TenantStore) -> list[Tenant]:
-    """Return every tenant once: those of the configuration go before those of the database."""
-    others = [tenant for tenant in await stored.list_all() if tenant.name not in configured]
-    return [*configured.values(), *others]
 
 
 class Admission(Protocol):

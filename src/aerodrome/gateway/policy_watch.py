@@ -19,7 +19,7 @@ from aerodrome.core import placement
 from aerodrome.core.audit import Outcome
 from aerodrome.core.identity import Tenant
 from aerodrome.core.policy import ClientLoss, Policy
-from aerodrome.gateway import admission, tightening
+from aerodrome.gateway import known_tenants, tightening
 from aerodrome.gateway.client import Client
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.ports.fleet import RuntimeHandle
@@ -54,11 +54,11 @@ class PolicyWatch:
 
     async def find_tenant(self, name: str) -> Tenant | None:
         """Return the tenant of that name as it is in force."""
-        return await admission.find_tenant(self._configured, self._stored, name)
+        return await known_tenants.find_tenant(self._configured, self._stored, name)
 
     async def list_tenants(self) -> list[Tenant]:
         """Return every tenant once."""
-        return await admission.list_tenants(self._configured, self._stored)
+        return await known_tenants.list_tenants(self._configured, self._stored)
 
     async def run(self, interval_seconds: float) -> None:
         """Look now and on schedule, until cancelled."""

@@ -15,10 +15,11 @@ import structlog
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.core.identity import Owner, Principal, Tenant
+from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.membership import Member, Right, Sharing
 from aerodrome.core.placement import realm_of
 from aerodrome.gateway.audience import Audiences
+from aerodrome.gateway.known_tenants import FindTenant
 from aerodrome.ports.coordination import TurnCoordinator, TurnFence
 from aerodrome.ports.members import MemberStore, SharingStore
 from aerodrome.protocol import reopening
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _CACHE_ENTRIES = 20_000
 _NOBODY: frozenset[Right] = frozenset()
-FindTenant = Callable[[str], Awaitable[Tenant | None]]
 FindRecipe = Callable[[str, Owner], Awaitable[dict[str, Any] | None]]
 #: Serves a link of this process for a principal, on behalf of somebody.
 ServeFor = Callable[[Link, Principal, Owner], Awaitable[None]]

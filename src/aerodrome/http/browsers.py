@@ -1,22 +1,29 @@
-"""Browsers that have signed in: a cookie with 256 random bits, and whom it stands for, here in memory.
+"""Browsers that have signed in: a cookie with 256 random bits, and whom it stands for, kept in the registry by the cookie's hash.
 
-A browser's session lasts so long at most, and so long unused; a restart signs everyone out. Only a hash of the cookie is kept.
-Whether its principal still is one is asked at every request (http.callers). Not sessions of Copilot: those are http.conversation.
+So a browser stays signed in over a restart, and at every gateway of the registry; nothing is remembered here. Its time is up so
+long after the sign-in, or so long unused. Whether its principal still is one is asked at every request (http.callers). What a
+browser holds itself, sealed, is in http.sealed_cookies. Not sessions of Copilot: those are http.conversation.
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from aerodrome.clock import Clock
-from aerodrome.core.identity import Principal
-from aerodrome.core.sign_in import Kept
+import structlog
 
-MOST_SESSIONS = 10_000
-MOST_NOTICES = 5
+from aerodrome import errors
+from aerodrome.clock import Clock
+from aerodrome.core import browser as browsers
+from aerodrome.core.browser import Browser
+from aerodrome.core.identity import Principal
+from aerodrome.ports.browsers import BrowserStore
+
+_log = structlog.get_logger()
+#: Of one user; the one used longest ago gives way to one too many.
+MOST_BROWSERS = 100
+#: A use is noted this often at most, and oftener only where a browser's time without one is short.
+_TOUCH_SECONDS = 60.0
+_TOUCH_SHARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,111 +33,73 @@ class BrowserSettings:
     longest_seconds: float = 12 * 3600.0
     idle_seconds: float = 3600.0
 
+    @property
+    def touch_seconds(self) -> float:
+        """Return how much earlier than its last use a browser's last noted use may be."""
+        return min(_TOUCH_SECONDS, self.idle_seconds / _TOUCH_SHARE)
+
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """What the next page says first: of what was just done, or why it was not."""
-
-    text: str
-    is_error: bool = False
-    #: Shown this once, to be copied: a token.
-    secret: str | None = field(default=None, repr=False)
-
-
-@dataclass(slots=True, eq=False)
 class BrowserSession:
-    """One signed-in browser. `csrf` must come with every form it sends. Times are seconds since the Unix epoch."""
+    """A signed-in browser that calls. `began_at` is Unix time."""
 
+    token: str = field(repr=False)
     principal: Principal
     began_at: float
-    used_at: float
-    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    notices: list[Notice] = field(default_factory=list)
 
-    def tell(self, notice: Notice) -> None:
-        """Have the next page say something."""
-        self.notices = [*self.notices, notice][-MOST_NOTICES:]
-
-    def take_notices(self) -> list[Notice]:
-        """Return what a page is to say, once."""
-        said, self.notices = self.notices, []
-        return said
+    @property
+    def csrf(self) -> str:
+        """Return what must come with every form it sends."""
+        return browsers.csrf_of(self.token)
 
 
 class BrowserSessions:
-    """The signed-in browsers of this gateway; the one used longest ago gives way to one too many."""
+    """The signed-in browsers of all gateways of a registry. Methods raise errors.StoreUnavailable."""
 
-    def __init__(self, clock: Clock, settings: BrowserSettings) -> None:
+    def __init__(self, store: BrowserStore, clock: Clock, settings: BrowserSettings) -> None:
+        self._store = store
         self._clock = clock
         self._settings = settings
-        self._sessions: OrderedDict[str, BrowserSession] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def begin(self, principal: Principal) -> tuple[str, BrowserSession]:
+    async def begin(self, principal: Principal) -> str:
         """Sign a browser in; return what its cookie is to be."""
-        now = self._clock.now()
-        for name in [name for name, session in self._sessions.items() if self._is_over(session, now)]:
-            del self._sessions[name]
-        while len(self._sessions) >= MOST_SESSIONS:
-            self._sessions.popitem(last=False)
-        cookie, session = secrets.token_urlsafe(32), BrowserSession(principal, now, now)
-        self._sessions[_digest(cookie)] = session
-        return cookie, session
+        now, token = self._clock.now(), browsers.create_token()
+        ends_at = now + self._settings.longest_seconds
+        if principal.expires_at is not None:
+            ends_at = min(ends_at, principal.expires_at)
+        await self._store.add(Browser(browsers.hash_token(token), principal, now, now, ends_at), MOST_BROWSERS)
+        return token
 
-    def find(self, cookie: str) -> BrowserSession | None:
+    async def find(self, token: str) -> BrowserSession | None:
         """Return the browser's session, used now; None if there is none or it is over."""
-        name, now = _digest(cookie), self._clock.now()
-        session = self._sessions.get(name)
-        if session is None:
+        token_hash, now = browsers.hash_token(token), self._clock.now()
+        found = await self._store.find(token_hash)
+        if found is None:
             return None
-        if self._is_over(session, now):
-            del self._sessions[name]
+        if found.is_over(now, self._settings.idle_seconds):
+            await self.end(token)
             return None
-        session.used_at = now
-        self._sessions.move_to_end(name)
-        return session
+        if now - found.used_at >= self._settings.touch_seconds:
+            await self._touch(token_hash, now)
+        return BrowserSession(token, found.principal, found.began_at)
 
-    def end(self, cookie: str) -> None:
-        """Sign a browser out. Idempotent."""
-        self._sessions.pop(_digest(cookie), None)
+    async def _touch(self, token_hash: str, now: float) -> None:
+        try:
+            await self._store.touch(token_hash, now)
+        except errors.StoreUnavailable as error:
+            # It can be read: the request is served, and the next one notes its use.
+            _log.warning("registry.flush_failed", reason=error.message)
 
-    def _is_over(self, session: BrowserSession, now: float) -> bool:
-        limits = self._settings
-        return now >= session.began_at + limits.longest_seconds or now >= session.used_at + limits.idle_seconds
+    async def end(self, token: str) -> None:
+        """Sign a browser out, at every gateway. Idempotent."""
+        await self._store.remove(browsers.hash_token(token))
 
-
-@dataclass(frozen=True, slots=True)
-class BegunSignIn:
-    """A sign-in at a provider that this browser has begun, and where it goes on to."""
-
-    kept: Kept
-    following: str
-
-
-class BegunSignIns:
-    """Sign-ins that browsers have begun at a provider: each good once, for its cookie's browser, for ten minutes."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._begun: OrderedDict[str, BegunSignIn] = OrderedDict()
-
-    def begin(self, kept: Kept, following: str) -> str:
-        """Remember a sign-in; return what the browser's cookie is to be."""
+    async def sweep(self) -> None:
+        """Forget those that are over."""
         now = self._clock.now()
-        for name in [name for name, begun in self._begun.items() if now >= begun.kept.expires_at]:
-            del self._begun[name]
-        while len(self._begun) >= MOST_SESSIONS:
-            self._begun.popitem(last=False)
-        cookie = secrets.token_urlsafe(32)
-        self._begun[_digest(cookie)] = BegunSignIn(kept, following)
-        return cookie
+        await self._store.purge(now, now - self._settings.idle_seconds)
 
-    def take(self, cookie: str) -> BegunSignIn | None:
-        """Return what a browser has begun, once."""
-        return self._begun.pop(_digest(cookie), None)
-
-
-def _digest(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()
+    async def count(self) -> int:
+        """Return how many are signed in."""
+        now = self._clock.now()
+        return await self._store.count(now, now - self._settings.idle_seconds)

@@ -150,11 +150,11 @@ def _check_certificate(request: Request, principal: Principal) -> None:
         raise errors.AuthenticationFailed("the client's certificate does not name the tenant")
 
 
-def browser_of(request: Request) -> BrowserSession | None:
-    """Return the signed-in browser that calls, None if it is none."""
+async def browser_of(request: Request) -> BrowserSession | None:
+    """Return the signed-in browser that calls, None if it is none. Raises errors.StoreUnavailable."""
     site = site_of(request)
     cookie = request.cookies.get(origins.cookie_name(request, site.settings.public_url))
-    return site.browsers.find(cookie) if cookie else None
+    return await site.browsers.find(cookie) if cookie else None
 
 
 async def renew(site: Site, principal: Principal, proved_at: float) -> Principal:
@@ -181,10 +181,15 @@ async def renew(site: Site, principal: Principal, proved_at: float) -> Principal
 
 
 async def caller_of_browser(request: Request, browser: BrowserSession) -> Caller:
-    """Return who sits at a signed-in browser. Raises errors.AuthenticationFailed: nobody any more."""
+    """Return who sits at a signed-in browser. Raises errors.AuthenticationFailed: nobody any more, and it is signed out."""
     site = site_of(request)
     _check_certificate(request, browser.principal)
-    return Caller(site, await renew(site, browser.principal, browser.began_at), peer_of(request))
+    try:
+        principal = await renew(site, browser.principal, browser.began_at)
+    except errors.AuthenticationFailed:
+        await site.browsers.end(browser.token)
+        raise
+    return Caller(site, principal, peer_of(request))
 
 
 async def recognize_caller(
@@ -194,7 +199,7 @@ async def recognize_caller(
     site = site_of(request)
     if given is not None:
         return Caller(site, await recognize(request, given.credentials), peer_of(request))
-    browser = browser_of(request)
+    browser = await browser_of(request)
     if browser is None:
         missing = errors.AuthenticationRequired()
         site.services.audit.not_authenticated(peer_of(request), None, missing)

@@ -18,9 +18,10 @@ import msgspec
 
 from aerodrome import errors
 from aerodrome.clock import Clock
-from aerodrome.http import events, options
+from aerodrome.http import events, open_turns, options
 from aerodrome.http import program as program_module
 from aerodrome.http.events import Event, EventLog, LogBudget
+from aerodrome.http.open_turns import OpenTurns
 from aerodrome.http.options import SessionOptions
 from aerodrome.http.pending import Pending
 from aerodrome.http.program import Program
@@ -56,6 +57,7 @@ class Surroundings:
     is_shared: Callable[[str], Awaitable[bool]] = _never
     #: What another link of the owner has a session open with, None if none has.
     find_recipe: Callable[[str], dict[str, Any] | None] = lambda _: None
+    open_turns: OpenTurns | None = None
 
 
 class Conversation:
@@ -88,6 +90,10 @@ class Conversation:
         self._current: Turn | None = None
         self._turns: OrderedDict[str, Turn] = OrderedDict()
         self._sending: asyncio.Task[None] | None = None
+        #: Those that ended with the gateway; and what is noted of open ones (None: not known), with the lock for doing so.
+        self._left: list[Turn] = []
+        self._noted: list[tuple[str, float | None]] | None = []
+        self._noting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- opening ----------------------------------------------------------------------------------------------------------
@@ -154,6 +160,8 @@ class Conversation:
             else:
                 await self._resume(program, params)
                 await self._requests.take_up(program)
+                if not self._was_open:
+                    await self._take_up_turns(program)
             self._is_open, self._was_open, self._is_new = True, True, False
             return program
 
@@ -172,6 +180,53 @@ class Conversation:
             if not self._is_ours:
                 raise
             await program.call("session.create", params)
+
+    async def _take_up_turns(self, program: Program) -> None:
+        """Go on with the turns that were open when their gateway ended, and tell which of them are over."""
+        store = self._surroundings.open_turns
+        left = await store.find(self.session_id) if store is not None else []
+        if not left:
+            return
+        said = await program.call("session.getMessages", {"sessionId": self.session_id})
+        history, is_at_work = events.kept(_bodies(said)), await self._is_at_work(program)
+        self._noted = [(turn.turn_id, turn.started_at) for turn in left]
+        for turn in left:
+            self._turns[turn.turn_id] = turn
+            turn.position = self.log.end
+            is_over = turn.started_at is not None and open_turns.hear_history(turn, history)
+            if is_at_work and not is_over and turn.message_id is not None and self._current is None:
+                self._current = turn
+                continue
+            if not is_over:
+                turn.fail(errors.RuntimeLost("the gateway ended in the turn; the history says what came of it"))
+            turn.end(self._clock.now(), self.log.end + 1)
+            self._tell_end(turn)
+        await self.note_turns()
+
+    async def recall(self) -> None:
+        """Have the turns here that were open when their gateway ended: opens the session, if there are any."""
+        store = self._surroundings.open_turns
+        if not self._was_open and store is not None and await store.find(self.session_id):
+            await self.open()
+
+    @property
+    def has_noted_turns(self) -> bool:
+        """Say whether turns are noted as open, or may be."""
+        return self._noted != []
+
+    async def note_turns(self) -> None:
+        """Note which turns are open, so that they are not forgotten if this gateway ends."""
+        store = self._surroundings.open_turns
+        if store is None:
+            return
+        async with self._noting:
+            running = [self._current] if self._current is not None else []
+            open_now = [*self._left, *running, *self._queue]
+            wanted = [(turn.turn_id, turn.started_at) for turn in open_now]
+            if wanted != self._noted:
+                self._noted = None
+                if await store.note(self.session_id, open_now):
+                    self._noted = wanted
 
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Make a call about this session, opened first."""
@@ -213,6 +268,8 @@ class Conversation:
         self._queue.append(turn)
         self.say("turn.queued", {"turn_id": turn.turn_id, "position": len(self._queue), "sender": sender})
         self._send_next()
+        if turn is not self._current:
+            self.spawn(self.note_turns())
         return turn
 
     async def wait_taken(self, turn: Turn) -> None:
@@ -303,6 +360,7 @@ class Conversation:
                 seconds = _SHARED_SECONDS
             else:
                 self._begin(turn)
+            await self.note_turns()
             sent = await program.call("session.send", params, seconds)
         except errors.AerodromeError as error:
             turn.fail(error)
@@ -337,6 +395,7 @@ class Conversation:
             turn.is_waiting = True
         elif event.kind == "aerodrome.turn_granted":
             self._begin(turn)
+            self.spawn(self.note_turns())
 
     def _end_current(self, turn: Turn, is_aborted: bool = False) -> None:
         if self._current is not turn:
@@ -352,6 +411,7 @@ class Conversation:
         turn.ended_at, turn.end_position = turn.ended_at or self._clock.now(), self.log.end + 1
         self.say("turn.ended", {"turn_id": turn.turn_id, "status": turn.state.value, "error": turn.error})
         turn.end_cursor = self.log.cursor
+        self.spawn(self.note_turns())
         over = deque(one for one in self._turns.values() if one.is_over)
         size = sum(one.size_bytes for one in over)
         while len(over) > 1 and (len(over) > KEPT_TURNS or size > KEPT_TURN_BYTES):
@@ -462,11 +522,17 @@ class Conversation:
         """Note that a request of the runtime needs no answer any more."""
         self._requests.cancel(rpc_id)
 
-    def hear_end(self, error: errors.AerodromeError | None = None, is_gone: bool = False) -> None:
-        """Note that the link is over, or the session gone: what ran on it has ended, what waited cannot be sent."""
+    def hear_end(
+        self, error: errors.AerodromeError | None = None, is_gone: bool = False, keeps_turns: bool = False
+    ) -> None:
+        """Note that the link is over, or the session gone: what ran on it has ended, what waited cannot be sent.
+
+        With `keeps_turns` open turns stay noted: nobody is there any more who could hear of their end.
+        """
         self._is_open, self._is_gone = False, self._is_gone or is_gone
         error = error or errors.RuntimeLost("the link to the gateway has ended; try again")
         ending = ([self._current] if self._current is not None else []) + list(self._queue)
+        self._left = ending if keeps_turns else []
         self._current = None
         self._queue.clear()
         self._requests.drop(is_turn_over=True, is_link_over=True)

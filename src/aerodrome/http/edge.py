@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http import application, figures
+from aerodrome.http import application, figures, sweeping
 from aerodrome.http.asks import Asks
-from aerodrome.http.browsers import BegunSignIns, BrowserSessions
+from aerodrome.http.browsers import BrowserSessions
 from aerodrome.http.idempotency import Replays
 from aerodrome.http.pages import demo_routes
 from aerodrome.http.pages.demo_routes import DemoUser
 from aerodrome.http.rates import RateLimiter
+from aerodrome.http.sealed_cookies import BegunSignIns
 from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.site import HttpSettings, HttpStores, Office, Site
 from aerodrome.http.teams import Teams
@@ -39,6 +40,7 @@ class HttpEdge:
         master = settings.masters[0] if settings.masters else None
         hooks = Webhooks(master, gateway.find_policy, clock, settings.webhook_context)
         self.users = users = HttpUsers(gateway, stores.conversations, clock, settings.idle_seconds, hooks)
+        users.open_turns = stores.open_turns
         users.sealed = SealedOptions(settings.masters)
         gateway.forgetters.append(users.close_user)
         if gateway.services.sharing is not None:
@@ -49,8 +51,8 @@ class HttpEdge:
             settings,
             clock,
             office,
-            BrowserSessions(clock, settings.browsers),
-            BegunSignIns(clock),
+            BrowserSessions(stores.browsers, clock, settings.browsers),
+            BegunSignIns(settings.masters),
             Asks(gateway, users),
             Teams(gateway, users),
             Replays(stores.idempotency, clock, settings.idempotency),
@@ -58,7 +60,7 @@ class HttpEdge:
         )
         #: Where it listens, once it does.
         self.address: tuple[str, int] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._application = application.build(self.site)
         self._server = AsgiServer(self._application, settings.max_connections, context)
 
@@ -77,10 +79,13 @@ class HttpEdge:
                 "choose another address with http.listen"
             ) from None
         self.users.start()
-        self._looking = asyncio.create_task(figures.look_on_schedule(self.site.gateway), name="figures")
+        sweeps = (self.site.replays.sweep, self.site.browsers.sweep)
+        self._tasks = [
+            asyncio.create_task(figures.look_on_schedule(self.site.gateway), name="figures"),
+            asyncio.create_task(sweeping.sweep_on_schedule(sweeps), name="http sweep"),
+        ]
         self.site.services.ownership.keepers.append(self.users.forget)
         self.site.asks.start()
-        self.site.replays.start()
         self.address = settings.host, port
         return self.address
 
@@ -93,9 +98,10 @@ class HttpEdge:
         """End streams and requests, then the links that served them. Idempotent."""
         for guest in list(self.site.gateway.guests):
             guest.dismiss()
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait((self._looking,))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._server.aclose()
         await self.site.asks.aclose()
         keepers = self.site.services.ownership.keepers

@@ -33,7 +33,6 @@ KEPT_BYTES = 1024 * 1024
 #: Errors that say that something was decided; of all others nothing came, and they may be tried again under the same key.
 _KEPT_ERRORS = frozenset({404, 409, 422})
 _KEPT_HEADERS = frozenset({"content-type", "location"})
-_PURGE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +79,6 @@ class Replays:
         self._life = secrets.token_hex(8)
         self._running: dict[tuple[Owner, str], Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def start(self) -> None:
-        """Begin to forget what has expired."""
-        self._spawn(self._purge(), "idempotency purge")
 
     async def begin(self, owner: Owner, key: str, fingerprint: str) -> Attempt:
         """Begin a request, unless it was made before.
@@ -202,13 +197,9 @@ class Replays:
         self._running.pop((attempt.owner, attempt.key), None)
         attempt.over.set()
 
-    async def _purge(self) -> None:
-        while True:
-            try:
-                await self._store.purge(self._clock.now() - self._settings.seconds)
-            except errors.StoreUnavailable as error:
-                _log.warning("registry.flush_failed", reason=error.message)
-            await asyncio.sleep(_PURGE_SECONDS)
+    async def sweep(self) -> None:
+        """Forget keys that hold no more. Raises errors.StoreUnavailable."""
+        await self._store.purge(self._clock.now() - self._settings.seconds)
 
     def _spawn(self, work: Awaitable[None], name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
@@ -216,7 +207,7 @@ class Replays:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """End what keeps answers and what forgets them. Idempotent."""
+        """End what keeps answers. Idempotent."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:

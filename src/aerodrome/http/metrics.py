@@ -32,15 +32,16 @@ async def show(
     if not site.settings.has_open_metrics:
         await callers.admit_operator(request, await callers.recognize_caller(request, given))
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Site(site))
+    registry.register(_Site(site, await site.browsers.count()))
     return Response(generate_latest(registry), headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE_LATEST)
 
 
 class _Site(Collector):
-    """The metrics of a site, as they are now."""
+    """The metrics of a site, as they are now; `browsers` are signed in."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, browsers: int) -> None:
         self._site = site
+        self._browsers = browsers
 
     def collect(self) -> Iterable[Metric]:
         """Yield every metric."""
@@ -67,7 +68,7 @@ class _Site(Collector):
         yield _gauge("aerodrome_sessions_active", len(site.services.router))
         yield _gauge("aerodrome_sessions_at_work", site.services.drainer.at_work)
         yield _gauge("aerodrome_links_open", len(site.gateway.clients))
-        yield _gauge("aerodrome_browsers_signed_in", len(site.browsers))
+        yield _gauge("aerodrome_browsers_signed_in", self._browsers)
 
     def _fleet(self, pool: RuntimePool) -> Iterator[Metric]:
         views = pool.describe()

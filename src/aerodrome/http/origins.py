@@ -38,6 +38,11 @@ def begun_cookie_name(request: Request, public_url: str | None) -> str:
     return f"{cookie_name(request, public_url)}-begun"
 
 
+def notices_cookie_name(request: Request, public_url: str | None) -> str:
+    """Return the name of the cookie with what the browser's next page says first."""
+    return f"{cookie_name(request, public_url)}-notices"
+
+
 def check_same_origin(request: Request, public_url: str | None) -> None:
     """Check that a request which may change something comes from our own pages.
 

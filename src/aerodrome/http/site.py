@@ -15,14 +15,17 @@ from aerodrome.gateway.client import Services
 from aerodrome.gateway.minting import Minter
 from aerodrome.gateway.service import TenantGateway
 from aerodrome.http.asks import Asks
-from aerodrome.http.browsers import BegunSignIns, BrowserSessions, BrowserSettings
+from aerodrome.http.browsers import BrowserSessions, BrowserSettings
 from aerodrome.http.idempotency import IdempotencySettings, Replays
 from aerodrome.http.rates import RateLimiter
+from aerodrome.http.sealed_cookies import BegunSignIns
 from aerodrome.http.sse import StreamSettings
 from aerodrome.http.teams import Teams
 from aerodrome.http.users import HttpUsers
+from aerodrome.ports.browsers import BrowserStore
 from aerodrome.ports.conversations import ConversationStore
 from aerodrome.ports.idempotency import IdempotencyStore
+from aerodrome.ports.open_turns import OpenTurnStore
 from aerodrome.ports.people import ErasureStore, PersonStore
 from aerodrome.ports.registry import KeyStore
 from aerodrome.ports.sign_in import SignIn
@@ -95,6 +98,8 @@ class HttpStores:
 
     conversations: ConversationStore
     idempotency: IdempotencyStore
+    browsers: BrowserStore
+    open_turns: OpenTurnStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ async def list_turns(
 ) -> TurnList:
     """List the session's last turns, oldest first; the whole conversation is its history."""
     held = await caller.conversation(session_id, "http.turn.list")
+    await held.recall()
     page, following = shapes.page(held.turns, lambda turn: turn.turn_id, limit, after)
     return TurnList(turns=[shapes.view_turn(session_id, turn, held.pending) for turn in page], next=following)
 
@@ -185,6 +186,7 @@ async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[
 
 async def _find(caller: Caller, session_id: str, turn_id: str) -> tuple[Conversation, Turn]:
     held = await caller.conversation(session_id, "http.turn.get")
+    await held.recall()
     turn = held.find_turn(turn_id)
     if turn is None:
         raise errors.SessionMissing("no such turn; the history has the whole conversation")

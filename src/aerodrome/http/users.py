@@ -24,12 +24,14 @@ from aerodrome.gateway.service import TenantGateway
 from aerodrome.http import conversation, options, program, sealing
 from aerodrome.http.conversation import Conversation, Surroundings
 from aerodrome.http.events import LogBudget
+from aerodrome.http.open_turns import OpenTurns
 from aerodrome.http.options import SessionOptions, WebhookTool
 from aerodrome.http.pending import Pending
 from aerodrome.http.program import Program
 from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.webhooks import Call, Webhooks
 from aerodrome.ports.conversations import ConversationStore
+from aerodrome.ports.open_turns import OpenTurnStore
 from aerodrome.protocol.messages import RequestId
 
 #: How long turns are remembered after the last use of their session, and what all of them may take.
@@ -67,6 +69,7 @@ class HttpUser:
             tools=self._answer_tool,
             find_recipe=self._find_recipe,
             is_shared=users.is_shared,
+            open_turns=OpenTurns(users.open_turns, principal.owner) if users.open_turns is not None else None,
         )
         self._program: Program | None = None
 
@@ -113,7 +116,10 @@ class HttpUser:
         if self._program is not None:
             self._program = None
             for held in list(self.conversations.values()):
-                held.hear_end()
+                # Turns that end with the gateway are told by whoever opens their session next.
+                held.hear_end(keeps_turns=self._users.is_closed)
+                if held.has_noted_turns:
+                    self._users.spawn(held.note_turns())
 
     async def create(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> Conversation:
         """Make a new session. One that is ephemeral is marked as such before a runtime hears of it.
@@ -274,12 +280,14 @@ class HttpUsers:
         self.sealed = SealedOptions(())
         self.webhooks = webhooks
         self.store = store
+        #: Where open turns are noted, if they are to be taken up after this gateway.
+        self.open_turns: OpenTurnStore | None = None
         self._idle_seconds = idle_seconds
         self._users: dict[Owner, HttpUser] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._links: dict[Owner, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
-        self._is_closed = False
+        self.is_closed = False
         self._sweeping: asyncio.Task[None] | None = None
         self._surroundings = Surroundings(_unconnected, clock, LogBudget())
 
@@ -339,7 +347,7 @@ class HttpUsers:
     async def connect(self, user: HttpUser) -> Program:
         """Return the program of a user, opened if there is none."""
         async with self._opening:
-            if self._is_closed:
+            if self.is_closed:
                 raise errors.Draining("this gateway stops; try again elsewhere")
             if self._users.get(user.owner) is not user:
                 # Forgotten meanwhile (erasure): nobody would close its link, and who it is must be proved anew.
@@ -364,6 +372,8 @@ class HttpUsers:
         user = self._users.get(owner)
         if user is not None:
             user.drop(session_id)
+        if self.open_turns is not None:
+            await self.open_turns.remove(session_id)
         await self.store.forget(session_id, owner)
 
     async def close_user(self, owner: Owner) -> None:
@@ -429,13 +439,13 @@ class HttpUsers:
 
     async def aclose(self) -> None:
         """End every program. Idempotent."""
-        self._is_closed = True
+        self.is_closed = True
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait((self._sweeping,))
         for user in self.users:
             user.program.close()
-        if self._tasks:
+        while self._tasks:
             await asyncio.wait(list(self._tasks))
 
 

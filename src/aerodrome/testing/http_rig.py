@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx
 
+from aerodrome.adapters.memory.browsers import MemoryBrowserStore
 from aerodrome.adapters.memory.conversations import MemoryConversationStore
 from aerodrome.adapters.memory.idempotency import MemoryIdempotencyStore
+from aerodrome.adapters.memory.open_turns import MemoryOpenTurnStore
 from aerodrome.admin.operations import Operations
 from aerodrome.admin.views import Facts
 from aerodrome.core import identity
@@ -163,6 +165,11 @@ def _audit_of(rig: Rig) -> ReadAudit:
     return read
 
 
+def memory_stores() -> HttpStores:
+    """Return empty stores."""
+    return HttpStores(MemoryConversationStore(), MemoryIdempotencyStore(), MemoryBrowserStore(), MemoryOpenTurnStore())
+
+
 @asynccontextmanager
 async def open_http(
     rig: Rig,
@@ -171,7 +178,7 @@ async def open_http(
     stores: HttpStores | None = None,
 ) -> AsyncIterator[HttpRig]:
     """Serve HTTP over a rig for the length of a block; `stores` may be those of an edge before."""
-    stores = stores or HttpStores(MemoryConversationStore(), MemoryIdempotencyStore())
+    stores = stores or memory_stores()
     edge = HttpEdge(rig.gateway, replace(office(rig), sign_in=sign_in), stores, rig.clock, settings or HttpSettings())
     host, port = await edge.start()
     http = HttpRig(rig, edge, f"http://{host}:{port}", stores)

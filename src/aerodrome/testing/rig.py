@@ -31,7 +31,7 @@ from aerodrome.core.jwt import Terms
 from aerodrome.core.policy import ClientLoss, GitHubAccess, HostTools, Isolation, Policy, Trust
 from aerodrome.fleet.pool import RuntimePool
 from aerodrome.fleet.spec import FleetSettings
-from aerodrome.gateway import admission, audit
+from aerodrome.gateway import audit, known_tenants
 from aerodrome.gateway.admission import TenantAdmission, Verifiers
 from aerodrome.gateway.caretaker import Caretaker
 from aerodrome.gateway.client import Services
@@ -110,7 +110,7 @@ class Rig:
         self.router = Router()
         tenants = self.configured = {name: Tenant(name, policy, "config") for name, policy in TENANTS.items()}
         self.tenants = MemoryTenantStore(self.keys, self.clock)
-        find_tenant = functools.partial(admission.find_tenant, tenants, self.tenants)
+        find_tenant = functools.partial(known_tenants.find_tenant, tenants, self.tenants)
         #: A test may add to it, before its clients come.
         self.issuers: list[tuple[Issuer, IssuerKeys]] = []
         verifiers = Verifiers(

@@ -109,6 +109,7 @@ class ScriptedRuntime:
         self._changed = asyncio.Event()
         self._runs = asyncio.Event()
         self._runs.set()
+        self._is_dead = False
 
     @property
     def disk(self) -> set[str]:
@@ -132,7 +133,8 @@ class ScriptedRuntime:
         return self.port
 
     def cut(self) -> None:
-        """Stop listening and drop every connection, as a killed process does."""
+        """Stop listening, drop every connection and say and write nothing more, as a killed process does."""
+        self._is_dead = True
         if self._server is not None:
             self._server.close()
         for peer in self.peers:
@@ -167,6 +169,8 @@ class ScriptedRuntime:
 
     def emit(self, session: Session, kind: str, data: dict[str, Any] | None = None) -> None:
         """Send a session's event to the connections attached to it."""
+        if self._is_dead:
+            return
         journal = _JOURNALS.setdefault(session.session_id, [])
         parent = journal[-1]["id"] if journal else None
         event: dict[str, Any] = {"type": kind, "data": data or {}, "id": str(uuid.uuid4()), "parentId": parent}

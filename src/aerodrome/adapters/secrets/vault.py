@@ -15,26 +15,13 @@ import httpx
 
 from aerodrome import errors
 from aerodrome.adapters.secrets import local
+from aerodrome.adapters.secrets.vault_settings import VaultSettings
 from aerodrome.clock import Clock
 from aerodrome.core.secret import Reference, Secret
 from aerodrome.ports.secrets import SecretSource
 
 _MAX_ANSWER_BYTES = 1024 * 1024
 _RENEW_AFTER = 2 / 3
-SERVICE_ACCOUNT = Reference("k8s", "/var/run/secrets/kubernetes.io/serviceaccount/token")
-
-
-@dataclass(frozen=True, slots=True)
-class VaultSettings:
-    """Where a Vault is and how the gateway proves itself: by `token`, or by the role of a Kubernetes service account."""
-
-    address: str
-    token: Reference | None = None
-    namespace: str | None = None
-    kubernetes_role: str | None = None
-    kubernetes_mount: str = "kubernetes"
-    kubernetes_jwt: Reference = SERVICE_ACCOUNT
-    timeout_seconds: float = 10.0
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ _LIST_OF = _LIST.where(_T.tenant_name == sa.bindparam("tenant"))
 # The first revocation's time stays; a key already revoked still counts as found.
 _REVOKED = sa.func.coalesce(_T.revoked_at, sa.bindparam("now"))
 _REVOKE = sa.update(tables.KEYS).where(_T.key_id == sa.bindparam("id")).values(revoked_at=_REVOKED)
+_SIGN_OUT = sa.delete(tables.BROWSERS).where(tables.BROWSERS.c.key_id == sa.bindparam("id"))
 _LIVE = _T.revoked_at.is_(None) & (_T.expires_at.is_(None) | (_T.expires_at > sa.bindparam("now")))
 _EARLIER = sa.case((_T.expires_at < sa.bindparam("until"), _T.expires_at), else_=sa.bindparam("until"))
 _RETIRE = (
@@ -71,13 +72,12 @@ class SqlKeyStore:
         await self._database.write(lambda connection: _rotate(connection, key_id, successor, until))
 
     async def revoke(self, key_id: str, now: float) -> None:
-        """Make a key useless; the first revocation's time stays.
+        """Make a key useless and sign out the browsers that stand on it; the first revocation's time stays.
 
         Raises:
             errors.KeyMissing: no key has that id.
         """
-        values = {"id": key_id, "now": now}
-        if not await self._database.write(lambda connection: connection.execute(_REVOKE, values).rowcount):
+        if not await self._database.write(lambda connection: _revoke(connection, key_id, now)):
             raise errors.KeyMissing(f"no key has id {key_id}: list the keys to see which there are")
 
     async def aclose(self) -> None:
@@ -97,6 +97,11 @@ def _rotate(connection: sa.Connection, key_id: str, successor: Key, until: float
         raise errors.KeyMissing(f"no key has id {key_id}, or it is revoked: create a new one")
     if not engine.insert_once(connection, tables.KEYS, _row(successor)):
         raise errors.AlreadyExists(f"key id {successor.key_id} is taken: create another key")
+
+
+def _revoke(connection: sa.Connection, key_id: str, now: float) -> bool:
+    connection.execute(_SIGN_OUT, {"id": key_id})
+    return bool(connection.execute(_REVOKE, {"id": key_id, "now": now}).rowcount)
 
 
 def _row(key: Key) -> dict[str, object]:

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aerodrome.adapters.sql import engine, migrate
+from aerodrome.adapters.sql.browsers import SqlBrowserStore
 from aerodrome.adapters.sql.conversations import SqlConversationStore
 from aerodrome.adapters.sql.erasures import SqlErasureStore
 from aerodrome.adapters.sql.idempotency import SqlIdempotencyStore
 from aerodrome.adapters.sql.keys import SqlKeyStore
 from aerodrome.adapters.sql.members import SqlMemberStore
+from aerodrome.adapters.sql.open_turns import SqlOpenTurnStore
 from aerodrome.adapters.sql.people import SqlPersonStore
 from aerodrome.adapters.sql.sessions import SqlSessionRegistry
 from aerodrome.adapters.sql.tenants import SqlTenantStore
@@ -34,6 +36,8 @@ class Stores:
     usage: SqlUsageStore
     idempotency: SqlIdempotencyStore
     members: SqlMemberStore
+    browsers: SqlBrowserStore
+    open_turns: SqlOpenTurnStore
 
 
 @asynccontextmanager
@@ -57,6 +61,8 @@ async def open_stores(url: str, clock: Clock) -> AsyncIterator[Stores]:
             SqlUsageStore(database),
             SqlIdempotencyStore(database),
             SqlMemberStore(database),
+            SqlBrowserStore(database),
+            SqlOpenTurnStore(database),
         )
     finally:
         await database.aclose()

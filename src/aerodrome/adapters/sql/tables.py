@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The newest migration. Kept here so that a start on an up-to-date database need not read the migration scripts.
-REVISION = "0007"
+REVISION = "0008"
 
 # Constraint names are fixed, because a later migration can only change what it can name.
 METADATA = sa.MetaData(
@@ -163,4 +163,32 @@ SHARE_LINKS = sa.Table(
     sa.Column("expires_at", sa.Double, nullable=False),
     sa.Column("uses_left", sa.Integer, nullable=False),
     sa.Index(None, "session_id"),
+)
+
+#: `token_hash` is of the token in the cookie; `key_id` is empty where somebody else vouched. `scopes` are words, by commas.
+BROWSERS = sa.Table(
+    "browsers",
+    METADATA,
+    sa.Column("token_hash", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("proved_until", sa.Double),
+    sa.Column("began_at", sa.Double, nullable=False),
+    sa.Column("used_at", sa.Double, nullable=False),
+    sa.Column("ends_at", sa.Double, nullable=False),
+    # Without used_at, as sessions.
+    sa.Index(None, "tenant_name", "user_name"),
+)
+
+#: `turns` is JSON as http.open_turns has it; the user is who sends them.
+OPEN_TURNS = sa.Table(
+    "open_turns",
+    METADATA,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("tenant_name", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, primary_key=True),
+    sa.Column("turns", sa.Text, nullable=False),
 )

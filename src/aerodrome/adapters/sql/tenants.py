@@ -34,6 +34,7 @@ _REVOKE = (
     .where(tables.KEYS.c.tenant_name == sa.bindparam("of_name"), tables.KEYS.c.revoked_at.is_(None))
     .values(revoked_at=sa.bindparam("now"))
 )
+_SIGN_OUT = sa.delete(tables.BROWSERS).where(tables.BROWSERS.c.tenant_name == sa.bindparam("of_name"))
 _RULES = {field.name for field in dataclasses.fields(Policy)}
 
 
@@ -83,7 +84,7 @@ class SqlTenantStore:
             raise _missing(tenant.name)
 
     async def remove(self, name: str) -> None:
-        """Remove a tenant and revoke its keys in one transaction.
+        """Remove a tenant, revoke its keys and sign out its browsers, in one transaction.
 
         Raises:
             errors.TenantMissing: no tenant has that name.
@@ -101,6 +102,7 @@ def _remove(connection: sa.Connection, name: str, now: float) -> bool:
     if not connection.execute(_REMOVE, {"of_name": name}).rowcount:
         return False
     connection.execute(_REVOKE, {"of_name": name, "now": now})
+    connection.execute(_SIGN_OUT, {"of_name": name})
     return True
 
 

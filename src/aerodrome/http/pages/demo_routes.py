@@ -63,7 +63,7 @@ def routes(code: str, users: Sequence[DemoUser]) -> APIRouter:
         if user is None:
             raise errors.InvalidParams("expected one of the demo's users, found another; go back and choose again")
         principal = await callers.recognize(request, user.token)
-        return sign_in_routes.open_browser(request, principal, user.page)
+        return await sign_in_routes.open_browser(request, principal, user.page)
 
     return router
 

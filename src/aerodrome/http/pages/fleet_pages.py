@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from aerodrome.http import figures
-from aerodrome.http.browsers import Notice
 from aerodrome.http.desk import Desk
 from aerodrome.http.pages import formats, overview_routes, page
 from aerodrome.http.pages.page import PageRoute, Posted, Visiting
+from aerodrome.http.sealed_cookies import Notice
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 RuntimeId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,100}$")]

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import jinja2
@@ -24,11 +24,12 @@ from starlette.datastructures import FormData
 from aerodrome import errors
 from aerodrome.core import identity
 from aerodrome.core.identity import Role
-from aerodrome.http import callers, origins, problems
-from aerodrome.http.browsers import BrowserSession, Notice
+from aerodrome.http import callers, origins, problems, sealed_cookies
+from aerodrome.http.browsers import BrowserSession
 from aerodrome.http.callers import Caller
 from aerodrome.http.pages import formats, static_files
 from aerodrome.http.pages.icons import icon
+from aerodrome.http.sealed_cookies import Notice
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -41,6 +42,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+#: A cookie's name, by where browsers reach us.
+CookieName: TypeAlias = Callable[[Request, str | None], str]
 _MAX_NEXT = 500
 _ROLE_WORDS = {Role.USER: "User", Role.TENANT_ADMIN: "Tenant admin", Role.OPERATOR: "Operator"}
 
@@ -77,6 +80,13 @@ class Visitor:
 
     caller: Caller
     browser: BrowserSession
+    request: Request
+
+    @property
+    def notices(self) -> list[Notice]:
+        """Return what the browser's next page is to say."""
+        name = origins.notices_cookie_name(self.request, self.caller.site.settings.public_url)
+        return sealed_cookies.open_notices(self.browser.token, self.request.cookies.get(name))
 
     @property
     def csrf(self) -> str:
@@ -125,15 +135,19 @@ def render(
     def csrf() -> Markup:
         return Markup('<input type="hidden" name="csrf" value="{}">').format(visitor.csrf if visitor else "")
 
-    is_page = "hx-request" not in request.headers
+    notices = visitor.notices if visitor is not None and "hx-request" not in request.headers else []
     text = _TEMPLATES.get_template(template).render(
         visitor=visitor,
         csrf=csrf,
-        notices=visitor.browser.take_notices() if visitor is not None and is_page else [],
+        notices=notices,
         navigation=_navigation(request, visitor) if visitor is not None else [],
         **values,
     )
-    return HTMLResponse(text, status, _HEADERS)
+    answer = HTMLResponse(text, status, _HEADERS)
+    if notices:
+        # They are said once.
+        drop_cookie(request, answer, origins.notices_cookie_name)
+    return answer
 
 
 def _navigation(request: Request, visitor: Visitor) -> list[dict[str, Any]]:
@@ -159,6 +173,22 @@ def _paths(routes: Iterable[object]) -> Iterator[str]:
 def redirect(address: str) -> Response:
     """Return an answer that leads a browser on, with a new GET."""
     return RedirectResponse(address, 303, _HEADERS)
+
+
+def set_cookie(request: Request, answer: Response, name_of: CookieName, value: str, max_age: int | None = None) -> None:
+    """Give a browser a cookie that no script reads; without an age it ends with the browser."""
+    public_url = callers.site_of(request).settings.public_url
+    answer.set_cookie(name_of(request, public_url), value, max_age, **_cookie_terms(request, public_url))
+
+
+def drop_cookie(request: Request, answer: Response, name_of: CookieName) -> None:
+    """Have a browser forget a cookie."""
+    public_url = callers.site_of(request).settings.public_url
+    answer.delete_cookie(name_of(request, public_url), **_cookie_terms(request, public_url))
+
+
+def _cookie_terms(request: Request, public_url: str | None) -> dict[str, Any]:
+    return {"path": "/", "secure": origins.is_secure(request, public_url), "httponly": True, "samesite": "lax"}
 
 
 def local_path(text: str | None) -> str:
@@ -208,11 +238,11 @@ def _lead_to_sign_in(request: Request) -> Response:
 
 
 async def _visit(request: Request) -> Visitor:
-    browser = callers.browser_of(request)
+    browser = await callers.browser_of(request)
     if browser is None:
         raise NotSignedIn
     try:
-        return Visitor(await callers.caller_of_browser(request, browser), browser)
+        return Visitor(await callers.caller_of_browser(request, browser), browser, request)
     except errors.AuthenticationFailed:
         raise NotSignedIn from None
 
@@ -248,9 +278,12 @@ def word(form: FormData, name: str) -> str:
 async def do(visitor: Visitor, work: Coroutine[Any, Any, Notice], back: str) -> Response:
     """Do what a form asks for, and go back to its page, which says what came of it."""
     try:
-        visitor.browser.tell(await work)
+        notice = await work
     except errors.AuthenticationRequired:
         raise
     except errors.AerodromeError as error:
-        visitor.browser.tell(Notice(problems.detail_of(error), is_error=True))
-    return redirect(back)
+        notice = Notice(problems.detail_of(error), is_error=True)
+    answer = redirect(back)
+    sealed = sealed_cookies.seal_notices(visitor.browser.token, [*visitor.notices, notice])
+    set_cookie(visitor.request, answer, origins.notices_cookie_name, sealed, sealed_cookies.NOTICE_SECONDS)
+    return answer

@@ -10,10 +10,10 @@ from aerodrome import errors
 from aerodrome.core import identity
 from aerodrome.core.identity import Role, Scope
 from aerodrome.http import admin_shapes
-from aerodrome.http.browsers import Notice
 from aerodrome.http.desk import Desk, NewKey
 from aerodrome.http.pages import overview_routes, page
 from aerodrome.http.pages.page import PageRoute, Posted, Visiting, Visitor
+from aerodrome.http.sealed_cookies import Notice
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 KeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$")]

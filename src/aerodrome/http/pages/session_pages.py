@@ -11,11 +11,11 @@ from aerodrome.core.flights import ToolUse, Totals, TurnEnd, TurnFlight
 from aerodrome.core.identity import Role
 from aerodrome.core.series import Durations
 from aerodrome.http import shapes
-from aerodrome.http.browsers import Notice
 from aerodrome.http.desk import Desk, Flight
 from aerodrome.http.pages import overview_routes, page, session_rows
 from aerodrome.http.pages.page import PageRoute, Posted, Visiting, Visitor
 from aerodrome.http.pages.session_rows import Wanted
+from aerodrome.http.sealed_cookies import Notice
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 SessionId = Annotated[str, Path(pattern=shapes.SESSION_ID, max_length=250)]

@@ -47,7 +47,7 @@ async def sign_in(request: Request) -> Response:
         return _ask(
             request, following, "This key is for a program: it neither uses sessions nor manages anything.", 403
         )
-    return open_browser(request, principal, following)
+    return await open_browser(request, principal, following)
 
 
 @router.get("/sign-in/provider")
@@ -61,15 +61,8 @@ async def begin(request: Request, following: Annotated[str | None, Query(alias="
     except (errors.SignInUnavailable, errors.SignInFailed) as error:
         return _ask(request, page.local_path(following), problems.sentence(error), errors.wire(error).http)
     answer = page.redirect(begun.url)
-    answer.set_cookie(
-        origins.begun_cookie_name(request, public_url),
-        site.begun.begin(begun.kept, page.local_path(following)),
-        max_age=int(sign_in_rules.SECONDS),
-        path="/",
-        secure=origins.is_secure(request, public_url),
-        httponly=True,
-        samesite="lax",
-    )
+    sealed = site.begun.begin(begun.kept, page.local_path(following))
+    page.set_cookie(request, answer, origins.begun_cookie_name, sealed, int(sign_in_rules.SECONDS))
     return answer
 
 
@@ -77,22 +70,19 @@ async def begin(request: Request, following: Annotated[str | None, Query(alias="
 async def finish(request: Request) -> Response:
     """Take a browser back from the identity provider."""
     site = callers.site_of(request)
-    door, public_url = _door(site), site.settings.public_url
-    name = origins.begun_cookie_name(request, public_url)
-    begun = site.begun.take(request.cookies.get(name, ""))
+    door = _door(site)
     try:
-        if begun is None:
-            raise errors.SignInFailed("no sign-in was begun by this browser; begin again", "there is no cookie of one")
+        kept = site.begun.find(request.cookies.get(origins.begun_cookie_name(request, site.settings.public_url), ""))
         site.services.audit.check()
-        signed_in = door.rules.read(await door.provider.finish(dict(request.query_params), begun.kept))
+        signed_in = door.rules.read(await door.provider.finish(dict(request.query_params), kept))
         standing = Principal(signed_in.owner, Policy(), "", role=signed_in.role)
         principal = await callers.renew(site, standing, site.clock.now())
     except (errors.SignInUnavailable, errors.SignInFailed) as error:
         return _ask(request, "/", problems.sentence(error), errors.wire(error).http)
     except errors.AuthenticationFailed:
         return _ask(request, "/", "You are signed in, but your tenant is not here any more.", 401)
-    answer = open_browser(request, principal, begun.following)
-    answer.delete_cookie(name, path="/", secure=origins.is_secure(request, public_url), httponly=True, samesite="lax")
+    answer = await open_browser(request, principal, page.local_path(kept.following))
+    page.drop_cookie(request, answer, origins.begun_cookie_name)
     return answer
 
 
@@ -105,30 +95,22 @@ def _door(site: Site) -> SignInDoor:
 @router.post("/sign-out")
 async def sign_out(request: Request, visitor: Visiting, _: Posted) -> Response:
     """Forget the browser, here and there."""
-    site = visitor.caller.site
-    name = origins.cookie_name(request, site.settings.public_url)
-    site.browsers.end(request.cookies.get(name, ""))
+    await visitor.caller.site.browsers.end(visitor.browser.token)
     answer = page.redirect("/sign-in")
-    answer.delete_cookie(
-        name, path="/", secure=origins.is_secure(request, site.settings.public_url), httponly=True, samesite="lax"
-    )
+    for name_of in (origins.cookie_name, origins.notices_cookie_name):
+        page.drop_cookie(request, answer, name_of)
     answer.headers["Clear-Site-Data"] = '"cache"'
     return answer
 
 
-def open_browser(request: Request, principal: Principal, following: str) -> Response:
+async def open_browser(request: Request, principal: Principal, following: str) -> Response:
     """Sign a browser in, whoever it was before, and lead it on."""
     site = callers.site_of(request)
-    public_url = site.settings.public_url
-    name = origins.cookie_name(request, public_url)
-    site.browsers.end(request.cookies.get(name, ""))
+    if before := request.cookies.get(origins.cookie_name(request, site.settings.public_url)):
+        await site.browsers.end(before)
     site.services.audit.authenticated(callers.peer_of(request), principal)
-    cookie, _ = site.browsers.begin(principal)
     answer = page.redirect(following)
-    # Without an age: it ends with the browser too.
-    answer.set_cookie(
-        name, cookie, path="/", secure=origins.is_secure(request, public_url), httponly=True, samesite="lax"
-    )
+    page.set_cookie(request, answer, origins.cookie_name, await site.browsers.begin(principal))
     return answer
 
 
