@@ -201,6 +201,9 @@ async def test_a_removed_members_streams_and_turns_end(http, roles):
     user = http.edge.users.peek(Owner("shared", "ben"))
     assert user is not None
     assert user.conversations == {}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await http.edge.users.open_turns.find("s1", user.owner) is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 async def test_a_lease_is_held_for_several_messages_and_a_stale_one_is_refused(http):

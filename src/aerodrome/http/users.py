@@ -242,6 +242,7 @@ class HttpUser:
                 held.hear(bytes(said.event))
                 if held.is_gone:
                     self.conversations.pop(said.sessionId, None)
+                    self._users.spawn(held.note_turns())
         elif rpc_id is not None:
             asked = conversation.params_of(params)
             held = self.conversations.get(str(asked.get("sessionId")))
