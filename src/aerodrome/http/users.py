@@ -38,6 +38,8 @@ from aerodrome.protocol.messages import RequestId
 KEEP_SECONDS = 3600.0
 KEPT_BYTES = 64 * 1024 * 1024
 KEPT_CONVERSATIONS = 10_000
+#: How long a caller who is told that a session could not be made is kept waiting for its end.
+_UNDO_SECONDS = 10.0
 #: A conversation without a turn, about.
 _CONVERSATION_BYTES = 4000
 
@@ -141,18 +143,27 @@ class HttpUser:
         except errors.AlreadyExists:
             self.conversations.pop(session_id, None)
             raise taken from None
+        except errors.AerodromeError:
+            self.conversations.pop(session_id, None)
+            await self._undo(session_id)
+            raise
         except BaseException:
             self.conversations.pop(session_id, None)
             raise
         try:
             await self._save(session_id, chosen, is_ephemeral)
         except BaseException:
-            # Without its options it would come back as another: it is as if it had not been made.
             self.conversations.pop(session_id, None)
-            with suppress(errors.AerodromeError):
-                await self.program.call("session.delete", {"sessionId": session_id})
+            await self._undo(session_id)
             raise
         return made
+
+    async def _undo(self, session_id: str) -> None:
+        """Delete what there is of a session that was not made whole: without its options it would come back as another."""
+        with suppress(errors.AerodromeError, TimeoutError):
+            async with asyncio.timeout(_UNDO_SECONDS):
+                if await self._ownership.find_owner(session_id) == self.owner:
+                    await self.delete(session_id)
 
     async def find(self, session_id: str) -> Conversation:
         """Return a session of this owner, not opened yet. Whether it is theirs the gateway says when it is opened."""
@@ -225,7 +236,11 @@ class HttpUser:
 
     async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
         """Keep what a session of this owner's is opened with that came to be by itself (a fork)."""
-        await self._save(session_id, chosen)
+        try:
+            await self._save(session_id, chosen)
+        except errors.AerodromeError:
+            await self._undo(session_id)
+            raise
 
     def drop(self, session_id: str) -> None:
         """Let go of a session that is deleted."""
