@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from contextlib import AsyncExitStack
@@ -204,6 +205,16 @@ async def test_what_a_provider_says_of_itself_is_read_once_an_hour_and_serves_wh
     place.provider.status = 200
     await place.sign_in(sign_in)
     assert place.provider.discoveries == 3
+
+
+async def test_those_who_wait_for_a_provider_that_is_away_wait_for_one_attempt_together(place):
+    place.provider.status = 503
+    sign_in = place.open()
+
+    told = await asyncio.gather(*(sign_in.begin(BACK) for _ in range(5)), return_exceptions=True)
+
+    assert {type(one) for one in told} == {errors.SignInUnavailable}
+    assert place.provider.discoveries == 1
 
 
 async def test_a_provider_that_was_never_reached_is_tried_again_at_the_next_sign_in(place):

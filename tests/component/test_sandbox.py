@@ -56,8 +56,9 @@ class House:
         spec = SpawnSpec("rt-test", argv, {"PATH": os.defpath}, root / "work", LIMITS, confinement)
         return await self.host.spawn(spec)
 
-    async def listening(self, script: str, *egress: str) -> RuntimeProcess:
-        runtime = await self.spawn(LISTENING + script, *egress)
+    async def listening(self, script: str, *egress: str, before: str = "") -> RuntimeProcess:
+        """Spawn a program that listens, and wait until it says so; `before`: what it is to have done by then."""
+        runtime = await self.spawn(before + LISTENING + script, *egress)
         async with asyncio.timeout(20):
             await runtime.address()
         return runtime
@@ -121,7 +122,7 @@ async def test_each_realm_has_a_user_of_its_own_that_it_keeps(house):
 
 @needs_bubblewrap
 async def test_a_term_reaches_the_program_in_the_sandbox_which_may_take_its_leave(house, mark):
-    runtime = await house.listening(f"trap 'echo bye > said; exit 3' TERM; sleep {mark} & wait")
+    runtime = await house.listening(f"sleep {mark} & wait", before="trap 'echo bye > said; exit 3' TERM; ")
     await runtime.stop(10)
     assert runtime.exited.result() == 3
     assert (house.realm("one") / "work" / "said").read_text() == "bye\n"

@@ -134,6 +134,24 @@ def test_who_reads_further_up_is_left_there(sign_in):
     expect(last(page, "turn-foot")).to_be_in_viewport()
 
 
+def test_a_first_message_arrives_though_its_sender_looks_elsewhere_meanwhile(sign_in):
+    page, held = sign_in("grace"), []
+    say(page, "old")
+    expect(last(page)).to_have_text("You said: old")
+    page.get_by_role("link", name="New chat").click()
+    page.route("**/v1/sessions", lambda route: held.append(route))  # noqa: PLW0108  it looks at what it is given
+    say(page, "new")
+    expect(last(page, "prompt")).to_have_text("new")
+    page.get_by_test_id("sessions").get_by_text("old").click()
+    expect(last(page)).to_have_text("You said: old")
+
+    (route,) = held
+    route.continue_()
+    page.get_by_test_id("sessions").get_by_text("new").click()
+
+    expect(last(page)).to_have_text("You said: new")
+
+
 def test_who_moves_up_in_the_moment_in_which_a_word_comes_is_left_there(sign_in):
     """The browser tells of a move with its next frame only: here it does not tell at all."""
     page = sign_in("heidi")

@@ -192,7 +192,7 @@ async def test_a_call_before_a_token_and_a_revoked_token_are_one_record_each(rig
         (Action.LINK_AUTHENTICATE, "authentication_failed", token.split("_")[1]),
     ]
     assert SECRET not in str(rig.audit_log.entries)
-    assert token.split("_")[2] not in str(rig.audit_log.entries)
+    assert token.split("_", 2)[2] not in str(rig.audit_log.entries)
 
 
 async def test_a_connection_token_of_a_revoked_key_is_recorded_with_that_keys_id(rig):
@@ -212,7 +212,7 @@ async def test_a_secret_in_a_name_that_the_client_chose_is_blanked_out(rig):
     await refused(client.call("session.create", {"sessionId": "new", "mcpServers": {token: {"command": "sh"}}}))
     await refused(client.call("x" * 100_000, {}))
     assert len(refusals(rig)) == 3
-    assert token.split("_")[2] not in str(rig.audit_log.entries)
+    assert token.split("_", 2)[2] not in str(rig.audit_log.entries)
     assert all(len(entry.method) <= 200 for entry in refusals(rig))
 
 

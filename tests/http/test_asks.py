@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -183,3 +184,27 @@ async def test_what_a_killed_gateway_left_of_a_question_is_deleted_at_the_next_s
 
     assert set(http.rig.registry._records) == {"kept"}
     assert {one for runtime in http.rig.scripted.runtimes for one in runtime.disk} == {"kept"}
+
+
+async def test_a_question_ends_with_its_callers_token(http):
+    caller = await http.caller("shared")
+    asking = asyncio.create_task(caller.post("/v1/ask", json={"prompt": "[hold]"}))
+    await http.rig.settled(lambda: http.rig.gateway.guests)
+    (guest,) = http.rig.gateway.guests
+
+    guest.dismiss()
+
+    assert (await asking).status_code == 401
+    await nothing_left(http)
+
+
+async def test_a_question_under_way_ends_with_its_gateway(http):
+    """What is left of its tasks the fixture would tell."""
+    caller = await http.caller("shared")
+    headers = {**STREAM, "Idempotency-Key": "k1"}
+    with suppress(httpx.TransportError):
+        async with caller.stream("POST", "/v1/ask", json={"prompt": "[hold]"}, headers=headers) as answer:
+            async for event in read_events(answer):
+                if event.kind == "user.message":
+                    await http.edge.aclose()
+    assert not http.edge.users.users

@@ -265,3 +265,27 @@ def test_a_stream_is_read_the_same_however_it_is_cut(ending, data):
         ("3", "message", "late"),
     ]
     assert reader.retry_seconds == 0.25
+
+
+async def test_a_stream_of_a_turn_whose_end_passed_while_nobody_listened_ends_all_the_same(http, monkeypatch):
+    monkeypatch.setattr("aerodrome.client.sessions._LAST_SECONDS", 0.2)
+    async with asyncio.timeout(WAIT_SECONDS), Aerodrome(http.url, await http.rig.token("shared", "user")) as direct:
+        session = await direct.create_session()
+        (user,) = http.edge.users.users
+        held = user.conversations[session.session_id]
+        stream, heard = session.stream("[hold]"), []
+        async for event in stream:
+            heard.append(event.type)
+            if event.type == "user.message":
+                (guest,) = http.rig.gateway.guests
+                guest.dismiss()
+                await http.rig.settled(lambda: not held._readers.count)
+                await session.abort()
+                await http.rig.settled(lambda: not held.is_busy)
+                held.log.clear()
+                held._readers.begin_anew()
+
+    assert stream.turn is not None
+    assert stream.turn.status == "aborted"
+    assert "assistant.message" in heard
+    assert "turn.ended" not in heard

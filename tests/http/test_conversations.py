@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from aerodrome import errors
 from aerodrome.core.audit import Outcome
 from aerodrome.core.identity import Owner
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
+from aerodrome.testing.peer import RpcError
 
 from .scenes import make, say
 
@@ -229,3 +231,52 @@ async def test_each_refusal_over_http_is_one_record(http):
         (Owner("shared", "mallory"), "nobodys", "session_missing"),
     ]
     assert "canary" not in str(http.rig.audit_log.entries)
+
+
+async def test_an_answer_that_fails_when_its_turn_is_over_leaves_no_request_open(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    (asked,) = (await say(caller, session, "[permit]"))["pending"]
+    (user,), (runtime,) = http.edge.users.users, http.rig.scripted.runtimes
+    held, method = user.conversations["s1"], "session.permissions.handlePendingPermissionRequest"
+    is_over = asyncio.Event()
+
+    async def refuse_late(*_) -> None:
+        await is_over.wait()
+        raise RpcError(-32603, "no such request")
+
+    runtime.on[method] = refuse_late
+    approve = {"kind": "permission", "decision": "approve"}
+    answering = asyncio.create_task(caller.post(f"{session}/requests/{asked['request_id']}", json=approve))
+    await runtime.wait_for_call(method)
+    await caller.post(f"{session}/abort")
+    await http.rig.settled(lambda: not held.is_busy)
+    is_over.set()
+
+    assert (await answering).status_code == 422
+    assert held.pending == []
+    assert not held.is_in_use
+
+
+async def test_whoever_is_forgotten_gets_no_link_that_nobody_would_close(http):
+    await make(await http.caller("shared"))
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    await http.edge.users.close_user(user.owner)
+
+    with pytest.raises(errors.RuntimeLost):
+        await held.open()
+    assert not user.has_link
+
+
+async def test_a_session_that_is_used_again_meanwhile_is_not_let_go(http):
+    caller = await http.caller("shared")
+    await make(caller, "idle")
+    await make(caller, "used")
+    (user,) = http.edge.users.users
+    now = asyncio.get_running_loop().time()
+    user.conversations["idle"].used_at = now - 100
+
+    await user.let_go(["idle", "used"], now - 50)
+
+    assert [user.conversations[name].is_open for name in ("idle", "used")] == [False, True]

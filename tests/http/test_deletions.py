@@ -73,3 +73,33 @@ async def test_an_erased_user_has_no_link_no_stream_and_no_session_left(http, tm
     assert http.edge.users.peek(OWNER) is None
     assert await http.stores.conversations.find("s1", OWNER) is None
     assert rig.services.usage._pending == {}
+
+
+async def test_a_session_that_the_runtime_does_not_delete_stays_as_it_is(http):
+    caller = await http.caller("shared")
+    session = await make(caller, title="kept")
+    (runtime,) = http.rig.scripted.runtimes
+
+    async def refuse(*_) -> dict:
+        return {"success": False, "error": "Cannot delete session s1: it is currently in use by another process."}
+
+    runtime.on["session.delete"] = refuse
+    refused = await caller.delete(session)
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "runtime_refused")
+    assert (await caller.get(session)).json()["options"]["title"] == "kept"
+    del runtime.on["session.delete"]
+    assert (await caller.delete(session)).status_code == 204
+
+
+async def test_a_session_that_no_runtime_has_on_disk_is_gone_when_it_is_deleted(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    await http.edge.users.close_user(OWNER)
+    await http.rig.settled(lambda: not any(runtime.sessions for runtime in http.rig.scripted.runtimes))
+
+    assert (await caller.delete(session)).status_code == 204
+
+    assert (await caller.get(session)).status_code == 404
+    assert (await caller.get("/v1/sessions")).json()["sessions"] == []
+    assert (await caller.delete(session)).status_code == 404

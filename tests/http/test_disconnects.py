@@ -7,12 +7,16 @@ it is made.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
 
+from aerodrome.http import turn_routes
+from aerodrome.http.callers import Caller
+from aerodrome.http.events import Event
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.sse import StreamSettings
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
@@ -171,3 +175,108 @@ async def test_a_reader_slower_than_the_log_hears_every_kept_event_once(http, mo
 
     kept = [event.cursor.partition("_")[0] for event in heard if event.is_kept]
     assert kept == [one["id"] for one in history]
+
+
+async def test_a_reader_of_a_turn_that_is_slower_than_the_log_hears_all_of_it(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    held.log.limit_bytes = 20_000
+    turn = held.ask("[flood 12 3000]", "user")
+    reading = held.read_turn(turn)
+    heard = list(await anext(reading))
+    await held.wait_over(turn)
+    assert held.log.first > turn.position, "the log has let go of its beginning"
+
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for batch in reading:
+            heard += batch
+
+    history = (await caller.get(f"{session}/history")).json()["events"]
+    assert [one.cursor.partition("_")[0] for one in heard if one.is_kept] == [one["id"] for one in history]
+    assert (heard[-1].kind, heard[-1].data["status"]) == ("turn.ended", "completed")
+
+
+async def test_a_stream_of_a_turn_goes_on_when_another_turn_is_withdrawn(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    ends = []
+    request = {"json": {"prompt": "[hold]"}, "headers": SSE}
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("POST", f"{session}/messages", **request) as answer:
+        async for event in read_events(answer):
+            if event.kind == "user.message":
+                other = await say(caller, session, "second", wait_seconds=0)
+                assert (await caller.delete(f"{session}/turns/{other['turn_id']}")).status_code == 200
+                await caller.post(f"{session}/abort")
+            if event.kind == "turn.ended":
+                ends.append(event.data["data"]["status"])
+
+    assert ends == ["aborted"]
+
+
+async def test_a_reader_who_is_gone_before_the_first_event_leaves_nothing_behind(http):
+    caller = await http.caller("shared")
+    await make(caller)
+    (user,) = http.edge.users.users
+    answer = turn_routes.stream(Caller(http.edge.site, user.principal, "?"), _nothing())
+    assert len(http.rig.gateway.guests) == 1
+
+    async def never(_) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def left() -> dict:
+        return {"type": "http.disconnect"}
+
+    await answer({"type": "http"}, left, never)
+
+    assert http.rig.gateway.guests == set()
+
+
+async def _nothing():
+    yield []
+
+
+@pytest.mark.parametrize("start", ["beginning", "after"])
+async def test_a_reader_who_waits_holds_nothing_of_the_history_it_has_read(http, start):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    for number in range(3):
+        await say(caller, session, f"[size 1000] {number}")
+    history = (await caller.get(f"{session}/history")).json()["events"]
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    held.log.clear()
+    wanted = {"start": "beginning"} if start == "beginning" else {"after": history[0]["id"]}
+
+    async with asyncio.timeout(WAIT_SECONDS), caller.stream("GET", f"{session}/events", params=wanted) as answer:
+        async for event in read_events(answer):
+            if event.data.get("id") == history[-1]["id"]:
+                break
+        await http.rig.settled(lambda: held._readers.count == 1)
+        gc.collect()
+        left = [one for one in gc.get_objects() if isinstance(one, Event) and one.position < 0]
+
+    assert left == []
+
+
+async def test_a_long_history_is_read_in_parts_each_event_once(http, monkeypatch):
+    monkeypatch.setattr("aerodrome.http.reading._HISTORY_BYTES", 3000)
+    caller = await http.caller("shared")
+    session = await make(caller)
+    for number in range(6):
+        await say(caller, session, f"[size 1000] {number}")
+    history = (await caller.get(f"{session}/history")).json()["events"]
+    (user,) = http.edge.users.users
+    held = user.conversations["s1"]
+    held.log.clear()
+
+    reading, parts = held.read_from(""), []
+    async with asyncio.timeout(WAIT_SECONDS):
+        while sum(map(len, parts)) < len(history):
+            parts.append(await anext(reading))
+    await reading.aclose()
+
+    heard = [event.cursor.partition("_")[0] for part in parts for event in part]
+    assert heard == [one["id"] for one in history]
+    assert max(sum(len(event.sse) for event in part) for part in parts) < 3000 + 1500

@@ -199,6 +199,22 @@ async def test_who_joins_a_session_that_a_program_has_open_changes_nothing_for_i
     assert not resumed.get("requestUserInput")
 
 
+async def test_a_programs_session_that_is_given_a_title_stays_the_programs(http):
+    sdk = await http.rig.client("shared")
+    tools = [{"name": "brew", "description": "", "parameters": {}}]
+    await sdk.call("session.create", {"sessionId": "s1", "tools": tools})
+    caller = await http.caller("shared")
+    assert (await caller.patch("/v1/sessions/s1", json={"title": "tea"})).status_code == 200
+    await http.edge.users.close_user(Owner("shared", "user"))
+
+    assert (await caller.get("/v1/sessions/s1/usage")).status_code == 200
+
+    (runtime,) = http.rig.scripted.runtimes
+    (resumed,) = runtime.called("session.resume")
+    assert [tool["name"] for tool in resumed["tools"]] == ["brew"]
+    assert (await caller.get("/v1/sessions/s1")).json()["options"]["title"] == "tea"
+
+
 @pytest.mark.parametrize(("by", "tenant"), [("the same user", "shared"), ("another user", "other")])
 async def test_an_id_that_is_taken_answers_the_same_whose_it_may_be(http, by, tenant):
     sdk = await http.rig.client("shared")
@@ -369,3 +385,32 @@ async def test_turns_are_remembered_within_a_bound(http, monkeypatch):
     kept = (await caller.get(f"{session}/turns")).json()["turns"]
     assert [turn["prompt"][0] for turn in kept] == ["5"]
     assert Owner("shared", "user") in {user.owner for user in http.edge.users.users}
+
+
+async def test_a_session_whose_runtime_died_over_its_making_was_not_made_and_may_be_made_again(http):
+    caller = await http.caller("shared")
+    await make(caller, "s0")
+    (runtime,) = http.rig.scripted.runtimes
+    runtime.faults = replace(runtime.faults, dies_at="session.create")
+
+    failed = await caller.post("/v1/sessions", json={"session_id": "s1", "title": "mine"})
+    listed = [one["session_id"] for one in (await caller.get("/v1/sessions")).json()["sessions"]]
+    again = await caller.post("/v1/sessions", json={"session_id": "s1", "title": "mine"})
+
+    assert (failed.status_code, failed.json()["retryable"]) == (503, True)
+    assert listed == ["s0"]
+    assert (again.status_code, again.json()["options"]["title"]) == (201, "mine")
+
+
+async def test_a_fork_whose_options_cannot_be_kept_was_not_made(http, monkeypatch):
+    caller = await http.caller("shared")
+    session = await make(caller, title="origin")
+    await say(caller, session, "hello")
+
+    async def fails(*_) -> None:
+        raise errors.StoreUnavailable("the database is busy: try again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(http.stores.conversations, "save", fails)
+        assert (await caller.post(f"{session}/fork")).status_code == 503
+    assert [one["session_id"] for one in (await caller.get("/v1/sessions")).json()["sessions"]] == ["s1"]

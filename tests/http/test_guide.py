@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 
-from aerodrome.core.identity import Owner
+from aerodrome.core.identity import Owner, Tenant
+from aerodrome.core.policy import Isolation, Policy
 from aerodrome.http.site import HttpSettings
 from aerodrome.http.teams import SERVICE_USER
+
+from .scenes import make, say
 
 
 def sent(http) -> list[str]:
@@ -63,6 +66,45 @@ async def test_a_turn_that_fails_is_a_problem_not_an_empty_answer(http, path, bo
 
     assert (failed.status_code, failed.json()["code"]) == (422, "runtime_refused")
     assert failed.json()["detail"] == "the model failed"
+
+
+async def test_a_turn_over_a_cap_is_said_to_be_one_and_leaves_nothing(http):
+    policy = Policy(Isolation.SHARED, max_turns_per_user=1)
+    http.rig.configured["capped"] = Tenant("capped", policy, "config")
+    caller = await http.caller("capped")
+    chat = (await caller.post("/api/chat/start")).json()["sessionId"]
+    busy = await make(caller)
+    await say(caller, busy, "[hold]", wait_seconds=0)
+
+    for path, body in (
+        ("/api/chat/message", {"sessionId": chat, "message": "x"}),
+        ("/api/analyze", {"prompt": "x"}),
+        ("/v1/ask", {"prompt": "x"}),
+    ):
+        refused = await caller.post(path, json=body, headers={"Idempotency-Key": path})
+        assert (refused.status_code, refused.json()["code"]) == (429, "over_capacity"), path
+        assert "retry-after" in refused.headers
+
+    await caller.post(f"{busy}/abort")
+    await http.rig.settled(lambda: not http.edge.users.users[0].conversations["s1"].is_busy)
+    again = {"json": {"sessionId": chat, "message": "x"}, "headers": {"Idempotency-Key": "/api/chat/message"}}
+    assert (await caller.post("/api/chat/message", **again)).json() == {"content": "x"}
+    await http.rig.settled(lambda: len(http.rig.registry._records) == 2)
+
+
+async def test_a_caller_who_leaves_a_chat_is_waited_for_no_longer_and_the_turn_goes_on(http):
+    caller = await http.caller("shared")
+    chat = (await caller.post("/api/chat/start")).json()["sessionId"]
+    message = {"sessionId": chat, "message": "[hold]"}
+    other = await http.caller("shared")
+    call = asyncio.create_task(other.post("/api/chat/message", json=message))
+    await http.rig.settled(lambda: sent(http))
+
+    call.cancel()
+    await asyncio.wait((call,))
+    await http.rig.settled(lambda: not http.edge._server._server.server_state.tasks)
+
+    assert (await caller.post(f"/v1/sessions/{chat}/abort")).json() == {"aborted": True}
 
 
 async def test_a_team_speaks_in_one_session_each_message_with_its_sender(open_http):

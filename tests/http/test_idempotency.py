@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from aerodrome import errors
 from aerodrome.core.identity import Owner
 from aerodrome.http.idempotency import IdempotencySettings
 from aerodrome.http.site import HttpSettings
@@ -137,6 +138,63 @@ async def test_a_reader_who_left_mid_turn_streams_the_same_turn_with_its_key(htt
 
     assert (kinds[0], kinds[-1]) == ("turn.started", "turn.ended")
     assert prompts(http) == ["[permit]"]
+
+
+async def begun(http, caller, session: str, request: dict) -> asyncio.Task:
+    """Return a call that waits for its turn, which runs."""
+    call = asyncio.create_task(caller.post(f"{session}/messages", **request))
+    await http.rig.settled(lambda: prompts(http) and http.rig.gateway.guests)
+    return call
+
+
+async def test_a_caller_who_was_cut_off_while_they_waited_has_the_answer_when_they_come_back(http):
+    caller, other = await http.caller("shared"), await http.caller("shared")
+    session = await make(caller)
+    request = {"json": {"prompt": "[hold]"}, "headers": key()}
+    call = await begun(http, other, session, request)
+    call.cancel()
+    await asyncio.wait((call,))
+    await http.rig.settled(lambda: not http.rig.gateway.guests)
+
+    retry = asyncio.create_task(caller.post(f"{session}/messages", **request))
+    assert (await caller.post(f"{session}/abort")).json() == {"aborted": True}
+    again = await retry
+
+    assert (again.status_code, again.json()["status"], again.json()["content"]) == (200, "aborted", "[hold]")
+    assert prompts(http) == ["[hold]"]
+
+
+async def test_a_caller_whose_token_ended_while_they_waited_has_the_answer_with_another(http):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    request = {"json": {"prompt": "[hold]"}, "headers": key()}
+    call = await begun(http, caller, session, request)
+    (guest,) = http.rig.gateway.guests
+    guest.dismiss()
+    assert (await call).status_code == 401
+
+    retry = asyncio.create_task(caller.post(f"{session}/messages", **request))
+    await caller.post(f"{session}/abort")
+
+    assert ((await retry).status_code, (await retry).json()["status"]) == (200, "aborted")
+    assert prompts(http) == ["[hold]"]
+
+
+async def test_a_turn_whose_name_could_not_be_stored_is_answered_all_the_same(http, monkeypatch):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    request = {"json": {"prompt": "hello"}, "headers": key()}
+
+    async def fails(*_) -> None:
+        raise errors.StoreUnavailable("the database is busy: try again")
+
+    monkeypatch.setattr(http.stores.idempotency, "note", fails)
+    first = await caller.post(f"{session}/messages", **request)
+    again = await caller.post(f"{session}/messages", **request)
+
+    assert (first.status_code, first.json()["content"]) == (200, "hello")
+    assert again.content == first.content
+    assert prompts(http) == ["hello"]
 
 
 async def test_answers_hold_across_a_restart_and_a_streamed_turn_is_told_by_what_is_kept(http):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
+import structlog
 
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner
 from aerodrome.http.rates import RateLimiter
 from aerodrome.http.site import HttpSettings
+from aerodrome.testing.http_rig import WAIT_SECONDS
 
 from .test_idempotency import make
 
@@ -45,6 +48,97 @@ def test_a_bucket_empties_and_fills_again_at_its_rate():
     assert [rates.take(owner).remaining for _ in range(2)] == [1, 0]
     with pytest.raises(errors.RateLimited):
         rates.take(owner)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"tools": [{"name": "t", "parameters": {"x": "\\ud800"}}]}',
+        '{"tools": [{"name": "t", "parameters": {"\\ud800": 1}}]}',
+        '{"metadata": {"\\ud800": "x"}}',
+        '{"\\ud800": 1}',
+    ],
+)
+async def test_text_that_is_no_unicode_is_a_wrong_form_wherever_it_stands(http, body):
+    caller = await http.caller("shared")
+
+    refused = await caller.post("/v1/sessions", content=body, headers=JSON)
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid")
+    assert (await caller.get("/v1/sessions")).json()["sessions"] == []
+
+
+async def test_a_tools_result_that_is_no_unicode_is_refused_and_the_request_waits_on(http):
+    caller = await http.caller("shared")
+    session = await make(caller, tools=[{"name": "t"}])
+    turn = (await caller.post(f"{session}/messages", json={"prompt": "[call t]"})).json()
+    path = f"{session}/requests/{turn['pending'][0]['request_id']}"
+
+    refused = await caller.post(path, content='{"kind": "tool", "result": ["\\ud800"]}', headers=JSON)
+    of_no_kind = await caller.post(path, content='{"kind": "\\ud800"}', headers=JSON)
+    taken = await caller.post(path, json={"kind": "tool", "result": ["fine"]})
+
+    assert of_no_kind.status_code == 400
+    assert (refused.status_code, refused.json()["code"]) == (400, "params_invalid")
+    assert taken.status_code == 200
+
+
+async def connect(http) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(*http.edge.address)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+        b"POST /sign-in HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: same-origin\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\nx",
+    ],
+    ids=["nothing", "blank", "head", "body"],
+)
+async def test_a_request_that_does_not_come_loses_its_connection(http, monkeypatch, begun):
+    monkeypatch.setattr("aerodrome.transport.asgi._REQUEST_SECONDS", 0.1)
+    state = http.edge._server._server.server_state
+    with structlog.testing.capture_logs() as logs:
+        reader, writer = await connect(http)
+        writer.write(begun)
+
+        async with asyncio.timeout(WAIT_SECONDS):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        await http.rig.settled(lambda: not (state.connections or state.tasks))
+        writer.close()
+
+    assert logs == []
+
+
+async def test_a_head_without_end_is_not_kept_in_memory(http):
+    _, writer = await connect(http)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+    sent = 0
+    with suppress(ConnectionError):
+        while sent < 16 * 1024 * 1024:
+            writer.write(b"X-More: " + b"x" * 8000 + b"\r\n")
+            await writer.drain()
+            sent += 8010
+
+    await http.rig.settled(lambda: not http.edge._server._server.server_state.connections)
+    assert sent < 16 * 1024 * 1024
+    writer.close()
+
+
+async def test_a_connection_serves_one_request_after_another_however_long_an_answer_takes(http, monkeypatch):
+    monkeypatch.setattr("aerodrome.transport.asgi._REQUEST_SECONDS", 0.1)
+    caller = await http.caller("shared")
+    session = await make(caller)
+
+    turn = (await caller.post(f"{session}/messages", json={"prompt": "[hold]", "wait_seconds": 0.4})).json()
+
+    assert turn["status"] == "running"
+    assert (await caller.get("/v1/me")).status_code == 200
+    assert (await caller.post(f"{session}/abort")).json() == {"aborted": True}
 
 
 async def test_every_answer_says_what_is_left_and_too_many_requests_are_refused(open_http):

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from aerodrome.core.identity import Scope
+from aerodrome.core import identity
+from aerodrome.core.identity import Owner, Scope
 from aerodrome.http.pages import charts, formats, page
 from aerodrome.http.pages.charts import Row
 from aerodrome.testing.http_rig import WAIT_SECONDS
@@ -224,6 +225,18 @@ async def test_a_user_manages_their_own_keys_and_nobody_elses(http, sign_in):
     assert 'role="alert"' in await ben.submit("/keys", user="ben", scopes="connect")
     rotated = await ann.submit(f"/keys/{of_ann.key_id}/rotate", overlap="3600")
     assert "takes the place of" in notice(rotated)
+
+
+async def test_a_user_does_not_make_a_key_that_outlives_the_one_they_were_given(http, sign_in):
+    ann = await sign_in("shared", "ann", Scope.CONNECT)
+    ends_at = http.rig.clock.now() + 60
+    given, _ = identity.create_key(Owner("shared", "ann"), http.rig.clock.now(), ends_at)
+    await http.rig.keys.add(given)
+
+    assert "takes the place of" in notice(await ann.submit(f"/keys/{given.key_id}/rotate", overlap="0"))
+
+    [made] = [key for key in await http.rig.keys.list_all("shared") if key.expires_at == ends_at]
+    assert made.key_id != given.key_id
 
 
 async def test_revoking_the_key_one_signed_in_with_leads_to_the_sign_in(http, sign_in):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 
 from aerodrome.core.identity import Scope
+from aerodrome.http.pages import static_files
 from aerodrome.http.pages.demo_routes import DemoUser
 
 CODE = "the-code-of-this-demo"
@@ -108,3 +112,34 @@ async def test_the_modules_are_kept_by_browsers_until_one_of_them_changes(browse
     assert other.headers["cache-control"] == "no-cache"
     assert (await browser.get(main.replace("main.js", "none.js"))).status_code == 404
     assert (await browser.get("/static/templates/x/base.html")).status_code == 404
+
+
+async def test_folders_that_are_not_there_leave_nothing_in_memory(browser):
+    static_files._folder_digest.cache_clear()
+
+    for number in range(3):
+        assert (await browser.get(f"/static/stranger-{number}/0000000000000000/main.js")).status_code == 404
+
+    assert static_files._folder_digest.cache_info().currsize == 0
+
+
+#: Enough of a page for markdown.js, which makes elements and reads none.
+_NO_PAGE = """
+class Part { append() {} setAttribute() {} addEventListener() {} }
+const make = () => new Part();
+globalThis.window = { matchMedia: () => ({}) };
+globalThis.document = { createElement: make, createElementNS: make, createDocumentFragment: make, createTextNode: make };
+const { render } = await import(process.argv[1]);
+const { readFileSync } = await import("node:fs");
+for (const text of JSON.parse(readFileSync(0, "utf8"))) render(text);
+"""
+_BLANK = " " * 30_000
+_TIRING = [f"# a{_BLANK}x", f"```{'a' * 60_000}`", f"~~~ {_BLANK}`", f"a|b\n{_BLANK}-x", f"a{_BLANK}b"]
+
+
+def test_a_long_line_that_looks_like_markup_does_not_hold_the_page_up():
+    module = Path(static_files.__file__).parent / "static" / "playground" / "markdown.js"
+    command = ["node", "--input-type=module", "-e", _NO_PAGE, "--", module.as_uri()]
+
+    # Where a line is read once, this takes a few milliseconds; where it is not, minutes.
+    subprocess.run(command, input=json.dumps(_TIRING), text=True, timeout=10, check=True)

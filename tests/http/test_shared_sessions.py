@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from aerodrome.core.identity import Owner
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
 
 from .scenes import make, say
@@ -73,6 +74,24 @@ async def test_a_turn_that_waits_for_somebody_elses_is_queued_until_it_is_grante
     assert (again["status"], again["content"]) == ("completed", "now")
 
 
+async def test_who_waits_for_somebody_elses_turn_does_not_wait_for_what_that_one_is_asked(http):
+    owner, session, members = await share(http, "shared", ben=["driver"])
+    await say(members["ben"], session, "[permit]", wait_seconds=0)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (asked := (await owner.get(f"{session}/requests")).json()["requests"]):
+            await (await owner.get(f"{session}/history")).aread()
+
+    waiting = asyncio.create_task(say(owner, session, "mine"))
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (await owner.get(f"{session}/queue")).json()["queue"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    approve = {"kind": "permission", "decision": "approve"}
+    assert (await owner.post(f"{session}/requests/{asked[0]['request_id']}", json=approve)).status_code == 200
+
+    turn = await waiting
+    assert (turn["status"], turn["content"]) == ("completed", "mine")
+
+
 async def test_roles_are_judged_over_http_as_everywhere(http):
     owner, session, members = await share(http, "shared", cat=["approver"], eve=["observer"])
     turn = await say(owner, session, "[permit]")
@@ -93,6 +112,19 @@ async def test_roles_are_judged_over_http_as_everywhere(http):
 
     over = await owner.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": WAIT_SECONDS})
     assert over.json()["content"] == "approve-once"
+
+
+async def test_a_members_change_of_options_is_refused_and_the_owners_stay(http):
+    owner, session, members = await share(http, "shared", ben=["driver", "approver"], eve=["observer"])
+    wanted = {"title": "mine", "permissions": "reject", "metadata": {"a": "b"}}
+    kept = (await owner.patch(session, json=wanted)).json()["options"]
+
+    for member in members.values():
+        refused = await member.patch(session, json={"title": "theirs", "permissions": "approve"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "policy_rejected")
+
+    assert (await owner.get(session)).json()["options"] == kept
+    assert {name: kept[name] for name in wanted} == wanted
 
 
 async def test_who_joins_late_hears_all_of_it_once_in_the_same_order(http):
@@ -149,6 +181,31 @@ async def test_a_removed_member_is_told_what_one_is_told_of_a_missing_session(ht
         assert (answer.status_code, answer.json()["code"]) == (404, "session_missing"), path
 
 
+@pytest.mark.parametrize("roles", [["driver"], ["observer"]], ids=["driver", "observer"])
+async def test_a_removed_members_streams_and_turns_end(http, roles):
+    owner, session, members = await share(http, "shared", ben=roles)
+    await say(owner, session, "hi")
+    ben, turn, heard = members["ben"], None, []
+    async with asyncio.timeout(WAIT_SECONDS), ben.stream("GET", f"{session}/events?start=beginning") as answer:
+        async for event in read_events(answer):
+            heard.append(event.kind)
+            if event.kind == "assistant.message":
+                if roles == ["driver"]:
+                    turn = asyncio.create_task(ben.post(f"{session}/messages", json={"prompt": "[hold]"}))
+                    await until_running(owner, session)
+                assert (await owner.delete(f"{session}/members/ben")).status_code == 200
+
+    assert "aerodrome.member_removed" in heard
+    if turn is not None:
+        assert (await turn).json()["status"] == "failed"
+    user = http.edge.users.peek(Owner("shared", "ben"))
+    assert user is not None
+    assert user.conversations == {}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await http.edge.users.open_turns.find("s1", user.owner) is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
 async def test_a_lease_is_held_for_several_messages_and_a_stale_one_is_refused(http):
     owner, session, members = await share(http, "shared", ben=["driver"])
     ben = members["ben"]
@@ -171,9 +228,17 @@ async def test_busy_policy_reject_is_409_with_who_holds_the_turn(http):
     await say(owner, session, "[hold]", wait_seconds=0)
     await until_running(owner, session)
 
-    busy = await members["ben"].post(f"{session}/messages", json={"prompt": "x"})
+    keyed = {"json": {"prompt": "x"}, "headers": {"Idempotency-Key": "k1"}}
+    busy = await members["ben"].post(f"{session}/messages", **keyed)
 
     assert (busy.status_code, busy.json()["code"], busy.json()["holder"]) == (409, "session_busy", "ann")
+    # Nothing came of it: under the same key it may be tried again.
+    assert (await owner.post(f"{session}/abort")).json() == {"aborted": True}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await owner.get(f"{session}/queue")).json()["running"] is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    again = await members["ben"].post(f"{session}/messages", **keyed)
+    assert (again.status_code, again.json().get("content")) == (200, "x"), again.text
 
 
 async def test_a_member_joins_a_session_of_http_while_its_owner_is_away(http):
@@ -183,3 +248,33 @@ async def test_a_member_joins_a_session_of_http_while_its_owner_is_away(http):
     await http.edge.users.close_user(ann.owner)
 
     assert (await say(members["ben"], session, "alone here"))["content"] == "alone here"
+
+
+async def test_members_links_and_the_queue_come_page_by_page(http):
+    owner, session, _ = await share(http, "shared", ben=["driver"], cat=["observer"], dan=["approver"])
+    for _ in range(3):
+        await owner.post(f"{session}/links", json={"roles": ["driver"]})
+    await say(owner, session, "[hold]", wait_seconds=0)
+    await until_running(owner, session)
+    ben, eve = await http.caller("shared", "ben"), await http.caller("shared", "eve")
+    await say(ben, session, "later", wait_seconds=0)
+
+    async def pages(path: str, name: str, key: str) -> list[list[str]]:
+        found, after = [], {}
+        while True:
+            answer = await owner.get(session + path, params={"limit": 2, **after})
+            said = answer.json()
+            found.append([one[key] for one in said[name]])
+            if said["next"] is None:
+                return found
+            after = {"after": said["next"]}
+
+    assert await pages("/members", "members", "user") == [["ben", "cat"], ["dan"]]
+    first, second = await pages("/links", "links", "link_id")
+    assert (len(first), len(second), first + second) == (2, 1, sorted(first + second))
+    assert [len(page) for page in await pages("/queue", "queue", "turn_id")] == [1]
+    for path in ("/members", "/links", "/queue"):
+        gone = await owner.get(session + path, params={"after": "nobody"})
+        assert (gone.status_code, gone.json()["code"]) == (400, "params_invalid"), path
+        assert (await eve.get(session + path)).status_code == 404, path
+    await owner.post(f"{session}/abort")

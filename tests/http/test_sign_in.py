@@ -47,7 +47,7 @@ async def test_a_stranger_is_led_to_the_sign_in_and_back(http):
 
 
 @pytest.mark.parametrize(
-    "where", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb"]
+    "where", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb", "//[", "http://["]
 )
 async def test_a_sign_in_leads_nowhere_else(http, where):
     async with browser(http) as client:

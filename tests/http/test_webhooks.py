@@ -13,6 +13,7 @@ import pytest
 from aerodrome.core import webhook
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Isolation, Policy
+from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.site import HttpSettings
 from aerodrome.testing.certificates import Authority
 from aerodrome.testing.rig import MASTER_KEY
@@ -210,6 +211,18 @@ async def test_a_name_that_leads_to_this_machine_is_called_only_where_policy_nam
     assert service.calls == []
 
 
+@pytest.mark.parametrize("name", [f"{'a' * 64}.example", "a..example"])
+async def test_a_name_that_can_be_none_is_told_to_the_agent(http, name):
+    policy = Policy(Isolation.SHARED, webhook_urls=("*",))
+    http.rig.configured["anywhere"] = Tenant("anywhere", policy, "config")
+    caller = await http.caller("anywhere")
+    session = await make(caller, tools=[tool(f"https://{name}/tools")])
+
+    turn = await say(caller, session, "[call lookup]")
+
+    assert (turn["status"], turn["content"].endswith("its name leads to no address")) == ("completed", True)
+
+
 async def test_a_service_must_show_a_certificate_for_its_name(http, service):
     url = f"https://other.example:{service.port}"
     allowed = (url, f"https://127.0.0.1:{service.port}")
@@ -269,6 +282,26 @@ async def test_an_mcp_server_is_the_sessions_and_its_headers_are_kept_sealed(htt
     assert "a-secret-of-theirs" not in (stored or "")
     refused = await caller.post("/v1/sessions", json={"mcp_servers": {"kb": {"url": "https://elsewhere.example"}}})
     assert (refused.status_code, refused.json()["code"]) == (403, "policy_rejected")
+
+
+async def test_a_session_whose_headers_cannot_be_opened_any_more_is_listed_and_deleted_all_the_same(http):
+    policy = Policy(Isolation.SHARED, mcp_urls=("https://mcp.example",))
+    http.rig.configured["hooked"] = Tenant("hooked", policy, "config")
+    caller = await http.caller("hooked")
+    server = {"url": "https://mcp.example/kb", "headers": {"Authorization": "Bearer x"}}
+    session = await make(caller, title="sealed", mcp_servers={"kb": server})
+    await make(caller, "s2")
+    http.edge.users.sealed = SealedOptions((bytes(32),))
+    await http.edge.users.close_user(Owner("hooked", "user"))
+
+    listed = (await caller.get("/v1/sessions")).json()["sessions"]
+    shown = (await caller.get(session)).json()["options"]
+
+    assert sorted(one["session_id"] for one in listed) == ["s1", "s2"]
+    assert (shown["title"], shown["mcp_servers"]["kb"]["headers"]) == ("sealed", {})
+    refused = await caller.post(f"{session}/messages", json={"prompt": "x"})
+    assert (refused.status_code, refused.json()["code"]) == (503, "secret_unavailable")
+    assert (await caller.delete(session)).status_code == 204
 
 
 async def test_the_address_that_was_judged_is_the_one_that_is_called(http, service, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.parse
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -17,6 +18,8 @@ from aerodrome.client.shapes import Event, History, Pending, RequestList, Sessio
 
 #: How long one call waits for a turn; then it is asked for again, so that no proxy on the way takes it for dead.
 _WAIT_SECONDS = 25.0
+#: How long a stream may be silent that has more to say of a turn that is over.
+_LAST_SECONDS = 5.0
 
 
 class Change(TypedDict, total=False):
@@ -211,7 +214,7 @@ class TurnStream:
         # The events are listened to before the prompt is sent: nothing of it can be missed, whatever breaks meanwhile.
         has_started = False
         async with aclosing(self._session.read(None, "now").read()) as heard:
-            async for event in heard:
+            async for event in self._until_told(heard):
                 if event is None:
                     await self._opened()
                     continue
@@ -227,6 +230,16 @@ class TurnStream:
                     break
         assert self.turn is not None
         self.turn = await self._session.turn(self.turn.turn_id)
+
+    async def _until_told(self, heard: AsyncGenerator[Event | None, None]) -> AsyncIterator[Event | None]:
+        """Yield what is heard. Of a turn that is over and nothing more is said, the end has passed while nobody listened."""
+        while True:
+            try:
+                async with asyncio.timeout(_LAST_SECONDS if self.turn is not None and self.turn.is_over else None):
+                    event = await anext(heard)
+            except TimeoutError:
+                return
+            yield event
 
     async def _opened(self) -> None:
         if self.turn is None:

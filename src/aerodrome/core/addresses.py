@@ -9,6 +9,8 @@ import ipaddress
 import re
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+#: All that is given out as global unicast; what lies elsewhere is of some network's own, or stands for an IPv4 address of it.
+_GIVEN_OUT = ipaddress.IPv6Network("2000::/3")
 #: What a resolver or an HTTP client may take for a number: then all of the host is one, in some notation.
 _NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9a-fA-F]*)\Z")
 #: Names that no public server has.
@@ -22,8 +24,11 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    if isinstance(found, ipaddress.IPv6Address) and found in _NAT64:
-        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if isinstance(found, ipaddress.IPv6Address):
+        if found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        elif inner is None and found not in _GIVEN_OUT:
+            return False
     return found.is_global and not found.is_multicast and (inner is None or is_public(str(inner)))
 
 

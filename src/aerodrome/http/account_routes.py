@@ -16,7 +16,8 @@ from aerodrome.core.provider import NamedProvider
 from aerodrome.core.usage import DayUsage, day_of
 from aerodrome.http import callers, problems, shapes
 from aerodrome.http.callers import Authenticated, MintingCaller
-from aerodrome.http.shapes import Body, UsageFigures
+from aerodrome.http.options import Body
+from aerodrome.http.shapes import UsageFigures
 
 router = APIRouter(prefix="/v1", tags=["account"])
 _DAYS = 30

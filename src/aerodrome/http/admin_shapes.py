@@ -6,21 +6,18 @@ import dataclasses
 from typing import Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from aerodrome.core import identity, policy_document
 from aerodrome.core.flights import ToolUse, Totals, TurnFlight
 from aerodrome.core.identity import Key, Scope, Tenant
 from aerodrome.http.desk import MOST_OVERLAP_SECONDS, Flight, NewKey, UserRow
+from aerodrome.http.options import Body
 
 _YEARS = 10 * 366 * 86400.0
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class KeyWanted(_Body):
+class KeyWanted(Body):
     """A key to be made."""
 
     tenant: str = Field(
@@ -39,7 +36,7 @@ class KeyWanted(_Body):
         return NewKey(self.tenant, self.user, frozenset(Scope(word) for word in self.scopes), self.expires_seconds)
 
 
-class Rotation(_Body):
+class Rotation(Body):
     """How a key is rotated."""
 
     overlap_seconds: float = Field(
@@ -47,13 +44,13 @@ class Rotation(_Body):
     )
 
 
-class CordonWanted(_Body):
+class CordonWanted(Body):
     """Why a runtime is cordoned."""
 
     reason: str = Field(default="cordoned by an operator", min_length=1, max_length=200)
 
 
-class MigrationWanted(_Body):
+class MigrationWanted(Body):
     """Where a session goes."""
 
     to_runtime_id: str | None = Field(default=None, max_length=250, description="any other runtime without it")

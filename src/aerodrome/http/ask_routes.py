@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Header, Request
 from pydantic import Field
 
 from aerodrome import errors
-from aerodrome.http import idempotency, problems, shapes, sse, turn_routes
+from aerodrome.http import idempotency, presence, problems, shapes, sse, turn_routes
 from aerodrome.http.asks import Ask
 from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.options import Permissions, SessionOptions
@@ -58,24 +57,26 @@ async def ask(
     if wants_stream:
         if attempt is not None:
             caller.site.replays.follow(attempt, _view_when_told(asked))
-        return turn_routes.stream(caller, _events_of(asked, may_leave=attempt is not None))
-    return await answered(asked, request, may_leave=attempt is not None)
+        return turn_routes.stream(caller, _events_of(asked), left=asked.left.set if attempt is None else None)
+    return await answered(caller, asked, request)
 
 
-async def answered(asked: Ask, request: Request, may_leave: bool = False) -> TurnView:
-    """Return what came of a question; one whose caller leaves is ended, unless the caller may leave."""
-    told = asyncio.ensure_future(asked.told.wait())
-    leaving = asyncio.ensure_future(_left(request))
+async def answered(caller: Caller, asked: Ask, request: Request) -> TurnView:
+    """Return what came of a question; it is ended when its caller leaves, or their token ends.
+
+    Not so where they have an idempotency key, and may come back for the answer.
+
+    Raises:
+        errors.AuthenticationFailed: their token has ended meanwhile.
+    """
     try:
-        await asyncio.wait({told} if may_leave else {told, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not told.done():
-            asked.left.set()
-        await told
+        if idempotency.attempt_of(request.scope) is None:
+            await presence.stays(request, caller, _until_told(asked))
+        else:
+            await asked.told.wait()
     finally:
         asked.left.set()
-        for waiting in (told, leaving):
-            waiting.cancel()
-        await asyncio.wait((told, leaving))
+    await asked.told.wait()
     return shapes.view_turn(asked.held.session_id, asked.turn, [])
 
 
@@ -87,9 +88,7 @@ async def answer_of(caller: Caller, prompt: str, request: Request) -> str:
     """
     chosen = SessionOptions(permissions="reject", ask_user=False)
     asked = await caller.site.asks.begin(caller.principal, prompt, chosen, caller.site.settings.ask_seconds)
-    may_leave = idempotency.attempt_of(request.scope) is not None
-    view = await answered(asked, request, may_leave)
-    return content_of(view)
+    return content_of(await answered(caller, asked, request))
 
 
 def content_of(view: TurnView) -> str:
@@ -106,12 +105,16 @@ def content_of(view: TurnView) -> str:
     return view.content or ""
 
 
+async def _until_told(asked: Ask) -> None:
+    await asked.told.wait()
+
+
 async def _view_when_told(asked: Ask) -> bytes:
     await asked.told.wait()
     return shapes.view_turn(asked.held.session_id, asked.turn, []).model_dump_json().encode()
 
 
-async def _events_of(asked: Ask, may_leave: bool) -> AsyncGenerator[list[bytes], None]:
+async def _events_of(asked: Ask) -> AsyncGenerator[list[bytes], None]:
     reading = turn_routes.events_of(asked.held, asked.turn)
     begun = {"session_id": asked.held.session_id, "turn_id": asked.turn.turn_id}
     try:
@@ -119,15 +122,7 @@ async def _events_of(asked: Ask, may_leave: bool) -> AsyncGenerator[list[bytes],
         async for batch in reading:
             yield batch
     finally:
-        if not may_leave:
-            asked.left.set()
         await reading.aclose()
-
-
-async def _left(request: Request) -> None:
-    """Return when the caller has gone; its body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _check_needs_nobody(chosen: SessionOptions) -> None:

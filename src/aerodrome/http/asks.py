@@ -83,6 +83,7 @@ class Asks:
             self._open.discard(session_id)
             raise
         self._keep(asyncio.create_task(self._run(ask, seconds), name="question"))
+        await held.wait_taken(ask.turn)
         return ask
 
     async def _run(self, ask: Ask, seconds: float) -> None:
@@ -90,10 +91,12 @@ class Asks:
         try:
             over = asyncio.ensure_future(ask.held.wait_over(turn))
             left = asyncio.ensure_future(ask.left.wait())
-            await asyncio.wait((over, left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            for waiting in (over, left):
-                waiting.cancel()
-            await asyncio.wait((over, left))
+            try:
+                await asyncio.wait((over, left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for waiting in (over, left):
+                    waiting.cancel()
+                await asyncio.wait((over, left))
             if not turn.is_over:
                 ask.is_late = not ask.left.is_set()
                 await self._abort(ask)

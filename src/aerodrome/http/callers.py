@@ -69,6 +69,16 @@ class Caller:
         services.audit.foreign_to(self.principal, self.peer, method, session_id, owner)
         raise errors.SessionMissing("no such session")
 
+    async def check_own(self, session_id: str, method: str) -> None:
+        """Check that a session is the caller's own: of others they may be members, and change nothing there.
+
+        Raises:
+            errors.SessionMissing: there is none, or it is not shared with them. errors.PolicyRejected: it is another's.
+        """
+        await self.check_session(session_id, method)
+        if await self.site.services.ownership.find_owner(session_id) != self.owner:
+            raise errors.PolicyRejected("expected the session's owner, found a member: only its owner may change it")
+
     async def conversation(self, session_id: str, method: str) -> Conversation:
         """Return a session of the caller's. Raises errors.SessionMissing."""
         await self.check_session(session_id, method)

@@ -109,6 +109,16 @@ class Conversation:
         return self._is_open
 
     @property
+    def is_ours(self) -> bool:
+        """Say whether it was made over HTTP."""
+        return self._is_ours
+
+    @property
+    def is_gone(self) -> bool:
+        """Say whether it was deleted, or its user is no member of it any more."""
+        return self._is_gone
+
+    @property
     def is_in_use(self) -> bool:
         """Say whether its link must stay: a turn runs or waits, a question is open, someone reads."""
         return self._has_use or self._opening.locked()
@@ -320,8 +330,12 @@ class Conversation:
         """Wait until a turn is over or needs an answer, or so many seconds have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not turn.is_over and not (turn is self._current and self.pending):
+                while not turn.is_over and not self._waits_for_answer(turn):
                     await self._readers.more()
+
+    def _waits_for_answer(self, turn: Turn) -> bool:
+        # Until it has begun, what is open is of somebody else's turn.
+        return turn is self._current and turn.started_at is not None and bool(self.pending)
 
     async def wait_over(self, turn: Turn) -> None:
         """Wait until a turn is over, however long that takes."""
@@ -458,6 +472,8 @@ class Conversation:
         self._requests.hear(event, self._clock.now())
         if event.kind == "session.idle" and event.agent_id is None:
             self._hear_idle(event)
+        elif event.kind == "aerodrome.member_removed":
+            self.hear_end(errors.SessionMissing("no such session"), is_gone=True)
         elif event.kind.startswith("aerodrome."):
             self._hear_queue(event)
         elif self._current is not None and self._current.started_at is not None:

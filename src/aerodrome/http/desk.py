@@ -221,13 +221,17 @@ class Desk:
         return key
 
     async def rotate_key(self, key_id: str, overlap_seconds: float) -> tuple[Key, str]:
-        """Make a key's successor, with the same user and scopes; the old one expires after the overlap."""
+        """Make a key's successor, with the same user and scopes; the old one expires after the overlap.
+
+        A user's own ends when the old one would have: how long they are let in is for others to say.
+        """
         old, now = await self._find_key(key_id), self._site.clock.now()
         if Scope.SIGN in old.scopes:
             raise errors.PolicyRejected("a signing key is rotated on the gateway's machine: aerodrome key rotate")
         if not old.is_live(now):
             raise errors.KeyMissing(f"key {key_id} is of no use any more: create a new one")
-        key, token = identity.create_key(old.owner, now, None, old.scopes)
+        ends_at = old.expires_at if self.role is Role.USER else None
+        key, token = identity.create_key(old.owner, now, ends_at, old.scopes)
         self._record(Action.KEY_ROTATE, old, target=key.key_id)
         await self._office.keys.rotate(old.key_id, key, now + min(overlap_seconds, MOST_OVERLAP_SECONDS))
         return key, token

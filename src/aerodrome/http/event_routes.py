@@ -63,6 +63,7 @@ async def _from(cursor: str, batches: AsyncGenerator[list[bytes], None]) -> Asyn
         yield [b"id: %b\n\n" % cursor.encode()]
         async for batch in batches:
             yield batch
+            del batch
 
 
 @router.get("/history", responses=problems.documented(404, 422), operation_id="getHistory")

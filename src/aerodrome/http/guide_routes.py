@@ -6,16 +6,17 @@ An app written against the guide is pointed here. What its snippets leave out is
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from aerodrome import errors
-from aerodrome.http import ask_routes, idempotency, problems, shapes, teams
+from aerodrome.http import ask_routes, idempotency, presence, problems, shapes, teams
 from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.conversation import Conversation
-from aerodrome.http.options import InfiniteSession, SessionOptions
-from aerodrome.http.shapes import SESSION_ID, Body
+from aerodrome.http.options import Body, InfiniteSession, SessionOptions
+from aerodrome.http.shapes import SESSION_ID
 
 router = APIRouter(tags=["guide"])
 #: As the guide has it.
@@ -98,8 +99,13 @@ async def start(caller: Authenticated, wanted: Start | None = None) -> Started:
     return Started(sessionId=session_id)
 
 
-@router.post("/api/chat/message", responses=problems.documented(404, 422), operation_id="guideChatMessage")
-async def say(wanted: Message, caller: Authenticated, request: Request) -> Content:
+@router.post(
+    "/api/chat/message",
+    responses=problems.documented(404, 422),
+    response_model=Content,
+    operation_id="guideChatMessage",
+)
+async def say(wanted: Message, caller: Authenticated, request: Request) -> Any:
     """Say something in a chat; answers when the turn is over, which goes on in any case."""
     held = await caller.conversation(wanted.sessionId, "http.guide.message")
     return await _speak(caller, held, wanted.message, caller.owner.user, request)
@@ -113,8 +119,8 @@ async def end(wanted: End, caller: Authenticated) -> Ended:
     return Ended(success=True)
 
 
-@router.post("/team-chat", responses=problems.documented(422), operation_id="guideTeamChat")
-async def team_chat(wanted: TeamMessage, caller: Authenticated, request: Request) -> Content:
+@router.post("/team-chat", responses=problems.documented(422), response_model=Content, operation_id="guideTeamChat")
+async def team_chat(wanted: TeamMessage, caller: Authenticated, request: Request) -> Any:
     """Say something in the session that the users of a tenant have in common; messages are answered in their order.
 
     The agent is told who each message is from. Only where `http.team_chat` is set.
@@ -126,12 +132,17 @@ async def team_chat(wanted: TeamMessage, caller: Authenticated, request: Request
     return await _speak(caller, held, teams.attributed(sender, wanted.message), sender, request)
 
 
-async def _speak(caller: Caller, held: Conversation, prompt: str, sender: str, request: Request) -> Content:
+async def _speak(caller: Caller, held: Conversation, prompt: str, sender: str, request: Request) -> Any:
     await held.open()
     turn = held.ask(prompt, sender)
+    await held.wait_taken(turn)
     attempt = idempotency.attempt_of(request.scope)
     if attempt is not None:
         await caller.site.replays.made(attempt, {"session_id": held.session_id, "turn_id": turn.turn_id})
-    await held.wait_over(turn)
+        await held.wait_over(turn)  # whether they stay or not: they may come back for the answer
+    elif not await presence.stays(request, caller, held.wait_over(turn)):
+        return presence.nobody()
+    if turn.refusal is not None:
+        raise turn.refusal
     view = shapes.view_turn(held.session_id, turn, [])
     return Content(content=ask_routes.content_of(view))

@@ -151,7 +151,11 @@ class Replays:
     async def made(self, attempt: Attempt, resource: dict[str, str]) -> None:
         """Note what a request has made: from now on it is never done again under its key."""
         attempt.resource = msgspec.json.encode(resource).decode()
-        await self._store.note(attempt.owner, attempt.key, attempt.resource)
+        try:
+            await self._store.note(attempt.owner, attempt.key, attempt.resource)
+        except errors.StoreUnavailable as error:
+            # It is made, and goes on: an error now would be kept as the answer.
+            _log.warning("http.answer_not_kept", reason=error.message)
 
     def follow(self, attempt: Attempt, answer: Awaitable[bytes]) -> None:
         """Keep the JSON answer that will come, whoever reads the stream of it until then."""
@@ -171,7 +175,8 @@ class Replays:
 
     async def finish(self, attempt: Attempt, status: int, headers: list[list[str]], body: bytes) -> None:
         """Keep an answer, if it is one that will not be another next time."""
-        if status < 400 or status in _KEPT_ERRORS or attempt.resource:
+        is_passing = any(name == "retry-after" for name, _ in headers)
+        if status < 400 or (status in _KEPT_ERRORS and not is_passing) or attempt.resource:
             # What nobody is to store (a token, once shown) is not stored here either.
             is_secret = any(name == "cache-control" and "no-store" in value for name, value in headers)
             text = body.decode() if len(body) <= KEPT_BYTES and not is_secret else None

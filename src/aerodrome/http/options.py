@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, SecretStr, Tag
+import msgspec
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, SecretStr, Tag, model_validator
 
 from aerodrome.protocol import named_providers
 
@@ -17,11 +18,25 @@ Mode = Literal["interactive", "plan", "autopilot"]
 _TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What a caller sends: unknown members are mistakes, and so is text that no answer and no runtime could be told."""
+
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, said: Any) -> Any:
+        try:
+            msgspec.json.encode(said)
+        except UnicodeEncodeError:
+            # JSON may escape half of a surrogate pair, and its reader here takes that for text.
+            raise ValueError("expected Unicode text, found half of a surrogate pair") from None
+        except TypeError:
+            pass  # made here, and not read from JSON
+        return said
 
-class ClientTool(_Body):
+
+class ClientTool(Body):
     """A tool that callers of this API answer for: its calls are pending requests (kind `tool`)."""
 
     type: Literal["client"] = "client"
@@ -30,7 +45,7 @@ class ClientTool(_Body):
     parameters: dict[str, JsonValue] = Field(default_factory=dict, description="JSON Schema of its arguments")
 
 
-class WebhookTool(_Body):
+class WebhookTool(Body):
     """A tool that a service answers: the gateway sends each call there, signed (docs/webhooks.md)."""
 
     type: Literal["webhook"]
@@ -57,7 +72,7 @@ Tool = Annotated[
 ]
 
 
-class McpServer(_Body):
+class McpServer(Body):
     """A remote MCP server whose tools the session has."""
 
     url: str = Field(max_length=2000, description="where it is; the tenant's policy (`mcp_servers`) must allow it")
@@ -68,7 +83,7 @@ class McpServer(_Body):
     )
 
 
-class InfiniteSession(_Body):
+class InfiniteSession(Body):
     """Compaction in the background, so that a conversation never runs out of context. Thresholds are parts of the context."""
 
     enabled: bool = True
@@ -76,7 +91,7 @@ class InfiniteSession(_Body):
     buffer_exhaustion_threshold: float | None = Field(default=None, ge=0, le=1)
 
 
-class SessionOptions(_Body):
+class SessionOptions(Body):
     """What a session is opened with."""
 
     title: str | None = Field(default=None, max_length=200)

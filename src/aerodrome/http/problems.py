@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
@@ -132,10 +133,14 @@ def install(application: FastAPI) -> None:
         _log.error("http.request_failed", method=request.method, route=route_of(request), exc_info=error)
         return answer(errors.AerodromeError("the gateway failed at this request; its log says why"))
 
+    async def of_left(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # in the middle of their request: nobody reads this
+
     async def of_replay(_: Request, error: Exception) -> Response:
         assert isinstance(error, Replayed)
         return idempotency.replay(error)
 
+    application.add_exception_handler(ClientDisconnect, of_left)
     application.add_exception_handler(Replayed, of_replay)
     application.add_exception_handler(errors.AerodromeError, of_ours)
     application.add_exception_handler(RequestValidationError, of_form)

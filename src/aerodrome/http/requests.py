@@ -39,7 +39,8 @@ class Requests:
         self._open: dict[str, Pending] = {}
         #: Those that nobody is asked about, and what answers them.
         self._quiet: dict[str, tuple[Pending, asyncio.Task[None]]] = {}
-        #: Those whose answer is on its way.
+        #: Those whose answer is on its way, unless they have closed meanwhile; and how many answers are.
+        self._answered: dict[str, Pending] = {}
         self._answering = 0
 
     def __len__(self) -> int:
@@ -86,8 +87,9 @@ class Requests:
             for one in self._all():
                 if one.kind is kind and one.rpc_id is None and one.request_id not in now:
                     self._close(one.request_id)
+            known = {one.request_id for one in self._all()}
             for one in now.values():
-                if one.request_id not in self._open and one.request_id not in self._quiet:
+                if one.request_id not in known:
                     self._add(one)
 
     def drop(self, is_turn_over: bool, is_link_over: bool = False) -> None:
@@ -104,6 +106,7 @@ class Requests:
         """
         if self._open.pop(one.request_id, None) is None:
             raise _answered(one)
+        self._answered[one.request_id] = one
         self._answering += 1
         try:
             await self._send_answer(one, answer)
@@ -111,10 +114,14 @@ class Requests:
             self._tell_closed(one)
             raise
         except BaseException:
-            self._open[one.request_id] = one
+            if one.request_id in self._answered:
+                self._open[one.request_id] = one
+            else:
+                self._tell_closed(one)
             raise
         finally:
             self._answering -= 1
+            self._answered.pop(one.request_id, None)
         self._tell_closed(one)
 
     async def _send_answer(self, one: Pending, answer: Any) -> None:
@@ -127,7 +134,7 @@ class Requests:
             raise _answered(one)
 
     def _all(self) -> list[Pending]:
-        return [*self._open.values(), *(one for one, _ in self._quiet.values())]
+        return [*self._open.values(), *self._answered.values(), *(one for one, _ in self._quiet.values())]
 
     def _add(self, one: Pending) -> None:
         tool = self._tool(one) if one.kind is PendingKind.TOOL else None
@@ -171,6 +178,7 @@ class Requests:
         _, task = self._quiet.pop(request_id, (None, None))
         if task is not None:
             task.cancel()
+        self._answered.pop(request_id, None)
         one = self._open.pop(request_id, None)
         if one is not None:
             self._tell_closed(one)

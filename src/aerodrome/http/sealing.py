@@ -17,6 +17,7 @@ from aerodrome.core.identity import Owner
 from aerodrome.http.options import SessionOptions
 
 _SEALED = "sealed"
+_JOINED = "joined"
 
 
 class SealedOptions:
@@ -32,9 +33,9 @@ class SealedOptions:
                 "headers of MCP servers are stored sealed, and this gateway has no master key to seal with; ask your operator"
             )
 
-    def seal(self, chosen: SessionOptions, owner: Owner, session_id: str) -> str:
-        """Return options as they are stored."""
-        said = chosen.model_dump(mode="json", exclude_defaults=True)
+    def seal(self, chosen: SessionOptions, owner: Owner, session_id: str, is_joined: bool = False) -> str:
+        """Return options as they are stored; `is_joined`: a program made the session, and HTTP callers use it too."""
+        said = chosen.model_dump(mode="json", exclude_defaults=True) | ({_JOINED: True} if is_joined else {})
         for name, server in chosen.mcp_servers.items():
             if server.headers:
                 assert self._envelopes is not None
@@ -50,14 +51,39 @@ class SealedOptions:
             errors.SecretUnavailable: what is sealed in them was sealed with a master key that is not here.
         """
         said: dict[str, Any] = msgspec.json.decode(stored)
-        for name, server in said.get("mcp_servers", {}).items():
-            sealed = server.get("headers", {}).get(_SEALED)
-            if sealed is not None:
-                if self._envelopes is None:
-                    raise errors.SecretUnavailable("headers of an MCP server are sealed, and there is no master key")
-                opened = self._envelopes.open(sealed, _context(owner, session_id, name))
-                server["headers"] = msgspec.json.decode(opened)
-        return SessionOptions.model_validate(said)
+        for server, sealed, name in _sealed_in(said):
+            server["headers"] = self._open_one(sealed, _context(owner, session_id, name))
+        return _options(said)
+
+    def show(self, stored: str, owner: Owner, session_id: str) -> SessionOptions:
+        """Return the same to be looked at: headers that cannot be opened are left out, for nobody is shown them anyway."""
+        said: dict[str, Any] = msgspec.json.decode(stored)
+        for server, sealed, name in _sealed_in(said):
+            try:
+                server["headers"] = self._open_one(sealed, _context(owner, session_id, name))
+            except errors.SecretUnavailable:
+                del server["headers"]
+        return _options(said)
+
+    def _open_one(self, sealed: str, context: str) -> Any:
+        if self._envelopes is None:
+            raise errors.SecretUnavailable("headers of an MCP server are sealed, and there is no master key")
+        return msgspec.json.decode(self._envelopes.open(sealed, context))
+
+
+def _sealed_in(said: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Return the servers whose headers are sealed: the server, what is sealed, its name."""
+    servers = said.get("mcp_servers", {}).items()
+    return [(one, one["headers"][_SEALED], name) for name, one in servers if _SEALED in one.get("headers", {})]
+
+
+def _options(said: dict[str, Any]) -> SessionOptions:
+    return SessionOptions.model_validate({name: value for name, value in said.items() if name != _JOINED})
+
+
+def is_made_here(stored: str | None) -> bool:
+    """Say whether what is stored of a session is of one that was made over HTTP."""
+    return stored is not None and not msgspec.json.decode(stored).get(_JOINED, False)
 
 
 def _context(owner: Owner, session_id: str, name: str) -> str:

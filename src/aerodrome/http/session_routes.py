@@ -42,7 +42,7 @@ async def list_all(
     kept = await site.users.store.find_all([one.session_id for one in page], caller.owner)
     sessions = []
     for record in page:
-        chosen = site.users.options_of(kept.get(record.session_id), caller.owner, record.session_id)
+        chosen = site.users.shown_options(kept.get(record.session_id), caller.owner, record.session_id)
         sessions.append(_view(caller, record, chosen))
     return SessionPage(sessions=sessions, next=following)
 
@@ -53,12 +53,13 @@ async def get(session_id: SessionId, caller: Authenticated) -> Session:
     await caller.check_session(session_id, "http.session.get")
     users = caller.site.users
     stored = await users.store.find(session_id, caller.owner)
-    return await describe(caller, session_id, users.options_of(stored, caller.owner, session_id))
+    return await describe(caller, session_id, users.shown_options(stored, caller.owner, session_id))
 
 
 @router.patch("/{session_id}", responses=problems.documented(404, 422), operation_id="changeSession")
 async def change(session_id: SessionId, wanted: SessionChange, caller: Authenticated) -> Session:
     """Change a session: its model and mode at once, the rest from the next opening on too."""
+    await caller.check_own(session_id, "http.session.change")
     held = await caller.conversation(session_id, "http.session.change")
     said = wanted.model_dump(exclude_unset=True, exclude_none=True)
     mode = said.pop("mode", None)

@@ -10,17 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from aerodrome import errors
 from aerodrome.http import pending as pendings
-from aerodrome.http.options import Mode, Permissions, SessionOptions
+from aerodrome.http.options import Body, Mode, Permissions, SessionOptions
 from aerodrome.http.pending import Pending
 from aerodrome.http.turns import Turn
 
 SESSION_ID = r"^[A-Za-z0-9_-]{1,250}$"
-
-
-class Body(BaseModel):
-    """What a caller sends: unknown members are mistakes."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class NewSession(SessionOptions):

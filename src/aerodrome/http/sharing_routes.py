@@ -16,13 +16,16 @@ from pydantic import BaseModel, Field
 from aerodrome import errors
 from aerodrome.http import presence, problems, program, shapes
 from aerodrome.http.callers import Authenticated, Caller
+from aerodrome.http.options import Body
 from aerodrome.http.session_routes import SessionId
-from aerodrome.http.shapes import Body
 
 router = APIRouter(prefix="/v1", tags=["sharing"])
 _Role = Literal["driver", "approver", "observer"]
 User = Annotated[str, Path(min_length=1, max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=200)]
+After = Annotated[str | None, Query(max_length=250, description="`next` of the page before")]
 _ONE = "/sessions/{session_id}"
+_PAGE = 200
 #: A call that waits for its turn is answered so long after the end of its wait at the latest.
 _SPARE_SECONDS = 10.0
 
@@ -109,6 +112,12 @@ class Queue(BaseModel):
     queue: list[Waiting]
 
 
+class QueuePage(Queue):
+    """What runs and some of what waits, the next one first."""
+
+    next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
+
+
 class Here(BaseModel):
     """Somebody whose links have the session open."""
 
@@ -124,6 +133,13 @@ class SharingView(Queue):
     billing: Literal["sender", "owner"]
     members: list[MemberView]
     here: list[Here]
+
+
+class MemberPage(BaseModel):
+    """Some of the members of a session and of those invited, the longest there first."""
+
+    members: list[MemberView]
+    next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
 
 
 class LinkMade(BaseModel):
@@ -145,9 +161,10 @@ class LinkView(BaseModel):
 
 
 class LinkList(BaseModel):
-    """The share links of a session."""
+    """Some of the share links of a session, by id."""
 
     links: list[LinkView]
+    next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
 
 
 class LeaseView(BaseModel):
@@ -175,6 +192,16 @@ async def change(session_id: SessionId, wanted: SharingChange, caller: Authentic
     """Change what becomes of messages while a turn runs, and whose usage turns are."""
     await _ask(caller, "sharing.set", session_id, **wanted.model_dump(exclude_none=True))
     return await look(session_id, caller)
+
+
+@router.get(f"{_ONE}/members", responses=problems.documented(404), operation_id="listMembers")
+async def list_members(
+    session_id: SessionId, caller: Authenticated, limit: Limit = _PAGE, after: After = None
+) -> MemberPage:
+    """List the members of a session and those invited, the longest there first."""
+    view = SharingView.model_validate(await _ask(caller, "sharing.look", session_id))
+    page, following = shapes.page(view.members, lambda one: one.user, limit, after)
+    return MemberPage(members=page, next=following)
 
 
 @router.post(f"{_ONE}/members", status_code=201, responses=problems.documented(404), operation_id="inviteMember")
@@ -215,9 +242,13 @@ async def create_link(session_id: SessionId, wanted: NewLink, caller: Authentica
 
 
 @router.get(f"{_ONE}/links", responses=problems.documented(404), operation_id="listShareLinks")
-async def list_links(session_id: SessionId, caller: Authenticated) -> LinkList:
+async def list_links(
+    session_id: SessionId, caller: Authenticated, limit: Limit = _PAGE, after: After = None
+) -> LinkList:
     """List the share links of a session; their tokens cannot be had again."""
-    return LinkList.model_validate(await _ask(caller, "links.list", session_id))
+    found = [LinkView.model_validate(one) for one in (await _ask(caller, "links.list", session_id))["links"]]
+    page, following = shapes.page(found, lambda one: one.link_id, limit, after)
+    return LinkList(links=page, next=following)
 
 
 @router.delete(
@@ -238,9 +269,11 @@ async def use_link(wanted: ShareToken, caller: Authenticated) -> MemberView:
 
 
 @router.get(f"{_ONE}/queue", responses=problems.documented(404), operation_id="getQueue")
-async def queue(session_id: SessionId, caller: Authenticated) -> Queue:
+async def queue(session_id: SessionId, caller: Authenticated, limit: Limit = _PAGE, after: After = None) -> QueuePage:
     """Say which turn runs and which wait, in order."""
-    return Queue.model_validate(await _ask(caller, "turns.look", session_id))
+    found = Queue.model_validate(await _ask(caller, "turns.look", session_id))
+    page, following = shapes.page(found.queue, lambda one: one.turn_id, limit, after)
+    return QueuePage(running=found.running, queue=page, next=following)
 
 
 @router.delete(f"{_ONE}/queue/{{turn_id}}", responses=problems.documented(404), operation_id="withdrawWaitingTurn")

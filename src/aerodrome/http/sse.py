@@ -7,7 +7,7 @@ comes back with Last-Event-ID. Comments keep proxies from closing a silent one. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,10 @@ class StreamSettings:
 
 
 class EventStream(Response):
-    """Streams batches of events; ends early when `over` is done, where it is given."""
+    """Streams batches of events; ends early when `over` is done, where it is given.
+
+    `ended` is called at the end in any case: a reader may leave before the first batch is asked for.
+    """
 
     media_type = MEDIA_TYPE
 
@@ -45,12 +48,14 @@ class EventStream(Response):
         settings: StreamSettings,
         over: asyncio.Future[None] | None = None,
         headers: Mapping[str, str] | None = None,
+        ended: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._batches = batches
         self._settings = settings
         self._over = over
+        self._ended = ended
         self._is_sending = False
         self._sent_at = 0.0
 
@@ -66,6 +71,8 @@ class EventStream(Response):
             for task in ends:
                 task.cancel()
             await asyncio.wait(ends)
+            if self._ended is not None:
+                self._ended()
         failures = [task.exception() for task in (writing, keeping) if not task.cancelled()]
         failure = next((found for found in failures if found is not None), None)
         if self._over is not None and self._over.done() and writing.cancelled():
@@ -91,6 +98,7 @@ class EventStream(Response):
             async for batch in batches:
                 for part in filter(None, _parts(batch)):
                     await self._send(send, part)
+                del batch
         await send({"type": "http.response.body", "body": b""})
 
     async def _keep_alive(self, send: Send) -> None:

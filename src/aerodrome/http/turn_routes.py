@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -55,7 +55,14 @@ async def send(
         if attempt is not None:
             caller.site.replays.follow(attempt, _view_when_over(held, turn))
         return stream(caller, events_of(held, turn))
-    if not await presence.stays(request, caller, held.wait(turn, message.wait_seconds)):
+    is_here = False
+    try:
+        is_here = await presence.stays(request, caller, held.wait(turn, message.wait_seconds))
+    finally:
+        if not is_here and attempt is not None:
+            # What they are told now says nothing of the turn: their retry has its answer.
+            caller.site.replays.follow(attempt, _view_when_over(held, turn))
+    if not is_here:
         return presence.nobody()
     if not turn.is_over:
         response.status_code = 202
@@ -108,22 +115,22 @@ async def abort(session_id: SessionId, caller: Authenticated) -> Aborted:
 
 
 def stream(
-    caller: Caller, batches: AsyncGenerator[list[bytes], None], headers: dict[str, str] | None = None
+    caller: Caller,
+    batches: AsyncGenerator[list[bytes], None],
+    headers: dict[str, str] | None = None,
+    left: Callable[[], None] | None = None,
 ) -> EventStream:
-    """Return an event stream that ends with its caller's principal."""
+    """Return an event stream that ends with its caller's principal; `left` is called at its end, however that comes."""
     guest = StreamGuest(caller.principal)
     guests = caller.site.gateway.guests
     guests.add(guest)
 
-    async def until_left() -> AsyncGenerator[list[bytes], None]:
-        try:
-            async for batch in batches:
-                yield batch
-        finally:
-            guests.discard(guest)
-            await batches.aclose()
+    def ended() -> None:
+        guests.discard(guest)
+        if left is not None:
+            left()
 
-    return EventStream(until_left(), caller.site.settings.stream, guest.over, headers)
+    return EventStream(batches, caller.site.settings.stream, guest.over, headers, ended)
 
 
 async def _view_when_over(held: Conversation, turn: Turn) -> bytes:
@@ -172,6 +179,7 @@ async def encoded(reading: AsyncGenerator[list[Event], None]) -> AsyncGenerator[
     try:
         async for batch in reading:
             yield [one.sse for one in batch]
+            del batch  # it may be a whole history, and the next one may be long in coming
     finally:
         await reading.aclose()
 

@@ -21,7 +21,7 @@ from aerodrome.clock import Clock
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.gateway.ownership import Ownership
 from aerodrome.gateway.service import TenantGateway
-from aerodrome.http import conversation, options, program
+from aerodrome.http import conversation, options, program, sealing
 from aerodrome.http.conversation import Conversation, Surroundings
 from aerodrome.http.events import LogBudget
 from aerodrome.http.open_turns import OpenTurns
@@ -38,6 +38,8 @@ from aerodrome.protocol.messages import RequestId
 KEEP_SECONDS = 3600.0
 KEPT_BYTES = 64 * 1024 * 1024
 KEPT_CONVERSATIONS = 10_000
+#: How long a caller who is told that a session could not be made is kept waiting for its end.
+_UNDO_SECONDS = 10.0
 #: A conversation without a turn, about.
 _CONVERSATION_BYTES = 4000
 
@@ -141,18 +143,27 @@ class HttpUser:
         except errors.AlreadyExists:
             self.conversations.pop(session_id, None)
             raise taken from None
+        except errors.AerodromeError:
+            self.conversations.pop(session_id, None)
+            await self._undo(session_id)
+            raise
         except BaseException:
             self.conversations.pop(session_id, None)
             raise
         try:
             await self._save(session_id, chosen, is_ephemeral)
         except BaseException:
-            # Without its options it would come back as another: it is as if it had not been made.
             self.conversations.pop(session_id, None)
-            with suppress(errors.AerodromeError):
-                await self.program.call("session.delete", {"sessionId": session_id})
+            await self._undo(session_id)
             raise
         return made
+
+    async def _undo(self, session_id: str) -> None:
+        """Delete what there is of a session that was not made whole: without its options it would come back as another."""
+        with suppress(errors.AerodromeError, TimeoutError):
+            async with asyncio.timeout(_UNDO_SECONDS):
+                if await self._ownership.find_owner(session_id) == self.owner:
+                    await self.delete(session_id)
 
     async def find(self, session_id: str) -> Conversation:
         """Return a session of this owner, not opened yet. Whether it is theirs the gateway says when it is opened."""
@@ -162,7 +173,8 @@ class HttpUser:
             chosen = self._opened(session_id, stored)
             found = self.conversations.get(session_id)
             if found is None:
-                found = Conversation(session_id, self._surroundings, chosen, is_new=False, is_ours=stored is not None)
+                is_ours = sealing.is_made_here(stored)
+                found = Conversation(session_id, self._surroundings, chosen, is_new=False, is_ours=is_ours)
                 self.conversations[session_id] = found
         found.used_at = asyncio.get_running_loop().time()
         return found
@@ -179,8 +191,10 @@ class HttpUser:
             self._users.webhooks.check(chosen, self.principal.policy)
         self._users.sealed.check(chosen)
 
-    async def _save(self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False) -> None:
-        kept = self._users.sealed.seal(chosen, self.owner, session_id)
+    async def _save(
+        self, session_id: str, chosen: SessionOptions, is_ephemeral: bool = False, is_joined: bool = False
+    ) -> None:
+        kept = self._users.sealed.seal(chosen, self.owner, session_id, is_joined)
         await self._store.save(session_id, self.owner, kept, is_ephemeral)
 
     def _opened(self, session_id: str, stored: str | None) -> SessionOptions:
@@ -194,27 +208,39 @@ class HttpUser:
     async def change(self, session_id: str, chosen: SessionOptions) -> None:
         """Keep other options from now on."""
         self._check(chosen)
-        await self._save(session_id, chosen)
-        if session_id in self.conversations:
-            self.conversations[session_id].options = chosen
+        held = await self.find(session_id)
+        await self._save(session_id, chosen, is_joined=not held.is_ours)
+        held.options = chosen
 
     async def delete(self, session_id: str) -> None:
         """Delete a session and what is kept of it.
 
         Raises:
-            errors.SessionMissing: there is none.
+            errors.SessionMissing: there is none. errors.RuntimeRefused: it could not be deleted, and nothing has changed.
         """
         held = self.conversations.get(session_id)
         was_known = await self._store.find(session_id, self.owner) is not None
         result = await (await self.connect()).call("session.delete", {"sessionId": session_id})
+        refusal = str(result.get("error")) if result.get("success") is False else None
+        if refusal is not None and "not found" not in refusal.lower():
+            raise errors.RuntimeRefused(refusal)
         self.drop(session_id)
         await self._store.forget(session_id, self.owner)
-        if result.get("success") is False and not was_known and held is None:
+        if refusal is None:
+            return
+        if await self._ownership.find_owner(session_id) == self.owner:
+            # One that no runtime has on disk (it never had a turn): its id is free again.
+            await self._ownership.forget(session_id, self.owner)
+        elif not was_known and held is None:
             raise errors.SessionMissing("no such session")
 
     async def adopt(self, session_id: str, chosen: SessionOptions) -> None:
         """Keep what a session of this owner's is opened with that came to be by itself (a fork)."""
-        await self._save(session_id, chosen)
+        try:
+            await self._save(session_id, chosen)
+        except errors.AerodromeError:
+            await self._undo(session_id)
+            raise
 
     def drop(self, session_id: str) -> None:
         """Let go of a session that is deleted."""
@@ -229,6 +255,9 @@ class HttpUser:
             held = self.conversations.get(said.sessionId)
             if held is not None:
                 held.hear(bytes(said.event))
+                if held.is_gone:
+                    self.conversations.pop(said.sessionId, None)
+                    self._users.spawn(held.note_turns())
         elif rpc_id is not None:
             asked = conversation.params_of(params)
             held = self.conversations.get(str(asked.get("sessionId")))
@@ -244,11 +273,11 @@ class HttpUser:
                 if isinstance(cancelled, (int, str)):
                     held.hear_cancelled(cancelled)
 
-    async def let_go(self, session_ids: list[str]) -> None:
-        """Have the link hold these sessions no longer, as far as nothing needs them."""
+    async def let_go(self, session_ids: list[str], unused_since: float) -> None:
+        """Have the link hold these sessions no longer, as far as nothing needs them and nobody has used them since then."""
         for session_id in session_ids:
             held = self.conversations.get(session_id)
-            if held is not None:
+            if held is not None and held.used_at <= unused_since:
                 await held.let_go()
 
 
@@ -291,6 +320,10 @@ class HttpUsers:
         """
         return SessionOptions() if stored is None else self.sealed.open(stored, owner, session_id)
 
+    def shown_options(self, stored: str | None, owner: Owner, session_id: str) -> SessionOptions:
+        """Return the same to be looked at, also where what is sealed cannot be opened any more."""
+        return SessionOptions() if stored is None else self.sealed.show(stored, owner, session_id)
+
     async def is_shared(self, session_id: str) -> bool:
         """Say whether a session has members, or had."""
         sharing = self.gateway.services.sharing
@@ -299,7 +332,9 @@ class HttpUsers:
     async def recipe_of(self, session_id: str, owner: Owner) -> dict[str, Any] | None:
         """Return the parameters with which an owner's session is opened, for a member who joins while no owner is there."""
         stored = await self.store.find(session_id, owner)
-        return None if stored is None else options.opening(self.options_of(stored, owner, session_id))
+        if not sealing.is_made_here(stored):
+            return None
+        return options.opening(self.options_of(stored, owner, session_id))
 
     def start(self) -> None:
         """Begin to close what nobody needs."""
@@ -330,6 +365,9 @@ class HttpUsers:
         async with self._opening:
             if self.is_closed:
                 raise errors.Draining("this gateway stops; try again elsewhere")
+            if self._users.get(user.owner) is not user:
+                # Forgotten meanwhile (erasure): nobody would close its link, and who it is must be proved anew.
+                raise errors.RuntimeLost("the link to the gateway has ended; try again")
             if user.has_link:
                 return user.program
             # The link outlives the request: it stands on no key, which each request proves anew.
@@ -387,7 +425,7 @@ class HttpUsers:
             if user.has_link and is_idle:
                 user.program.close()
             elif user.has_link and idle:
-                self.spawn(user.let_go(idle))
+                self.spawn(user.let_go(idle, now - self._idle_seconds))
             elif is_idle and not user.has_link and not user.conversations:
                 del self._users[user.owner]
                 self._links.pop(user.owner, None)

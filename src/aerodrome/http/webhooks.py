@@ -181,7 +181,7 @@ async def _resolve(host: str, port: int, allowed: Policy) -> str:
     """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter: a part of the name is empty, or longer than names can be
         raise _Failed("its name leads to no address") from None
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:

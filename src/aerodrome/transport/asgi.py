@@ -20,6 +20,10 @@ _STOP_SECONDS = 5.0
 _UNREAD_SECONDS = 60
 _SILENT_SECONDS = 60
 _ASK_SECONDS = 15
+#: All of a request has come within so long, or its connection ends; its head is no larger than this, about.
+_REQUEST_SECONDS = 60.0
+_MAX_HEAD_BYTES = 64 * 1024
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _EXTENSION = "aerodrome"
 #: It complains of answers that were cut off; whoever cut them off has said so already.
 _QUIET = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn.error": {"level": "CRITICAL"}}}
@@ -33,13 +37,71 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """Lets an application see the client's certificate, and cut a connection whose reader has stalled."""
+    """Lets an application see the client's certificate, and cut a connection whose reader has stalled.
+
+    Bounds what uvicorn does not: how long a request may take to come, and how large its head may be. A peer that nobody knows
+    yet would else hold a connection, or fill memory, for as long as it likes.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    #: What has come of a head since the read in which it began; None: no head is open.
+    _head_bytes: int | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request, so long at most."""
+        super().connection_made(transport)
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request; end the connection where its head grows beyond the bound."""
+        was_open = self._head_bytes is not None
+        super().data_received(data)
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait_for_request()  # for what is no beginning of one yet, too
+        if self._head_bytes is not None and was_open:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         """Add to the scope of a request what `certificate_of` and `abort` take from it."""
         super().on_message_begin()
         extensions = {_EXTENSION: {"transport": self.transport}}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+        self._head_bytes = 0
+        self._wait_for_request()
+
+    def on_headers_complete(self) -> None:
+        """Note that the head has come."""
+        self._head_bytes = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that all of a request has come."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def _wait_for_request(self) -> None:
+        self._stop_waiting()
+        self._deadline = self.loop.call_later(_REQUEST_SECONDS, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:
+            self._wait_for_request()  # it is we who do not read
+        elif not self.transport.is_closing():
+            self.transport.abort()
 
 
 def certificate_of(scope: Scope) -> object:

@@ -72,6 +72,8 @@ class OidcSignIn:
         self._clock = clock
         self._provider: _Provider | None = None
         self._finding = asyncio.Lock()
+        #: Why the provider could not be asked about itself the last time.
+        self._failure = ""
 
     async def begin(self, redirect_uri: str) -> Begun:
         """Return where the browser goes."""
@@ -133,14 +135,20 @@ class OidcSignIn:
 
     async def _find_provider(self) -> _Provider:
         """Return what the provider says of itself, read anew once an hour; the last word serves while it is away."""
+        has_waited = self._finding.locked()
         async with self._finding:
             found, now = self._provider, self._clock.monotonic()
             if found is not None and now < found.good_until:
                 return found
+            if has_waited and self._failure:
+                # Of the attempt that was waited for: each waiting for one of its own would add up.
+                raise errors.SignInUnavailable(self._failure)
+            self._failure = ""
             try:
                 fresh = self._read(await self._discover(), found, now + _DISCOVERY_SECONDS)
-            except errors.SignInUnavailable:
+            except errors.SignInUnavailable as error:
                 if found is None:
+                    self._failure = error.message
                     raise
                 fresh = replace(found, good_until=now + _RETRY_SECONDS)
             if found is not None and fresh.keys is not found.keys:

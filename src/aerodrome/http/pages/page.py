@@ -194,7 +194,10 @@ def _cookie_terms(request: Request, public_url: str | None) -> dict[str, Any]:
 def local_path(text: str | None) -> str:
     """Return a path of our own to go on to, the first page for whatever is none."""
     path = text or "/"
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError:
+        return "/"
     is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and not (parts.scheme or parts.netloc)
     return path if is_ours and path.isprintable() and "\\" not in path and len(path) <= _MAX_NEXT else "/"
 

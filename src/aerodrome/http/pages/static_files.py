@@ -68,7 +68,9 @@ async def get(name: str, v: str = "") -> Response:
 @router.get("/static/{folder}/{digest}/{name}")
 async def get_module(folder: str, digest: str, name: str) -> Response:
     """Serve a file of a folder."""
-    return _serve(_files().get(f"{folder}/{name}"), digest == _folder_digest(folder))
+    found = _files().get(f"{folder}/{name}")
+    # Of our own folders only: a digest is kept for each, and anyone may name others.
+    return _serve(found, found is not None and digest == _folder_digest(folder))
 
 
 def _serve(found: StaticFile | None, is_kept: bool) -> Response:

@@ -200,7 +200,7 @@ class Playground {
   deliver(text, title) {
     const transcript = this.transcript;
     const turn = (this.sending ?? Promise.resolve()).catch(() => {}).then(async () => {
-      if (!this.session) await this.begin(title ?? titleOf(text), transcript);
+      if (!transcript.host.path) await this.begin(title ?? titleOf(text), transcript);
       return call("POST", `${transcript.host.path}/messages`, { prompt: text, wait_seconds: 0 });
     });
     this.sending = turn;
@@ -211,9 +211,13 @@ class Playground {
     const wanted = { title, permissions: page.permissions.value };
     if (page.tool.checked) wanted.tools = [LOOKUP];
     const session = await call("POST", "/v1/sessions", wanted);
-    if (this.transcript !== transcript) return;
-    this.session = session;
     transcript.host.path = sessionPath(session.session_id);
+    if (this.transcript !== transcript) {
+      // Its sender looks at another one meanwhile: the message is sent all the same.
+      this.list.refresh();
+      return;
+    }
+    this.session = session;
     history.pushState(null, "", `#s=${session.session_id}`);
     this.setTitle(session.options.title);
     this.follow(session.session_id);

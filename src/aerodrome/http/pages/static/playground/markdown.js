@@ -3,12 +3,14 @@
 
 import { copyButton, el } from "./dom.js";
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+// Each of these reads a line once: two parts that can match the same would make a long line take minutes.
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})\s(.*)$/;
 const RULE = /^ {0,3}([-*_])\s*(?:\1\s*){2,}$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])( +|$)/;
-const DIVIDER = /^\s*\|?\s*:?-{1,}:?\s*(\|\s*:?-{1,}:?\s*)*\|?\s*$/;
+/** Of a line without blanks around it. */
+const DIVIDER = /^\|?\s*:?-{1,}:?\s*(\|\s*:?-{1,}:?\s*)*\|?$/;
 /** Deeper nesting and longer lines are text: nobody reads them as more, and they cost time. */
 const DEEPEST = 8;
 const LONGEST = 5_000;
@@ -39,17 +41,25 @@ function blocks(lines, depth) {
 function block(lines, at, depth) {
   const line = lines[at];
   let found = FENCE.exec(line);
-  if (found) return fence(lines, at, found[1], found[2]);
+  if (found) return fence(lines, at, found[1], found[2].trim().split(/\s/, 1)[0]);
   found = HEADING.exec(line);
-  if (found) return [el(`h${Math.min(6, found[1].length + 2)}`, {}, ...inline(found[2], 0)), at + 1];
+  if (found) return [el(`h${Math.min(6, found[1].length + 2)}`, {}, ...inline(withoutClosing(found[2]), 0)), at + 1];
   if (RULE.test(line)) return [el("hr"), at + 1];
   if (depth < DEEPEST && QUOTE.test(line)) return quote(lines, at, depth);
   if (depth < DEEPEST && ITEM.test(line)) return list(lines, at, depth);
-  if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1])) {
+  if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1].trim())) {
     const [node, next] = table(lines, at);
     if (node) return [node, next];
   }
   return paragraph(lines, at, depth);
+}
+
+/** Return the words of a heading, without the marks that may close it. */
+function withoutClosing(text) {
+  const words = text.trim();
+  let end = words.length;
+  while (end && words[end - 1] === "#") end -= 1;
+  return words.slice(0, end).trimEnd();
 }
 
 function fence(lines, at, mark, language) {
@@ -129,13 +139,18 @@ function startsBlock(line) {
   return FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
 }
 
+/** Say whether a line of a paragraph ends where its writer ended it. */
+function breaks(line) {
+  return line.endsWith("  ") || line.endsWith("\\");
+}
+
 function paragraph(lines, at, depth) {
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && !(startsBlock(lines[end]) && depth < DEEPEST)) end += 1;
   const made = [];
   lines.slice(at, end).forEach((line, number, all) => {
-    if (number) made.push(/( {2,}|\\)$/.test(all[number - 1]) ? el("br") : document.createTextNode("\n"));
-    made.push(...inline(line.replace(/( {2,}|\\)$/, "").trimStart(), 0));
+    if (number) made.push(breaks(all[number - 1]) ? el("br") : document.createTextNode("\n"));
+    made.push(...inline((breaks(line) ? line.slice(0, -1) : line).trim(), 0));
   });
   return [el("p", {}, ...made), end];
 }
