@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aerodrome import configuration, errors
@@ -111,6 +111,7 @@ class HttpSection(_Section):
     keep_alive_seconds: float = Field(default=15.0, gt=0)
     stall_seconds: float = Field(default=30.0, gt=0)
     public_url: str | None = None
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     signed_in_seconds: float = Field(default=12 * 3600.0, gt=0)
     signed_in_idle_seconds: float = Field(default=3600.0, gt=0)
     metrics: Literal["operator", "open"] = "operator"

@@ -153,6 +153,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         host=host,
         port=port,
         max_connections=section.max_connections,
+        trusted_proxies=tuple(map(str, section.trusted_proxies)),
         max_body_bytes=section.max_body_bytes,
         cors_origins=section.cors_origins,
         requests_per_minute=section.requests_per_minute,

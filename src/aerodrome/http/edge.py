@@ -62,7 +62,9 @@ class HttpEdge:
         self.address: tuple[str, int] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._application = application.build(self.site)
-        self._server = AsgiServer(self._application, settings.max_connections, context)
+        self._server = AsgiServer(
+            self._application, settings.max_connections, context, trusted_proxies=settings.trusted_proxies
+        )
 
     async def start(self) -> tuple[str, int]:
         """Listen; return the host and port.

@@ -38,6 +38,8 @@ class HttpSettings:
     host: str = "127.0.0.1"
     port: int = 0
     max_connections: int = 4096
+    #: Networks of proxies whose word counts for where a request comes from, and by which scheme.
+    trusted_proxies: tuple[str, ...] = ()
     max_body_bytes: int = 1024 * 1024
     #: Origins whose pages may call; none: pages of other origins may not.
     cors_origins: tuple[str, ...] = ()

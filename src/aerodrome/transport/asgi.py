@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -121,8 +121,14 @@ class AsgiServer:
     """Serves an application until it is closed."""
 
     def __init__(
-        self, application: ASGIApp, max_connections: int, context: ssl.SSLContext | None = None, stop_seconds: int = 1
+        self,
+        application: ASGIApp,
+        max_connections: int,
+        context: ssl.SSLContext | None = None,
+        stop_seconds: int = 1,
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
+        # What `X-Forwarded-For` and `-Proto` say is believed of those alone: uvicorn itself believes all of this machine.
         # A request over the limit is answered 503 by uvicorn itself.
         config = uvicorn.Config(
             application,
@@ -133,6 +139,8 @@ class AsgiServer:
             access_log=False,
             server_header=False,
             limit_concurrency=max_connections,
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             timeout_graceful_shutdown=stop_seconds,
         )
         config.load()
