@@ -184,7 +184,7 @@ async def hall(options: argparse.Namespace) -> AsyncIterator[Hall]:
             key.write_text(model["api_key"])
             provider = {"base_url": model["base_url"], "api_key": f"file:{key}", "models": [model["name"]]}
             settings = {
-                "http": {"listen": f"127.0.0.1:{port}", "stall_seconds": options.stall},
+                "http": {"listen": f"127.0.0.1:{port}", "stall_seconds": options.stall, "open_requests_per_user": 0},
                 "providers": {"demo": provider},
             }
             tenants = {TENANT: {"isolation": "shared", "trust": "limited", "provider": "demo"}}

@@ -79,6 +79,7 @@ class LimitsSection(_Section):
     """`[limits]`: what a client link may cost."""
 
     max_links: int = Field(default=10_000, ge=1)
+    links_per_user: int = Field(default=1000, ge=0)
     handshake_seconds: float = Field(default=10.0, gt=0)
     handshake_frame_bytes: int = Field(default=16 * 1024, ge=1024)
     failed_tokens: int = Field(default=16, ge=1)
@@ -104,6 +105,7 @@ class HttpSection(_Section):
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     cors_origins: tuple[str, ...] = ()
     requests_per_minute: int = Field(default=0, ge=0)
+    open_requests_per_user: int = Field(default=500, ge=0)
     idempotency_seconds: float = Field(default=86_400.0, gt=0)
     ask_seconds: float = Field(default=600.0, gt=0, le=3600)
     team_chat: bool = False

@@ -33,6 +33,27 @@ async def test_guessing_tokens_ends_with_the_link(open_rig):
     await stranger.wait_closed()
 
 
+async def test_one_user_cannot_take_all_links(open_rig):
+    rig = await open_rig(links_per_user=2)
+    first, second = await rig.client("shared", "ann"), await rig.client("shared", "ann")
+    third = await rig.stranger()
+    with pytest.raises(RpcError, match="at most 2 links of one user") as refused:
+        await third.call("connect", {"token": await rig.token("shared", "ann")})
+    assert refused.value.number == -32011
+    await third.wait_closed()
+    assert await (await rig.client("shared", "ben")).call("ping")
+    await first.aclose()
+    async with asyncio.timeout(10):
+        while True:
+            again = await rig.stranger()
+            try:
+                assert (await again.call("connect", {"token": await rig.token("shared", "ann")}))["ok"] is True
+                break
+            except RpcError:
+                await asyncio.sleep(0.01)
+    assert await second.call("ping")
+
+
 async def test_a_second_connect_proves_the_same_principal_or_nothing(rig):
     client = await rig.client("shared", "ann")
     assert (await client.call("connect", {"token": await rig.token("shared", "ann")}))["ok"] is True

@@ -163,6 +163,22 @@ async def test_streams_carry_the_rate_too(open_http):
         assert answer.headers["ratelimit"].startswith('"requests";r=98')
 
 
+async def test_one_user_cannot_take_all_that_the_edge_serves_at_once(open_http):
+    http = await open_http(HttpSettings(open_requests_per_user=2))
+    caller, other = await http.caller("shared"), await http.caller("shared", "bob")
+    session = await make(caller)
+    async with caller.stream("GET", f"{session}/events") as first, caller.stream("GET", f"{session}/events") as second:
+        assert (first.status_code, second.status_code) == (200, 200)
+        refused = [await caller.get(path) for path in ("/v1/me", f"{session}/events")]
+        assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(429, "over_capacity")] * 2
+        assert "at most 2 requests of one user at once" in refused[0].json()["detail"]
+        assert (await other.get("/v1/me")).status_code == 200
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await caller.get("/v1/me")).status_code == 429:  # noqa: ASYNC110  the end of a stream tells nobody
+            await asyncio.sleep(0.01)
+    assert [(await caller.get("/v1/sessions/none")).status_code for _ in range(3)] == [404] * 3
+
+
 @pytest.mark.parametrize("is_chunked", [True, False])
 async def test_a_body_that_is_too_large_is_refused_however_it_comes(open_http, is_chunked):
     http = await open_http(HttpSettings(max_body_bytes=2000))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -56,6 +57,8 @@ class TenantGateway:
         self._services = services
         self._admission = admission
         self._clients: dict[str, set[Client]] = {}
+        #: How many links each user has, without those of this process.
+        self._links: Counter[Owner] = Counter()
         self.guests: set[Guest] = set()
         #: What edges keep of a person beside that, and forget when the person is erased.
         self.forgetters: list[Callable[[Owner], Awaitable[None]]] = []
@@ -111,8 +114,21 @@ class TenantGateway:
             audit.not_authenticated(link.peer, None, refusal)
             link.send(handshake.answer_error(greeting.request_id, refusal))
             return
+        owner, limit = greeting.principal.owner, self._services.settings.links_per_user
+        if limit and self._links[owner] >= limit:
+            refusal = errors.OverCapacity(f"expected at most {limit} links of one user, which are open: close some")
+            self._services.recorder.reject("capacity")
+            audit.not_authenticated(link.peer, None, refusal)
+            link.send(handshake.answer_error(greeting.request_id, refusal))
+            return
         audit.authenticated(link.peer, greeting.principal)
-        await self._serve(link, greeting)
+        self._links[owner] += 1
+        try:
+            await self._serve(link, greeting)
+        finally:
+            self._links[owner] -= 1
+            if not self._links[owner]:
+                del self._links[owner]
 
     async def serve_principal(self, link: Link, principal: Principal) -> None:
         """Serve a link of this process whose principal an edge has authenticated (http.program), until it ends."""

@@ -12,6 +12,8 @@ class GatewaySettings:
     listen_host: str = "127.0.0.1"
     listen_port: int = 4321
     max_links: int = 10_000
+    #: So many of them may be one user's, who would keep all others out else. 0: any number.
+    links_per_user: int = 0
     #: Before a link is authenticated it may cost no more than this, and last no longer than `handshake_seconds`.
     handshake_frame_bytes: int = 16 * 1024
     handshake_seconds: float = 10.0

@@ -21,7 +21,7 @@ from aerodrome.http import (
     sharing_routes,
     turn_routes,
 )
-from aerodrome.http.bodies import BodyLimit, JsonBodies, RateHeaders
+from aerodrome.http.bodies import BodyLimit, JsonBodies, Rates
 from aerodrome.http.idempotency import KeepAnswers
 from aerodrome.http.pages import (
     fleet_pages,
@@ -49,7 +49,7 @@ def build(site: Site) -> FastAPI:
     application.add_middleware(KeepAnswers, replays=site.replays)
     application.add_middleware(JsonBodies)
     application.add_middleware(BodyLimit, limit_bytes=site.settings.max_body_bytes)
-    application.add_middleware(RateHeaders)
+    application.add_middleware(Rates)
     if site.settings.cors_origins:
         application.add_middleware(
             CORSMiddleware,

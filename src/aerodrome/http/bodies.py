@@ -65,8 +65,8 @@ class JsonBodies:
         await self._application(scope, receive, send)
 
 
-class RateHeaders:
-    """Tells callers what is left of their rate, with whatever they are answered."""
+class Rates:
+    """Tells callers what is left of their rate, with whatever they are answered; ends a request's being under way."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -84,4 +84,9 @@ class RateHeaders:
                 message = {**message, "headers": [*message["headers"], *allowance.headers]}
             await send(message)
 
-        await self._application(scope, receive, send_told)
+        try:
+            await self._application(scope, receive, send_told)
+        finally:
+            leave = state.get("leave")
+            if leave is not None:
+                leave()

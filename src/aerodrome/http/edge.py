@@ -15,7 +15,7 @@ from aerodrome.http.browsers import BrowserSessions
 from aerodrome.http.idempotency import Replays
 from aerodrome.http.pages import demo_routes
 from aerodrome.http.pages.demo_routes import DemoUser
-from aerodrome.http.rates import RateLimiter
+from aerodrome.http.rates import RateLimiter, RequestCounts
 from aerodrome.http.sealed_cookies import BegunSignIns
 from aerodrome.http.sealing import SealedOptions
 from aerodrome.http.site import HttpSettings, HttpStores, Office, Site
@@ -57,6 +57,7 @@ class HttpEdge:
             Teams(gateway, users),
             Replays(stores.idempotency, clock, settings.idempotency),
             RateLimiter(settings.requests_per_minute, clock),
+            RequestCounts(settings.open_requests_per_user),
         )
         #: Where it listens, once it does.
         self.address: tuple[str, int] | None = None

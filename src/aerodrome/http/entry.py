@@ -19,7 +19,7 @@ async def enter(request: Request, site: Site, owner: Owner) -> None:
     """Let a request in.
 
     Raises:
-        errors.RateLimited: its owner made too many. idempotency.Replayed: it was answered before.
+        errors.RateLimited, errors.OverCapacity: its owner made too many. idempotency.Replayed: it was answered before.
         errors.AerodromeError: as idempotency.Replays.begin says.
     """
     take_rate(request, site, owner)
@@ -28,12 +28,18 @@ async def enter(request: Request, site: Site, owner: Owner) -> None:
 
 
 def take_rate(request: Request, site: Site, owner: Owner) -> None:
-    """Count a request. Raises errors.RateLimited: its owner made too many."""
+    """Count a request, for as long as it is under way.
+
+    Raises:
+        errors.RateLimited: its owner made too many. errors.OverCapacity: its owner has too many under way.
+    """
     try:
         request.state.allowance = site.rates.take(owner)
     except errors.RateLimited:
         request.state.allowance = site.rates.spent()
         raise
+    if not hasattr(request.state, "leave"):
+        request.state.leave = site.under_way.enter(owner)
 
 
 async def _begin(request: Request, site: Site, owner: Owner) -> Attempt | None:

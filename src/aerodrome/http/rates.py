@@ -1,12 +1,14 @@
-"""How many requests an owner may make: a token bucket for each, told in the header fields of the IETF's RateLimit draft.
+"""How many requests an owner may make, a token bucket for each, told in header fields of the IETF's RateLimit draft; and at once.
 
 Pure but for the clock. The draft: draft-ietf-httpapi-ratelimit-headers, `RateLimit-Policy` and `RateLimit` as structured fields.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aerodrome import errors
@@ -89,3 +91,29 @@ class RateLimiter:
         bucket.filled_at = now
         self._buckets.move_to_end(owner)
         return bucket
+
+
+class RequestCounts:
+    """How many requests of each owner are under way; `limit` 0: any number. All share one listener, which takes so many."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._counts: Counter[Owner] = Counter()
+
+    def enter(self, owner: Owner) -> Callable[[], None]:
+        """Count a request; return what is to be called when it is over.
+
+        Raises:
+            errors.OverCapacity: as many as may be are under way.
+        """
+        if self._limit and self._counts[owner] >= self._limit:
+            raise errors.OverCapacity(
+                f"expected at most {self._limit} requests of one user at once, streams among them: end some"
+            )
+        self._counts[owner] += 1
+        return functools.partial(self._leave, owner)
+
+    def _leave(self, owner: Owner) -> None:
+        self._counts[owner] -= 1
+        if not self._counts[owner]:
+            del self._counts[owner]

@@ -17,7 +17,7 @@ from aerodrome.gateway.service import TenantGateway
 from aerodrome.http.asks import Asks
 from aerodrome.http.browsers import BrowserSessions, BrowserSettings
 from aerodrome.http.idempotency import IdempotencySettings, Replays
-from aerodrome.http.rates import RateLimiter
+from aerodrome.http.rates import RateLimiter, RequestCounts
 from aerodrome.http.sealed_cookies import BegunSignIns
 from aerodrome.http.sse import StreamSettings
 from aerodrome.http.teams import Teams
@@ -52,6 +52,8 @@ class HttpSettings:
     browsers: BrowserSettings = field(default_factory=BrowserSettings)
     #: Of each owner; 0: as many as come.
     requests_per_minute: int = 0
+    #: So many of one user may be under way at once, streams among them. 0: any number.
+    open_requests_per_user: int = 0
     idempotency: IdempotencySettings = field(default_factory=IdempotencySettings)
     #: Whether the users of a tenant have a session in common (`/team-chat`).
     team_chat: bool = False
@@ -119,6 +121,7 @@ class Site:
     teams: Teams
     replays: Replays
     rates: RateLimiter
+    under_way: RequestCounts
 
     @property
     def services(self) -> Services:
