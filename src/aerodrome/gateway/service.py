@@ -116,10 +116,10 @@ class TenantGateway:
             return
         owner, limit = greeting.principal.owner, self._services.settings.links_per_user
         if limit and self._links[owner] >= limit:
-            refusal = errors.OverCapacity(f"expected at most {limit} links of one user, which are open: close some")
+            crowded = errors.OverCapacity(f"expected at most {limit} links of one user, which are open: close some")
             self._services.recorder.reject("capacity")
-            audit.not_authenticated(link.peer, None, refusal)
-            link.send(handshake.answer_error(greeting.request_id, refusal))
+            audit.not_authenticated(link.peer, None, crowded)
+            link.send(handshake.answer_error(greeting.request_id, crowded))
             return
         audit.authenticated(link.peer, greeting.principal)
         self._links[owner] += 1
