@@ -220,6 +220,20 @@ async def test_a_share_link_makes_members_until_it_is_used_up_or_expired(rig):
         await stranger.call("aerodrome.links.use", {"token": fresh["token"]})
 
 
+async def test_share_links_of_a_session_are_bounded_and_spent_ones_are_forgotten(rig):
+    owner, _ = await shared_session(rig, "shared", ben=["observer"])
+    wanted = {"sessionId": "s1", "roles": ["observer"]}
+    spent = await owner.call("aerodrome.links.create", {**wanted, "uses": 1})
+    await (await rig.client("shared", "cat")).call("aerodrome.links.use", {"token": spent["token"]})
+    made = [await owner.call("aerodrome.links.create", wanted) for _ in range(100)]
+    with pytest.raises(RpcError, match="at most 100 share links of a session: revoke some"):
+        await owner.call("aerodrome.links.create", wanted)
+    listed = (await owner.call("aerodrome.links.list", {"sessionId": "s1"}))["links"]
+    assert {one["linkId"] for one in listed} == {one["linkId"] for one in made}
+    await owner.call("aerodrome.links.revoke", {"sessionId": "s1", "linkId": made[0]["linkId"]})
+    assert (await owner.call("aerodrome.links.create", wanted))["token"]
+
+
 async def test_members_are_told_who_is_here(rig):
     owner, members = await shared_session(rig, "team", ben=["observer"])
     await owner.wait_until(lambda: len(said(owner, "aerodrome.presence")) >= 1)

@@ -115,7 +115,11 @@ class ShareLink:
     def opens(self, secret: str, now: float) -> bool:
         """Say whether a secret opens it at `now`; takes the same time for any wrong secret."""
         matches = hmac.compare_digest(self.secret_hash, _hash(secret))
-        return matches and now < self.expires_at and self.uses_left > 0
+        return matches and not self.is_spent(now)
+
+    def is_spent(self, now: float) -> bool:
+        """Say whether it opens nothing any more."""
+        return now >= self.expires_at or self.uses_left < 1
 
 
 def rights_of(roles: Iterable[Role]) -> frozenset[Right]:

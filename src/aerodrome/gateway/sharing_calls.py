@@ -25,6 +25,8 @@ from aerodrome.protocol import messages
 PREFIX = "aerodrome."
 #: The one call that waits for others' turns.
 WAITS = "aerodrome.turns.acquire"
+#: Of a session, that may still be used.
+MOST_LINKS = 100
 _Id = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,250}$")]
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Roles = Annotated[list[str], Meta(min_length=1, max_length=3)]
@@ -269,10 +271,22 @@ async def _amend(
 async def _create_link(asking: _Asking, wanted: NewLink) -> dict[str, Any]:
     roles = membership.check_roles(wanted.roles)
     now = asking.shared.clock.now()
+    await _check_links(asking, wanted.sessionId, now)
     link, token = membership.create_link(wanted.sessionId, roles, now, wanted.seconds, wanted.uses)
     await asking.shared.stores.sharings.add_link(link)
     _note(asking, wanted.sessionId, "link.create")
     return {"linkId": link.link_id, "token": token, "expiresAt": link.expires_at, "uses": wanted.uses}
+
+
+async def _check_links(asking: _Asking, session_id: str, now: float) -> None:
+    """Forget links that open nothing any more, and check that there is room for one."""
+    sharings = asking.shared.stores.sharings
+    links = await sharings.list_links(session_id)
+    spent = [link for link in links if link.is_spent(now)]
+    for link in spent:
+        await sharings.revoke_link(session_id, link.link_id)
+    if len(links) - len(spent) >= MOST_LINKS:
+        raise errors.OverCapacity(f"expected at most {MOST_LINKS} share links of a session: revoke some")
 
 
 async def _list_links(asking: _Asking, wanted: Named) -> dict[str, Any]:
