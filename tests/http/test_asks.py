@@ -177,7 +177,10 @@ async def test_what_a_killed_gateway_left_of_a_question_is_deleted_at_the_next_s
     await http.rig.settled(lambda: not any(runtime.sessions for runtime in http.rig.scripted.runtimes))
     await http.edge.aclose()
 
-    async with http_rig.open_http(http.rig, stores=http.stores):
+    async with http_rig.open_http(http.rig, stores=http.stores) as following:
+        caller = await following.caller(tenant)
+        listed = (await caller.get("/v1/sessions")).json()["sessions"]
+        assert [one["session_id"] for one in listed] == ["kept"], "nobody is to find it, before it is deleted either"
         async with asyncio.timeout(WAIT_SECONDS):
             while await http.stores.conversations.list_ephemeral():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)

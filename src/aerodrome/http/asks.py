@@ -54,10 +54,21 @@ class Asks:
         self._gateway = gateway
         self._users = users
         self._open: set[str] = set()
+        #: Of earlier gateways, until they are deleted.
+        self._left_behind: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         services = gateway.services
         presence = ResidentPresence(services)
         self._deletion = SessionDeletion(services.fleet, services.ownership, presence, _SETTLE_SECONDS)
+
+    async def find_leftovers(self) -> None:
+        """Learn what earlier gateways left, before anybody asks for their sessions."""
+        try:
+            found = await self._users.store.list_ephemeral()
+        except errors.StoreUnavailable as error:
+            _log.warning("http.leftover_failed", reason=error.message)
+        else:
+            self._left_behind = {session_id for session_id, _ in found if session_id not in self._open}
 
     def start(self) -> None:
         """Begin to delete what earlier gateways left."""
@@ -65,7 +76,7 @@ class Asks:
 
     def is_open(self, session_id: str) -> bool:
         """Say whether a session is that of a question, which nobody is to find."""
-        return session_id in self._open
+        return session_id in self._open or session_id in self._left_behind
 
     async def begin(self, principal: Principal, prompt: str, chosen: SessionOptions, seconds: float) -> Ask:
         """Ask a question that may take so long.
@@ -166,10 +177,12 @@ class Asks:
         for session_id, owner in await self._users.store.list_ephemeral():
             if session_id in self._open:
                 continue
+            self._left_behind.add(session_id)
             try:
                 await self._remove(session_id, owner=owner)
             except errors.AerodromeError as error:
                 _log.warning("http.leftover_failed", session=session_id, reason=error.message)
+        await self.find_leftovers()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

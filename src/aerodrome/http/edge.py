@@ -74,6 +74,7 @@ class HttpEdge:
             errors.ConfigError: the address cannot be listened on.
         """
         settings = self.site.settings
+        await self.site.asks.find_leftovers()
         try:
             port = await self._server.start(settings.host, settings.port)
         except OSError as error:
