@@ -100,8 +100,7 @@ async def measure_one(host: RuntimeHost, settings: FleetSettings, user: str, mea
     directories.create(is_confined=confinement is not None)
     wanted = spec.spawn_spec(f"rt-{user}", "token", directories, settings, confinement)
     began = time.perf_counter()
-    if settings.compile_cache is not None and confinement is None:
-        compiled.link(settings.compile_cache, spec.compiled_links(f"rt-{user}", settings.state_directory))
+    compiled.link(f"rt-{user}", settings, confinement)
     process = await host.spawn(wanted)
     address = await process.address()
     dial = functools.partial(process.network.connect, address[1]) if process.network else None

@@ -62,9 +62,9 @@ def wanted(node: release.RuntimeRelease, state: Path, is_sandboxed: bool) -> Spa
     realm = Realm("user:t/ann", Isolation.USER, has_host_tools=True)
     directories = spec.directories_of(realm, state)
     directories.create(is_confined=is_sandboxed)
-    if node.compile_cache is not None and not is_sandboxed:
-        compiled.link(node.compile_cache, spec.compiled_links("rt-1", state))
-    return spec.spawn_spec("rt-1", "token", directories, settings, spec.confinement_of(realm, "rt-1", settings))
+    confinement = spec.confinement_of(realm, "rt-1", settings)
+    compiled.link("rt-1", settings, confinement)
+    return spec.spawn_spec("rt-1", "token", directories, settings, confinement)
 
 
 async def last_words(host: RuntimeHost, to_spawn: SpawnSpec, *argv: str) -> str:

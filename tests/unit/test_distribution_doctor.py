@@ -7,21 +7,14 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aerodrome import errors
-from aerodrome.adapters.distribution import cache, doctor, locate, surroundings, trial
+from aerodrome.adapters.distribution import doctor, locate, surroundings, trial
 from aerodrome.adapters.distribution.check import Check, Machine, Status
 from aerodrome.testing.fake_release import Behaviour, FakeRelease
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeRelease]:
-    yield FakeRelease(tmp_path)
-    cache.discard(tmp_path)
 
 
 @pytest.fixture

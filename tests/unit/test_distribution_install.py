@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ import pytest
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import cache, child, install, locate, manifest, release
-from aerodrome.testing.fake_release import PACKAGE, PLATFORM, FakeRelease
+from aerodrome.testing.fake_release import PACKAGE, PLATFORM, FakeRelease, environment
 
 NATIVE = f"prebuilds/{PLATFORM}/copilot-runtime"
 VERIFIED = release.Wanted(verify=True)
@@ -33,18 +32,8 @@ print(found.entry)
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeRelease]:
-    yield FakeRelease(tmp_path)
-    cache.discard(tmp_path)
-
-
-@pytest.fixture
 def root(fake: FakeRelease) -> Path:
     return fake.root / "cache"
-
-
-def environment(*path: Path) -> dict[str, str]:
-    return {"PATH": os.pathsep.join([*map(str, path), "/usr/bin", "/bin"])}
 
 
 def in_process(root: Path, npm: Path, pin: release.Pin) -> subprocess.Popen[str]:

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aerodrome import errors
 from aerodrome.adapters.distribution import cache, install, locate, release
-from aerodrome.testing.fake_release import PACKAGE, PLATFORM, FakeRelease
+from aerodrome.testing.fake_release import PACKAGE, PLATFORM, FakeRelease, environment
 
 NATIVE = f"prebuilds/{PLATFORM}/copilot-runtime"
 VERIFIED = release.Wanted(verify=True)
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeRelease]:
-    yield FakeRelease(tmp_path)
-    cache.discard(tmp_path)
-
-
-def environment(*path: Path, **more: str) -> dict[str, str]:
-    return {"PATH": os.pathsep.join([*map(str, path), "/usr/bin", "/bin"]), **more}
 
 
 def filled_cache(fake: FakeRelease) -> tuple[Path, release.Pin]:

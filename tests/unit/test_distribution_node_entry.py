@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aerodrome import errors
-from aerodrome.adapters.distribution import cache, install, locate
+from aerodrome.adapters.distribution import install, locate
 from aerodrome.adapters.distribution.release import Wanted
-from aerodrome.testing.fake_release import FakeRelease
+from aerodrome.testing.fake_release import FakeRelease, environment
 
 NODE, VERIFIED = Wanted("node"), Wanted("node", verify=True)
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeRelease]:
-    yield FakeRelease(tmp_path)
-    cache.discard(tmp_path)
-
-
-@pytest.fixture
 def root(fake: FakeRelease) -> Path:
     return fake.root / "cache"
-
-
-def environment(*path: Path) -> dict[str, str]:
-    return {"PATH": os.pathsep.join([*map(str, path), "/usr/bin", "/bin"])}
 
 
 def test_the_entry_point_that_is_wanted_is_the_one_of_the_same_release(fake: FakeRelease, root: Path) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from aerodrome.core import compile_cache
+from aerodrome.fleet import spec
+from aerodrome.fleet.spec import FleetSettings
+from aerodrome.ports.host import Confinement
 
 
-def link(shared: Path, own: Path) -> None:
-    """Make a directory with links to all that was compiled, for this user id. Blocking: some ten files. Idempotent."""
-    for filled in shared.iterdir():
+def link(runtime_id: str, settings: FleetSettings, confinement: Confinement | None) -> None:
+    """Make what a runtime needs of it, for this user id. Blocking: some ten files. Idempotent."""
+    own = spec.compiled_links(runtime_id, settings, confinement)
+    if own is None or settings.compile_cache is None:
+        return
+    for filled in settings.compile_cache.iterdir():
         directory = own / compile_cache.directory_name(filled.name, os.geteuid())
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for code in filled.iterdir():

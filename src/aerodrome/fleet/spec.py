@@ -172,9 +172,14 @@ def placeholders(runtime_id: str, state_directory: Path) -> Directories:
     return Directories(_runtimes(state_directory) / runtime_id / "warm")
 
 
-def compiled_links(runtime_id: str, state_directory: Path) -> Path:
-    """Return the directory of an unconfined runtime's links to code that was compiled ahead (fleet.compiled)."""
-    return runtime_directories(runtime_id, state_directory).root / "compiled"
+def compiled_links(runtime_id: str, settings: FleetSettings, confinement: Confinement | None) -> Path | None:
+    """Return the directory of a runtime's links to code that was compiled ahead (fleet.compiled).
+
+    None: nothing was, or a sandbox shows it as it is.
+    """
+    if settings.compile_cache is None or confinement is not None:
+        return None
+    return runtime_directories(runtime_id, settings.state_directory).root / "compiled"
 
 
 def remove_leftovers(state_directory: Path) -> None:
@@ -256,9 +261,7 @@ def spawn_spec(
     confinement: Confinement | None = None,
 ) -> SpawnSpec:
     """Return the process to start for one runtime. The token goes by environment, never by argument."""
-    compiled = compiled_links(runtime_id, settings.state_directory)
-    # In a sandbox it is the sandbox that shows it.
-    has_compiled = settings.compile_cache is not None and confinement is None
+    compiled = compiled_links(runtime_id, settings, confinement)
     environment = {
         "PATH": _PATH,
         "LANG": "C.UTF-8",
@@ -269,7 +272,7 @@ def spawn_spec(
         "COPILOT_DISABLE_KEYTAR": "1",
         # The runtime gives memory of unloaded sessions back only with this (protocol facts 2.1).
         "MALLOC_TRIM_THRESHOLD_": "131072",
-        **({"NODE_COMPILE_CACHE": str(compiled)} if has_compiled else {}),
+        **({} if compiled is None else {"NODE_COMPILE_CACHE": str(compiled)}),
         **settings.environment,
         "COPILOT_CONNECTION_TOKEN": token,
     }

@@ -95,10 +95,7 @@ class SupervisedRuntime:
             errors.SpawnFailed: the last failure, when the backoff's budget is spent; the state is FATAL then.
         """
         self._point_to(self.realm)
-        if self._settings.compile_cache is not None and self._confinement is None:
-            compiled.link(
-                self._settings.compile_cache, spec.compiled_links(self.runtime_id, self._settings.state_directory)
-            )
+        compiled.link(self.runtime_id, self._settings, self._confinement)
         failures = 0
         while True:
             try:

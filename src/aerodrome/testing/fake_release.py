@@ -7,6 +7,7 @@ can count. Not a scripted runtime for gateway tests: the runtime here only knows
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -153,6 +154,11 @@ class FakeRelease:
     def pin(self, binary: Path, version: str | None = None) -> Pin:
         """Return a pin that this executable satisfies."""
         return Pin(PLATFORM, PACKAGE, manifest.sha256(binary), binary.stat().st_size, {}, version or self.version)
+
+
+def environment(*path: Path, **more: str) -> dict[str, str]:
+    """Return an environment with these directories first on the path."""
+    return {"PATH": os.pathsep.join([*map(str, path), "/usr/bin", "/bin"]), **more}
 
 
 def _script(path: Path, text: str) -> Path:
