@@ -211,3 +211,40 @@ async def test_a_question_under_way_ends_with_its_gateway(http):
                 if event.kind == "user.message":
                     await http.edge.aclose()
     assert not http.edge.users.users
+
+
+async def test_a_question_that_ends_while_sessions_are_listed_is_not_among_them(http, monkeypatch):
+    caller = await http.caller("shared")
+    registry, has_read, may_arrive = http.rig.registry, asyncio.Event(), asyncio.Event()
+    list_owned = registry.list_owned
+
+    async def arrive_late(owner):
+        found = await list_owned(owner)
+        has_read.set()
+        await may_arrive.wait()
+        return found
+
+    asking = asyncio.create_task(caller.post("/v1/ask", json={"prompt": "[hold]"}))
+    await http.rig.settled(lambda: registry._records and http.rig.gateway.guests)
+    monkeypatch.setattr(registry, "list_owned", arrive_late)
+
+    listing = asyncio.create_task(caller.get("/v1/sessions"))
+    await has_read.wait()
+    asking.cancel()
+    await asyncio.wait((asking,))
+    await nothing_left(http)
+    may_arrive.set()
+
+    assert (await listing).json()["sessions"] == []
+
+
+async def test_a_question_that_begins_and_ends_while_sessions_are_listed_is_not_among_them(http):
+    caller = await http.caller("shared")
+    asks = http.edge.site.asks
+    with asks.hiding() as hidden:
+        answer = await caller.post("/v1/ask", json={"prompt": "hello"})
+        await nothing_left(http)
+
+        assert answer.json()["session_id"] in hidden
+    with asks.hiding() as hidden:
+        assert hidden == set()

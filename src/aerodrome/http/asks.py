@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -56,6 +57,8 @@ class Asks:
         self._open: set[str] = set()
         #: Of earlier gateways, until they are deleted.
         self._left_behind: set[str] = set()
+        #: What those who are listing sessions now must not show.
+        self._hidden: list[set[str]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         services = gateway.services
         presence = ResidentPresence(services)
@@ -74,9 +77,19 @@ class Asks:
         """Begin to delete what earlier gateways left."""
         self._keep(asyncio.create_task(self._look(), name="leftovers of questions"))
 
-    def is_open(self, session_id: str) -> bool:
-        """Say whether a session is that of a question, which nobody is to find."""
-        return session_id in self._open or session_id in self._left_behind
+    @contextmanager
+    def hiding(self) -> Iterator[set[str]]:
+        """Yield the sessions of questions, which nobody is to find, while they are being listed.
+
+        What is read from a store may be older than the question's end, so those that end meanwhile stay in it, and those
+        that begin come to it.
+        """
+        hidden = self._open | self._left_behind
+        self._hidden.append(hidden)
+        try:
+            yield hidden
+        finally:
+            self._hidden = [other for other in self._hidden if other is not hidden]
 
     async def begin(self, principal: Principal, prompt: str, chosen: SessionOptions, seconds: float) -> Ask:
         """Ask a question that may take so long.
@@ -86,6 +99,8 @@ class Asks:
         """
         session_id = f"ask-{uuid.uuid4()}"
         self._open.add(session_id)
+        for hidden in self._hidden:
+            hidden.add(session_id)
         try:
             user = await self._users.of(principal)
             held = await user.create(session_id, chosen, is_ephemeral=True)
@@ -129,6 +144,7 @@ class Asks:
             await self._remove(session_id, ask.user)
         except errors.AerodromeError as error:
             # It is marked in the store: the next look deletes it.
+            self._left_behind.add(session_id)
             _log.info("http.leftover_failed", session=session_id, reason=error.message)
         finally:
             self._open.discard(session_id)

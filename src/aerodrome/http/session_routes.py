@@ -37,7 +37,8 @@ async def list_all(
 ) -> SessionPage:
     """List the caller's sessions, the most recently used first; also those made over SDK links."""
     site = caller.site
-    records = [record for record in await _list_records(caller) if not site.asks.is_open(record.session_id)]
+    with site.asks.hiding() as hidden:
+        records = [record for record in await _list_records(caller) if record.session_id not in hidden]
     page, following = shapes.page(records, lambda one: one.session_id, limit, after)
     kept = await site.users.store.find_all([one.session_id for one in page], caller.owner)
     sessions = []

@@ -57,8 +57,10 @@ async def of_visitor(visitor: Visitor, wanted: Wanted | None = None, limit: int 
 
 
 async def _of_user(visitor: Visitor, wanted: Wanted, limit: int) -> SessionRows:
-    services = visitor.caller.site.services
-    records = list(await services.ownership.registry.list_owned(visitor.caller.owner))
+    site = visitor.caller.site
+    with site.asks.hiding() as hidden:
+        owned = await site.services.ownership.registry.list_owned(visitor.caller.owner)
+        records = [record for record in owned if record.session_id not in hidden]
     rows = [_of_record(visitor, record) for record in records]
     found = [row for row in rows if _fits(row, wanted)]
     begin = int(wanted.after) if wanted.after.isdecimal() and len(wanted.after) < 9 else 0
