@@ -110,6 +110,14 @@ async def test_a_session_that_never_had_a_turn_is_made_again_on_a_fresh_gateway(
     assert "messageId" in await program.call("session.send", {"sessionId": "s1", "prompt": "hello"})
 
 
+async def test_a_session_resumed_before_its_first_turn_is_made_again_on_a_fresh_gateway(rig, way, program):
+    await program.call("session.create", {"sessionId": "s1", "model": "m"})
+    await program.call("session.resume", {"sessionId": "s1", "model": "m"})
+    way.cut()
+    await rig.settled(lambda: not any(runtime.sessions for runtime in rig.scripted.runtimes))
+    assert "messageId" in await program.call("session.send", {"sessionId": "s1", "prompt": "hello"})
+
+
 async def test_requests_wait_while_there_is_no_gateway_and_fail_retryably_when_patience_ends(way):
     async with forwarding(way, patience_seconds=0.3) as address:
         program = await peer.open_client(*address, None)

@@ -73,6 +73,58 @@ async def test_a_session_without_a_turn_hears_nothing_of_the_death(rig):
     assert "session.error" not in client.events("s")
 
 
+@pytest.mark.parametrize("tenant", EVERYONE)
+@pytest.mark.parametrize("is_alone", [True, False], ids=["who created it has left", "who created it is there"])
+async def test_a_session_resumed_before_its_first_turn_is_made_again_for_who_resumed_it(rig, tenant, is_alone):
+    """Such a session is in a runtime's memory only, so that there is nothing to lose, and nothing to resume."""
+    first, second = await rig.client(tenant), await rig.client(tenant)
+    await first.call("session.create", {"sessionId": "s"})
+    await second.call("session.resume", {"sessionId": "s", "model": "demo", "continuePendingWork": True})
+    if is_alone:
+        await first.call("session.detach", {"sessionId": "s"})
+    await kill(rig)
+
+    await second.call("session.send", {"sessionId": "s", "prompt": "x"})
+    await second.wait_for_event("s", "session.idle")
+
+    created = rig.scripted.runtimes[1].called("session.create")
+    assert len(created) == 1
+    if is_alone:
+        assert created[0]["model"] == "demo"
+        assert "continuePendingWork" not in created[0], "only a resume has it"
+
+
+async def test_a_link_that_resumes_what_it_created_has_it_made_again_before_its_first_turn(rig):
+    client = await rig.client("shared")
+    await client.call("session.create", {"sessionId": "s"})
+    await client.call("session.resume", {"sessionId": "s"})
+    await kill(rig)
+    await client.call("session.send", {"sessionId": "s", "prompt": "x"})
+    await client.wait_for_event("s", "session.idle")
+
+
+@pytest.mark.parametrize("who_had_it", ["another", "this one", "nobody"])
+async def test_a_resumed_session_that_had_a_turn_is_never_made_again(rig, who_had_it):
+    first, second = await rig.client("shared"), await rig.client("shared")
+    await first.call("session.create", {"sessionId": "s"})
+    if who_had_it == "another":
+        await turn(first, "s")
+    if who_had_it == "nobody":
+        await turn(first, "s")
+        await first.call("session.detach", {"sessionId": "s"})
+    await second.call("session.resume", {"sessionId": "s"})
+    if who_had_it == "this one":
+        await turn(second, "s")
+    rig.scripted.runtimes[0].disk.discard("s")
+    await kill(rig)
+    rig.scripted.runtimes[0].disk.discard("s")
+
+    with pytest.raises(RpcError, match="not on disk any more") as raised:
+        await second.call("session.send", {"sessionId": "s", "prompt": "x"})
+
+    assert raised.value.data["code"] == "session_missing"
+
+
 async def test_the_next_call_resumes_with_what_create_and_options_said(rig):
     client = await rig.client("alone")
     await client.call("session.create", {**PARAMS, "name": "only for create"})

@@ -232,7 +232,7 @@ class Ledger:
         if method == "session.create":
             held.create = {**params, "sessionId": session_id}
         else:
-            held.resume, held.is_kept = params, True
+            held.resume, held.is_kept = params, before is None or before.is_kept
 
     def _close(self, method: str, params: dict[str, Any]) -> None:
         row = methods.lookup(method)

@@ -38,9 +38,8 @@ async def _restore_session(ledger: Ledger, held: HeldSession, call: Call) -> Non
     held.hush()
     params = reopening.resume_params(held.session_id, held.create, held.resume)
     answer = await call("session.resume", params)
-    if answer.error is not UNSET and held.create is not None and not held.is_kept and reopening.is_missing(answer):
-        # A session that never had a turn is not on disk: make it again.
-        answer = await call("session.create", held.create)
+    if answer.error is not UNSET and not held.is_kept and reopening.is_missing(answer):
+        answer = await call("session.create", reopening.create_params(held.create, held.resume))
     if answer.error is not UNSET:
         reason = reopening.message_of(answer)
         if _may_try_again(answer):

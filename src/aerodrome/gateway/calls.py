@@ -176,11 +176,12 @@ async def resume(client: Client, request: Request) -> None:
         raise
     before = client.attachments.get(session_id)
     was_live = before is not None and before.is_live
+    is_kept = _is_kept(client, session_id)
     held = _hold(client, session_id, upstream)
     recipe = (held.create, held.resume, held.options, held.replays, held.opening)
     held.describe(create=None, resume=params)
     held.opening = opening
-    held.is_kept = True
+    held.is_kept = is_kept
 
     async def finish(answer: Envelope) -> bytes:
         # Once this answer is on its way, what the client has missed may follow it.
@@ -368,6 +369,17 @@ def _hold(client: Client, session_id: str, upstream: Upstream) -> Attachment:
     client.services.residents.hold(client, held)
     upstream.handle.opened += 1
     return held
+
+
+def _is_kept(client: Client, session_id: str) -> bool:
+    """Say whether a session that is about to be resumed is on disk.
+
+    One that links hold and that never had a turn is in a runtime's memory only: whoever joins it there has to have it made
+    again when that runtime is gone.
+    """
+    resident = client.services.residents.find(client.realm.key, session_id)
+    known = [holder.held.is_kept for holder in resident.holders.values()] if resident is not None else []
+    return not known or any(known)
 
 
 async def _upstream_to_open(client: Client, session_id: str) -> Upstream:

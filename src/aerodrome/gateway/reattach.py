@@ -227,10 +227,9 @@ async def _open_again(client: Client, upstream: Upstream, held: Attachment) -> N
 
     resumed = reopening.resume_params(held.session_id, held.create, held.resume)
     answer = await upstream.call("session.resume", await opening(resumed))
-    if answer.error is not UNSET and held.create is not None and not held.is_kept and reopening.is_missing(answer):
-        # A session that never had a turn is not on disk (protocol facts 1.8): make it again.
+    if answer.error is not UNSET and not held.is_kept and reopening.is_missing(answer):
         held.hushed.pop("session.resume", None)
-        answer = await upstream.call("session.create", await opening(held.create))
+        answer = await upstream.call("session.create", await opening(reopening.create_params(held.create, held.resume)))
     if answer.error is not UNSET and reopening.is_missing(answer):
         raise errors.SessionMissing(
             f"session {held.session_id} is not on disk any more: {reopening.message_of(answer)}"

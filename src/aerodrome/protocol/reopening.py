@@ -19,6 +19,14 @@ from aerodrome.protocol import messages
 from aerodrome.protocol.messages import Envelope
 
 CREATE_ONLY = ("cloud", "name", "refreshCustomInstructions", "trustWorkingDirectory")
+RESUME_ONLY = (
+    "allowTranscriptRecovery",
+    "continuePendingWork",
+    "disableResume",
+    "openCanvases",
+    "requestedEnvironmentVariables",
+    "workflows",
+)
 #: What a runtime says when a session is opened, some of it only with the next turn (measured); until that has begun nobody
 #: hears it.
 OPENING_EVENTS = (
@@ -44,6 +52,13 @@ def resume_params(session_id: str, create: Mapping[str, Any] | None, resume: dic
         return resume
     kept = {name: value for name, value in (create or {}).items() if name not in CREATE_ONLY}
     return {**kept, "sessionId": session_id}
+
+
+def create_params(create: dict[str, Any] | None, resume: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the parameters that make a session again which never had a turn: then it is not on disk (protocol facts 1.8)."""
+    if create is not None:
+        return create
+    return {name: value for name, value in (resume or {}).items() if name not in RESUME_ONLY}
 
 
 def event(session_id: str, kind: str, data: dict[str, Any]) -> bytes:
