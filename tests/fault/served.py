@@ -23,6 +23,7 @@ from aerodrome.core import identity
 from aerodrome.core.identity import Owner, Tenant
 from aerodrome.core.policy import Policy
 from aerodrome.testing import peer as peers
+from aerodrome.testing import process_table
 from aerodrome.testing.peer import Peer
 
 MARK = b"AERODROME_RUNTIME_ID="
@@ -72,8 +73,11 @@ class Served:
 
 
 def runtimes_below(state: Path) -> dict[str, tuple[int, str]]:
-    """Return pid and home of every runtime process of a state directory; what an agent started carries other marks."""
-    found: dict[str, tuple[int, str]] = {}
+    """Return pid and home of every runtime of a state directory; what an agent started carries other marks.
+
+    A child that a runtime has forked, and that has not become another program yet, looks like the runtime itself.
+    """
+    found: dict[int, tuple[str, str]] = {}
     for pid, variables in carriers(state):
         command = b""
         with suppress(OSError):
@@ -81,8 +85,9 @@ def runtimes_below(state: Path) -> dict[str, tuple[int, str]]:
         marks = [variable[len(MARK) :].decode() for variable in variables if variable.startswith(MARK)]
         if marks and b"copilot" in command.rpartition(b"/")[2]:
             home = next((v[13:].decode() for v in variables if v.startswith(b"COPILOT_HOME=")), "")
-            found[marks[0]] = (pid, os.path.realpath(home))
-    return found
+            found[pid] = (marks[0], os.path.realpath(home))
+    forked = {pid for pid, (mark, _) in found.items() if found.get(parent_of(pid), ("", ""))[0] == mark}
+    return {mark: (pid, home) for pid, (mark, home) in found.items() if pid not in forked}
 
 
 def carriers(state: Path) -> list[tuple[int, list[bytes]]]:
@@ -102,6 +107,13 @@ def state_of(pid: int) -> str:
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
     return ""
+
+
+def parent_of(pid: int) -> int:
+    """Return the pid of a process's parent, 0 if it is gone."""
+    with suppress(OSError):
+        return process_table.parent_of(pid)
+    return 0
 
 
 @asynccontextmanager
