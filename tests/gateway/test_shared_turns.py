@@ -235,3 +235,136 @@ async def test_who_steered_a_turn_is_kept_as_who_sent_one_is(rig):
     assert [entry.owner.user for entry in entries] == ["ann", "ben"]
     kept = await rig.sharing.stores.sharings.list_sent("s1")
     assert {one.message_id: one.user for one in kept}[sent["messageId"]] == "ben"
+
+
+class Steered:
+    """A runtime whose turns end when the test says so; a message that comes in one's time is of it (protocol facts, queueing)."""
+
+    def __init__(self, runtime) -> None:
+        self._runtime = runtime
+        self._waiting: list[tuple[str, str]] = []
+        #: Whether the turn ends as the next message comes: before that is answered, or after.
+        self.ends_at_message = ""
+        runtime.on["session.send"] = self._send
+
+    async def _send(self, _peer, params) -> dict:
+        message_id = f"message-{params['prompt']}"
+        self._waiting.append((params["prompt"], message_id))
+        when, self.ends_at_message = self.ends_at_message, ""
+        if when == "before":
+            self.idle()
+        elif when == "after":
+            asyncio.get_running_loop().call_soon(self.idle)
+        return {"messageId": message_id}
+
+    def begin(self) -> None:
+        """Begin all that was sent and has not begun."""
+        session, self._waiting, waiting = self._runtime.sessions["s1"], [], self._waiting
+        for prompt, message_id in waiting:
+            self._runtime.emit(session, "user.message", {"content": prompt, "messageId": message_id})
+        self._runtime.emit(session, "assistant.turn_start")
+
+    def idle(self) -> None:
+        self._runtime.emit(self._runtime.sessions["s1"], "session.idle", {"aborted": False})
+
+
+async def steered_session(rig, billing: str = "sender") -> tuple:
+    """Return the clients of a session in which ann's turn runs and is to be steered by whoever sends."""
+    owner, members = await shared_session(rig, "shared", ben=["driver"], cat=["driver"])
+    await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "busy": "steer", "billing": billing})
+    runtime = Steered(rig.scripted.runtimes[0])
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "ann"})
+    runtime.begin()
+    for peer in (owner, *members.values()):
+        await peer.wait_for_event("s1", "assistant.turn_start")
+    return owner, members, runtime
+
+
+async def test_a_message_whose_turn_to_steer_ends_before_it_is_sent_waits_for_a_turn_of_its_own(rig):
+    owner, members, runtime = await steered_session(rig)
+    order, find_owner = rig.sharing.stores.coordinator.look, rig.ownership.find_owner
+    chosen, may_go = asyncio.Event(), asyncio.Event()
+
+    async def look(session_id):
+        chosen.set()
+        return await order(session_id)
+
+    async def find(session_id):
+        if chosen.is_set():
+            reached.set()
+            await may_go.wait()
+        return await find_owner(session_id)
+
+    reached = asyncio.Event()
+    rig.sharing.stores.coordinator.look, rig.ownership.find_owner = look, find
+    late = members["ben"].ask("session.send", {"sessionId": "s1", "prompt": "ben", "aerodromeTurn": "turn-ben"})
+    await asyncio.wait_for(reached.wait(), 5)
+    runtime.idle()
+    await owner.wait_for_event("s1", "aerodrome.turn_ended")
+    may_go.set()
+
+    assert (await asyncio.wait_for(late, 5))["messageId"] == "message-ben"
+    sent = rig.scripted.runtimes[0].called("session.send")
+    assert [(one["prompt"], one.get("mode")) for one in sent] == [("ann", None), ("ben", None)]
+    began = [(data["turnId"], data["sender"]) for data in said(owner, "aerodrome.turn_started")]
+    assert began[1:] == [("turn-ben", "ben")]
+
+
+async def used(rig, user: str) -> int:
+    days = await rig.services.usage.list_days(Owner("shared", user), "2000-01-01", "2999-12-31")
+    return sum(day.usage.model_calls for day in days)
+
+
+@pytest.mark.parametrize(("billing", "payer"), [("sender", "ben"), ("owner", "ann")])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_message_that_comes_too_late_to_steer_a_turn_runs_under_its_lease_alone(rig, when, billing, payer):
+    owner, members, runtime = await steered_session(rig, billing)
+    scripted = rig.scripted.runtimes[0]
+    runtime.ends_at_message = when
+    await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "ben"})
+    await owner.wait_for_event("s1", "session.idle")
+    await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "busy": "enqueue"})
+
+    waiting = members["cat"].ask("session.send", {"sessionId": "s1", "prompt": "cat", "aerodromeTurn": "turn-cat"})
+    await owner.wait_for_event("s1", "aerodrome.turn_queued", 2)
+    runtime.begin()
+    scripted.emit(scripted.sessions["s1"], "assistant.usage", {"model": "m", "cost": 1})
+    await owner.wait_for_event("s1", "assistant.usage")
+    look = await owner.call("aerodrome.turns.look", {"sessionId": "s1"})
+    assert [one["turnId"] for one in look["queue"]] == ["turn-cat"]
+    runtime.idle()
+
+    assert (await asyncio.wait_for(waiting, 5))["messageId"] == "message-cat"
+    assert [one["prompt"] for one in scripted.called("session.send")] == ["ann", "ben", "cat"]
+    kept = await rig.sharing.stores.sharings.list_sent("s1")
+    assert {one.message_id: one.user for one in kept}["message-ben"] == "ben"
+    assert await used(rig, payer) == 1
+
+
+async def test_a_message_that_steers_a_turn_in_time_ends_with_it_and_is_on_its_account(rig):
+    owner, members, runtime = await steered_session(rig)
+    scripted = rig.scripted.runtimes[0]
+
+    await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "ben"})
+    runtime.begin()
+    scripted.emit(scripted.sessions["s1"], "assistant.usage", {"model": "m", "cost": 1})
+    runtime.idle()
+
+    await owner.wait_for_event("s1", "aerodrome.turn_ended")
+    assert (await used(rig, "ann"), await used(rig, "ben")) == (1, 0)
+    assert (await members["cat"].call("session.send", {"sessionId": "s1", "prompt": "cat"}, 5))["messageId"]
+
+
+async def test_a_message_that_a_runtime_refuses_to_take_into_a_turn_leaves_that_turn_as_it_was(rig):
+    owner, members, runtime = await steered_session(rig)
+    scripted = rig.scripted.runtimes[0]
+    send = scripted.on.pop("session.send")
+    scripted.faults = replace(scripted.faults, refuses="session.send")
+    with pytest.raises(RpcError):
+        await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "ben"})
+    scripted.faults, scripted.on["session.send"] = replace(scripted.faults, refuses=""), send
+
+    assert said(owner, "aerodrome.turn_ended") == []
+    runtime.idle()
+    await owner.wait_for_event("s1", "aerodrome.turn_ended")
+    assert (await members["cat"].call("session.send", {"sessionId": "s1", "prompt": "cat"}, 5))["messageId"]

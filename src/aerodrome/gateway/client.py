@@ -186,10 +186,8 @@ class Request:
     session_ids: list[str] = field(default_factory=list)
     #: Sessions it names that its caller has not; only where a call may name several (protocol.missing).
     missing_ids: list[str] = field(default_factory=list)
-    #: The turn that it runs in a shared session, once that is its.
+    #: The turn that it runs, or steers, in a shared session, once it may.
     run: Run | None = None
-    #: Whether the runtime is to steer the turn that runs with it: then it begins none.
-    is_steering: bool = False
 
     @property
     def size_bytes(self) -> int:

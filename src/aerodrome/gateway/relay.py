@@ -261,7 +261,7 @@ class Relay:
             return
         session_id = request.session_id
         # A message whose turn it is holds up nobody, and its turn would be over when it left this task.
-        may_park = request.run is None and not request.is_steering and session_id not in self._lanes
+        may_park = request.run is None and session_id not in self._lanes
         if session_id is not None and may_park and self._is_absent(request, session_id):
             self._park(session_id, request)
             return
@@ -286,7 +286,7 @@ class Relay:
         session_id, shared = request.session_id, self._client.services.sharing
         if session_id is None or shared is None or not self._may_queue(request, session_id):
             return False
-        if request.is_steering or await shared.sharing(session_id) is None:
+        if await shared.sharing(session_id) is None:
             return False
         if request.method == _NOT_HANDLED:
             # SDKs try it first and fall back: it must not wait for a turn only to be refused then (protocol facts 1.2).
@@ -302,34 +302,40 @@ class Relay:
         assert turns is not None
         try:
             params = request.object()
-            turn_id, token = params.pop("aerodromeTurn", None), params.pop("aerodromeLease", None)
-            run = await turns.begin(
-                self._client,
-                session_id,
-                _optional(turn_id, str, "aerodromeTurn"),
-                _optional(token, int, "aerodromeLease"),
-            )
-            if run is None:
-                params, request.is_steering = {**params, "mode": "immediate"}, True
-            request.params, request.run = msgspec.Raw(messages.encode(params)), run
+            turn_id = _optional(params.pop("aerodromeTurn", None), str, "aerodromeTurn")
+            token = _optional(params.pop("aerodromeLease", None), int, "aerodromeLease")
+            is_sent = False
+            while not is_sent:
+                run = await turns.begin(self._client, session_id, turn_id, token)
+                said = {**params, "mode": "immediate"} if run.is_steering else params
+                request.params, request.run = msgspec.Raw(messages.encode(said)), run
+                is_sent = await self._send_turn(request, session_id, run)
         except errors.AerodromeError as error:
             self._refuse(request, error)
-            self._flush()
-            return
+        except Exception:
+            self._fail(request)
         finally:
             self._turn_bytes -= size_bytes
+            self._flush()
+
+    async def _send_turn(self, request: Request, session_id: str, run: Run) -> bool:
+        """Send a message whose turn it is; return False where it was to steer one that has ended: it waits for its own."""
+        turns = self._client.services.turns
+        assert turns is not None
         try:
             if self._is_absent(request, session_id):
                 await reattach.bring_back(self._client, session_id)
-            step = self._start(request, is_in_lane=True)
+            step = self._dispatch(request)
             if step is not None:
                 await step()
-        except errors.AerodromeError as error:
-            self._refuse(request, error)
+        except errors.LeaseLost:
+            if not run.is_steering:
+                raise
+            return False
         finally:
-            if run is not None and not run.is_sent:
+            if not run.is_sent:
                 turns.answered(run, None)
-            self._flush()
+        return True
 
     async def _wait_to_begin(self, request: Request, held: Attachment | None) -> None:
         """Wait until what a request begins may begin: the session locked down, its restrictions current, within its caps."""
@@ -411,8 +417,7 @@ class Relay:
         finish = self._finish_of(upstream, request, params)
         if request.missing_ids:
             finish = calls.complete_finish(request, finish)
-        is_of_a_turn = run is not None or request.is_steering
-        heard = functools.partial(self._note_turn, run, first or "") if is_of_a_turn else None
+        heard = functools.partial(self._note_turn, run) if run is not None else None
         pending = Pending(request.method, request.id, first, finish, heard=heard)
         upstream.forward(pending, params if sent is None else sent)
         if run is not None:
@@ -448,7 +453,7 @@ class Relay:
             return calls.filter_finish(client, request, row)
         return None
 
-    def _note_turn(self, run: Run | None, session_id: str, answer: Envelope) -> None:
+    def _note_turn(self, run: Run, answer: Envelope) -> None:
         """Note the answer to a message whose turn runs under a lease, or that steers one: it says whether it was taken."""
         turns = self._client.services.turns
         assert turns is not None
@@ -456,11 +461,7 @@ class Relay:
             said = messages.params_object(answer.result) if answer.error is UNSET else None
         except errors.InvalidParams:
             said = {}
-        message_id = str(said.get("messageId", "")) if said is not None else None
-        if run is not None:
-            turns.answered(run, message_id)
-        elif message_id is not None:
-            turns.steered(self._client, session_id, message_id)
+        turns.answered(run, str(said.get("messageId", "")) if said is not None else None)
 
     def _replay_finish(self, held: Attachment, request: Request, params: Params) -> Finish:
         async def finish(answer: Envelope) -> bytes:

@@ -72,11 +72,31 @@ class Run:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     #: One that was sent before it and is not over: under one lease a sender may send several, and only the last hears an idle.
     before: Run | None = None
+    #: Whether it is no turn but a message into one, under that one's lease.
+    is_steering: bool = False
+    #: Messages into this turn that no idle has followed yet, and whether one has followed the turn's own message: one that the
+    #: runtime took too late begins a turn of its own, for which the lease stays.
+    steering: list[_Steering] = field(default_factory=list)
+    is_idle: bool = False
 
     @property
     def actor(self) -> Owner:
         """Return who sent it."""
         return self.client.actor
+
+
+@dataclass(slots=True, eq=False)
+class _Steering:
+    """A message into a turn: what links have heard since it was sent, as (link, message)."""
+
+    run: Run
+    began: set[tuple[int, str]] = field(default_factory=set)
+    is_idle_after: set[str] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether an idle has followed it; until the runtime has said what it is called, nobody knows."""
+        return self.run.is_answered and self.run.message_id in self.is_idle_after
 
 
 #: Hears of turns that have begun and ended: the run, and whether it is over.
@@ -100,8 +120,8 @@ class TurnQueue:
 
     # -- for the relay ------------------------------------------------------------------------------------------------------
 
-    async def begin(self, client: Client, session_id: str, turn_id: str | None, token: int | None) -> Run | None:
-        """Wait until a message may begin its turn; return its run, None where the runtime is to steer the running one with it.
+    async def begin(self, client: Client, session_id: str, turn_id: str | None, token: int | None) -> Run:
+        """Wait until a message may begin its turn, or steer the one that runs; return its run.
 
         `token` is that of a lease which the sender has acquired itself.
 
@@ -126,7 +146,8 @@ class TurnQueue:
                 raise _busy(order)
             running = self._runs.get((client.realm.key, session_id))
             if sharing.busy is BusyPolicy.STEER and running is not None and running.is_sent:
-                return None  # else there is none to steer: a holder of the lease between two turns, or on its way
+                # Else there is none to steer: a holder of the lease between two turns, or on its way.
+                return Run(session_id, client.realm.key, client, running.turn_id, running.lease, is_steering=True)
         place = _Place(client.services, client.realm.key, session_id)
         lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT)
         try:
@@ -139,7 +160,10 @@ class TurnQueue:
         return run
 
     def check(self, run: Run) -> None:
-        """Check the fence, in the same step as the sending. Raises errors.LeaseLost."""
+        """Check the fence, in the same step as the sending. Raises errors.LeaseLost; also where the turn to steer is over."""
+        if run.is_steering:
+            self._check_steered(run)
+            return
         try:
             self._shared.stores.fence.check(run.session_id, run.lease.token)
         except errors.LeaseLost:
@@ -149,26 +173,24 @@ class TurnQueue:
     def answered(self, run: Run, message_id: str | None) -> None:
         """Note the runtime's answer to the message; None: it took none."""
         if message_id is None:
-            self._end(run)
+            if run.is_steering:
+                self._settle_steered(run, refused=run)
+            else:
+                self._end(run)
             return
         run.message_id, run.is_answered = message_id, True
         run.client.services.audit.sent(run.client, run.session_id, run.turn_id)
         sent = SentBy(run.session_id, message_id, run.turn_id, run.actor.user, self._shared.clock.now())
         self._spawn(self._keep_sender(sent), f"sender of a turn of session {run.session_id}")
+        if run.is_steering:
+            self._settle_steered(run)
+            return
         run_is_over = message_id in run.is_idle_after
         self._note(run, False)
         said = {"turnId": run.turn_id, "sender": run.actor.user, "messageId": message_id}
         self._tell(run.client.services, run.realm, run.session_id, "aerodrome.turn_started", said)
         if run_is_over:
-            self._end(run)
-
-    def steered(self, client: Client, session_id: str, message_id: str) -> None:
-        """Note that the runtime has taken a message into the turn that runs."""
-        run = self._runs.get((client.realm.key, session_id))
-        turn_id = run.turn_id if run is not None else f"turn_{secrets.token_hex(12)}"
-        client.services.audit.sent(client, session_id, turn_id)
-        sent = SentBy(session_id, message_id, turn_id, client.actor.user, self._shared.clock.now())
-        self._spawn(self._keep_sender(sent), f"sender of a message of session {session_id}")
+            self._fall_idle(run)
 
     async def dismiss(self, session_id: str, person: Owner) -> list[str]:
         """Take back what somebody who may not send any more has waiting, and the lease if it is theirs; return the turns.
@@ -192,7 +214,9 @@ class TurnQueue:
     def payer(self, realm: str, session_id: str, owner: Owner) -> Owner:
         """Return whose usage it is what runs in an owner's session now."""
         run = self._runs.get((realm, session_id))
-        return run.actor if run is not None and run.billing is Billing.SENDER else owner
+        if run is None or run.billing is not Billing.SENDER:
+            return owner
+        return run.steering[0].run.actor if run.is_idle and run.steering else run.actor
 
     def hear(self, client: Client, session_id: str, kind: str, body: bytes) -> None:
         """Note what a link hears of a session: the idle that follows the message of a run, on the link that sent it, is its end.
@@ -203,14 +227,16 @@ class TurnQueue:
         run = self._runs.get((client.realm.key, session_id)) if self._runs else None
         if run is None or not run.is_sent:
             return
+        if run.steering:
+            self._hear_steered(run, client, kind, body)
         if run.client is not client:
             if kind == "session.idle" and self._has_left(run) and self._is_left(run):
-                self._end(run)  # its sender has gone; the others heard its turn to the end
+                self._fall_idle(run)  # its sender has gone; the others heard its turn to the end
             return
         if kind == "session.idle":
             run.is_idle_after |= run.began
             if run.is_answered:
-                self._end(run)
+                self._fall_idle(run)
         elif kind == "user.message" and not run.is_answered:
             run.began |= {_message_id(body)}
 
@@ -317,6 +343,8 @@ class TurnQueue:
         said = {"turnId": turn_id, "sender": client.actor.user}
         self._tell(client.services, run.realm, session_id, "aerodrome.turn_granted", said)
         run.before = self._runs.get((run.realm, session_id))
+        if run.before is not None:
+            run.steering, run.before.steering = run.before.steering, []
         self._runs[run.realm, session_id] = run
         if len(self._ordered) >= _REMEMBERED:
             self._ordered.clear()
@@ -341,14 +369,17 @@ class TurnQueue:
         """Renew the lease for as long as the turn runs, wherever it ends."""
         seconds = self._settings.lease_seconds
         coordinator = self._shared.stores.coordinator
+        was_left = False
         try:
             while not run.over.is_set():
                 try:
                     async with asyncio.timeout(seconds / 3):
                         await run.over.wait()
                 except TimeoutError:
-                    if self._is_left(run):
+                    is_left = self._is_left(run)
+                    if is_left and (was_left or not run.steering):  # a message into it may be about to begin a turn
                         break
+                    was_left = is_left
                     run.lease = await coordinator.renew(run.session_id, run.lease.token, seconds)
         except errors.AerodromeError as error:
             _log.warning("turn.lease_lost", session=run.session_id, reason=error.message)
@@ -370,6 +401,45 @@ class TurnQueue:
             held = resident.holders[run.client.number].held
             return run.is_answered and not held.has_turn and held.ending is None
         return not any(holder.held.has_turn for holder in resident.holders.values())
+
+    # -- steering -----------------------------------------------------------------------------------------------------------
+
+    def _check_steered(self, run: Run) -> None:
+        """Have a message go into the turn that runs. Raises errors.LeaseLost: none does any more."""
+        running = self._runs.get((run.realm, run.session_id))
+        if running is None or not running.is_sent:
+            raise errors.LeaseLost(f"no turn runs in session {run.session_id} any more that could be steered; send it again")
+        self._shared.stores.fence.check(run.session_id, running.lease.token)
+        run.turn_id, run.lease = running.turn_id, running.lease
+        running.steering.append(_Steering(run))
+
+    def _hear_steered(self, run: Run, client: Client, kind: str, body: bytes) -> None:
+        """Note what any link hears of messages into a turn: that an idle followed one is so whoever heard it."""
+        if kind == "user.message":
+            said = (client.number, _message_id(body))
+            for one in run.steering:
+                one.began.add(said)
+        elif kind == "session.idle":
+            for one in run.steering:
+                one.is_idle_after |= {message_id for number, message_id in one.began if number == client.number}
+            self._settle(run)
+
+    def _settle(self, run: Run, refused: Run | None = None) -> None:
+        """Forget messages into a turn that are over or were refused; the turn may be over with them."""
+        run.steering = [one for one in run.steering if one.run is not refused and not one.is_over]
+        if run.is_idle and not run.steering:
+            self._end(run)
+
+    def _settle_steered(self, steering: Run, refused: Run | None = None) -> None:
+        steered = self._runs.get((steering.realm, steering.session_id))
+        if steered is not None:
+            self._settle(steered, refused)
+
+    def _fall_idle(self, run: Run) -> None:
+        """End a turn whose message is over, unless one into it may have begun another."""
+        run.is_idle = True
+        if not run.steering:
+            self._end(run)
 
     def _end(self, run: Run) -> None:
         key = (run.realm, run.session_id)
