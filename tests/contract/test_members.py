@@ -92,7 +92,7 @@ async def test_a_member_goes_alone_and_a_session_goes_with_everything(twins):
     link, _token = membership.create_link("s1", DRIVER, 0.0, 10.0, 1)
     for one in (member(), member(BOB), member(session_id="s2")):
         await store.put(one)
-    await store.put_sharing(Sharing("s1", BusyPolicy.REJECT))
+    await store.amend_sharing("s1", lambda _: Sharing("s1", BusyPolicy.REJECT))
     await store.add_link(link)
 
     assert await store.remove("s1", ALICE) == 1
@@ -106,10 +106,28 @@ async def test_a_member_goes_alone_and_a_session_goes_with_everything(twins):
 async def test_how_a_session_is_shared_is_kept_and_changed(twins):
     one, other = twins
     assert await one.find_sharing("s1") is None
-    await one.put_sharing(Sharing("s1"))
-    await one.put_sharing(Sharing("s1", BusyPolicy.STEER, Billing.OWNER))
+    assert await one.amend_sharing("s1", lambda before: before) is None
+    assert await one.amend_sharing("s1", lambda _: Sharing("s1")) == Sharing("s1")
+    await one.amend_sharing("s1", lambda _: Sharing("s1", BusyPolicy.STEER, Billing.OWNER))
 
     assert await other.find_sharing("s1") == Sharing("s1", BusyPolicy.STEER, Billing.OWNER)
+    assert await other.amend_sharing("s1", lambda _: None) == Sharing("s1", BusyPolicy.STEER, Billing.OWNER)
+
+
+async def test_of_changes_of_how_a_session_is_shared_that_come_at_once_none_is_lost(twins):
+    one, other = twins
+    busy, billing = {"busy": BusyPolicy.REJECT}, {"billing": Billing.OWNER}
+
+    for session_id in (f"s{number}" for number in range(10)):
+
+        def change(said, name=session_id):
+            return lambda before: replace(before or Sharing(name), **said)
+
+        await asyncio.gather(
+            *(store.amend_sharing(session_id, change(said)) for store, said in ((one, busy), (other, billing)))
+        )
+
+        assert await one.find_sharing(session_id) == Sharing(session_id, **busy, **billing)
 
 
 async def test_a_link_is_used_no_oftener_than_it_may_be_however_many_come_at_once(twins):

@@ -177,9 +177,12 @@ async def _look(asking: _Asking, wanted: Named) -> dict[str, Any]:
 
 
 async def _share(asking: _Asking, wanted: Shared) -> dict[str, Any]:
-    before = await asking.shared.sharing(wanted.sessionId) or Sharing(wanted.sessionId)
-    sharing = replace(before, busy=wanted.busy or before.busy, billing=wanted.billing or before.billing)
-    await asking.shared.stores.sharings.put_sharing(sharing)
+    def change(before: Sharing | None) -> Sharing:
+        before = before or Sharing(wanted.sessionId)
+        return replace(before, busy=wanted.busy or before.busy, billing=wanted.billing or before.billing)
+
+    sharing = await asking.shared.stores.sharings.amend_sharing(wanted.sessionId, change)
+    assert sharing is not None
     asking.shared.forget(wanted.sessionId)
     _note(asking, wanted.sessionId, "sharing")
     return {"busy": sharing.busy.value, "billing": sharing.billing.value}
@@ -250,7 +253,8 @@ async def _take_out(asking: _Asking, session_id: str, person: Owner, what: str) 
 async def _begin_sharing(asking: _Asking, session_id: str) -> None:
     """Have a session's turns wait for each other, before anybody else can send one."""
     if await asking.shared.stores.sharings.find_sharing(session_id) is None:
-        await asking.shared.stores.sharings.put_sharing(Sharing(session_id))
+        sharings = asking.shared.stores.sharings
+        await sharings.amend_sharing(session_id, lambda before: Sharing(session_id) if before is None else None)
         asking.shared.forget(session_id)
 
 

@@ -12,6 +12,8 @@ from typing import Protocol
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Member, SentBy, ShareLink, Sharing
 
+#: Is given how a session is shared, None for not, and returns how it is to be; None leaves it. Quick, and without effects.
+ChangeSharing = Callable[[Sharing | None], Sharing | None]
 #: Is given what somebody is, None for nothing, and returns what they are to be; None leaves it. Quick, and without effects.
 Change = Callable[[Member | None], Member | None]
 
@@ -54,8 +56,8 @@ class MemberStore(Protocol):
 class SharingStore(Protocol):
     """How sessions are shared, and by which links."""
 
-    async def put_sharing(self, sharing: Sharing) -> None:
-        """Keep how a session is shared. Idempotent."""
+    async def amend_sharing(self, session_id: str, change: ChangeSharing) -> Sharing | None:
+        """Change how a session is shared, in one step with reading it; return how it is then."""
         ...
 
     async def find_sharing(self, session_id: str) -> Sharing | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Member, SentBy, ShareLink, Sharing
-from aerodrome.ports.members import Change
+from aerodrome.ports.members import Change, ChangeSharing
 
 
 class MemoryMemberStore:
@@ -57,9 +57,14 @@ class MemoryMemberStore:
             self._links = {key: link for key, link in self._links.items() if link.session_id != session_id}
         return len(gone)
 
-    async def put_sharing(self, sharing: Sharing) -> None:
-        """Keep how a session is shared."""
-        self._sharings[sharing.session_id] = sharing
+    async def amend_sharing(self, session_id: str, change: ChangeSharing) -> Sharing | None:
+        """Change how a session is shared."""
+        before = self._sharings.get(session_id)
+        changed = change(before)
+        if changed is None:
+            return before
+        self._sharings[session_id] = changed
+        return changed
 
     async def find_sharing(self, session_id: str) -> Sharing | None:
         """Return how a session is shared."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from aerodrome.adapters.sql import engine, tables
 from aerodrome.core.identity import Owner
 from aerodrome.core.membership import Billing, BusyPolicy, Member, Role, SentBy, ShareLink, Sharing
-from aerodrome.ports.members import Change
+from aerodrome.ports.members import Change, ChangeSharing
 
 _M, _S, _L, _T = tables.MEMBERS.c, tables.SHARINGS.c, tables.SHARE_LINKS.c, tables.SENT_MESSAGES.c
 _OF = _M.session_id == sa.bindparam("id")
@@ -96,20 +96,26 @@ class SqlMemberStore:
 
         return await self._database.write(write)
 
-    async def put_sharing(self, sharing: Sharing) -> None:
-        """Keep how a session is shared."""
-        row = {"session_id": sharing.session_id, "busy": sharing.busy.value, "billing": sharing.billing.value}
+    async def amend_sharing(self, session_id: str, change: ChangeSharing) -> Sharing | None:
+        """Change how a session is shared, in one transaction with reading it."""
 
-        def write(connection: sa.Connection) -> None:
-            connection.execute(_REMOVE_SHARING, {"id": sharing.session_id})
-            connection.execute(_INSERT_SHARING, row)
+        def write(connection: sa.Connection) -> Sharing | None:
+            row = connection.execute(_FIND_SHARING.with_for_update(), {"id": session_id}).first()
+            before = None if row is None else _sharing(row)
+            changed = change(before)
+            if changed is None:
+                return before
+            said = {"session_id": session_id, "busy": changed.busy.value, "billing": changed.billing.value}
+            connection.execute(_REMOVE_SHARING, {"id": session_id})
+            connection.execute(_INSERT_SHARING, said)
+            return changed
 
-        await self._database.write(write)
+        return await self._database.write(write)
 
     async def find_sharing(self, session_id: str) -> Sharing | None:
         """Return how a session is shared."""
         row = await self._database.read(lambda c: c.execute(_FIND_SHARING, {"id": session_id}).first())
-        return None if row is None else Sharing(row.session_id, BusyPolicy(row.busy), Billing(row.billing))
+        return None if row is None else _sharing(row)
 
     async def add_sent(self, sent: SentBy) -> None:
         """Keep who sent a message."""
@@ -190,6 +196,11 @@ def _words(roles: frozenset[Role]) -> str:
 
 def _roles(words: str) -> frozenset[Role]:
     return frozenset(Role(word) for word in words.split(","))
+
+
+def _sharing(row: sa.Row[*tuple[str, str, str]]) -> Sharing:
+    session_id, busy, billing = row
+    return Sharing(session_id, BusyPolicy(busy), Billing(billing))
 
 
 def _member(row: sa.Row[*tuple[str, str, str, str, float, int]]) -> Member:
