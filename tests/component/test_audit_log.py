@@ -83,8 +83,8 @@ async def test_names_and_session_ids_are_not_in_the_files(tmp_path):
 
 async def test_a_forgotten_user_leads_nowhere_and_the_chain_holds(tmp_path):
     log = FileAuditLog(settings(tmp_path))
-    for owner in (ANN, BOB):
-        log.record(Entry(Action.SESSION_CREATE, owner=owner, session_id=f"of {owner.user}"))
+    for owner, other in ((ANN, BOB), (BOB, ANN)):
+        log.record(Entry(Action.SESSION_CREATE, owner=owner, session_id=f"of {owner.user}", whose=other))
     name = await log.forget(ANN)
     await log.aclose()
     sessions = [("of ann", ANN), ("of bob", BOB)]
@@ -92,6 +92,7 @@ async def test_a_forgotten_user_leads_nowhere_and_the_chain_holds(tmp_path):
     assert found[0][0] == name
     assert found[0][1].startswith("s_")
     assert found[1] == ("bob", "of bob")
+    assert [record["whose"] for record in trail(tmp_path).records()] == ["bob", name]
     assert list(trail(tmp_path).records(session_id="of ann")) == []
     assert trail(tmp_path).verify().fault is None
     assert b"ann" not in (tmp_path / "people.db").read_bytes()

@@ -122,3 +122,19 @@ async def test_nothing_is_kept_of_a_session_that_is_gone(twins):
     await other.forget("s1")
     order = await one.look("s1")
     assert (order.queue, order.lease) == ((), None)
+
+
+async def test_a_lease_says_which_one_expired_before_it_and_only_the_next_one_does(twins):
+    one, other = twins
+    await one.enqueue("s1", "a", "ann", TTL)
+    await one.enqueue("s1", "b", "ben", TTL)
+    await one.enqueue("s1", "c", "cat", TTL)
+    lost = await one.acquire("s1", "a", 0.05)
+    async with asyncio.timeout(5):
+        while (second := await other.acquire("s1", "b", TTL)) is None:
+            await other.wait_changed("s1", 0.05)
+    await other.release("s1", second.token)
+    third = await one.acquire("s1", "c", TTL)
+
+    assert (second.lapsed.turn_id, second.lapsed.member, second.lapsed.token) == ("a", "ann", lost.token)
+    assert (lost.lapsed, third.lapsed) == (None, None)

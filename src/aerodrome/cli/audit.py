@@ -105,7 +105,7 @@ def _print(records: Iterable[dict[str, Any]], as_json: bool) -> None:
 
 def _as_row(record: dict[str, Any]) -> list[str]:
     what = record["action"] if "method" not in record else f"{record['action']} {record['method']}"
-    why = [record[name] for name in ("reason", "target", "key_id", "peer") if name in record]
+    why = [record[name] for name in ("reason", "target", "whose", "key_id", "peer") if name in record]
     count = [f"{record['count']} times"] if record.get("count", 1) > 1 else []
     cells = (record["number"], common.date(record["at"]), what, record["outcome"], record["by"])
     return [str(cell) for cell in cells] + [

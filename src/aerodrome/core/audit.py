@@ -40,6 +40,8 @@ class Action(Enum):
     SESSION_RESTRICT = "session.restrict"
     TURN_SEND = "turn.send"
     TURN_ABORT = "turn.abort"
+    TURN_WITHDRAW = "turn.withdraw"
+    TURN_TAKEOVER = "turn.takeover"
     CALL = "call"
     TOOL = "tool"
     OPERATE = "operate"
@@ -75,7 +77,8 @@ class Outcome(Enum):
 class Entry:
     """What is to be recorded, with names as they are; `by` is `user`, `gateway`, or who operates.
 
-    `owner` is who did it, `session_owner` whose session it is where that is someone else.
+    `owner` is who did it, `session_owner` whose session it is where that is someone else, `whose` to whom it was done: a member
+    who was removed, the sender of a turn.
     """
 
     action: Action
@@ -84,6 +87,7 @@ class Entry:
     owner: Owner | None = None
     session_id: str | None = None
     session_owner: Owner | None = None
+    whose: Owner | None = None
     tenant: str | None = None
     key_id: str | None = None
     peer: str | None = None
@@ -94,7 +98,7 @@ class Entry:
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is kept: `user` and `session` are pseudonyms, `at` is seconds since the Unix epoch, `seal` names the key."""
+    """What is kept: `user`, `whose` and `session` are pseudonyms, `at` is seconds since the Unix epoch, `seal` names the key."""
 
     number: int
     at: float
@@ -104,6 +108,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     tenant: str | None = None
     user: str | None = None
     session: str | None = None
+    whose: str | None = None
     key_id: str | None = None
     peer: str | None = None
     method: str | None = None

@@ -10,7 +10,7 @@ fair queueing with turns of equal cost). So everyone waits for at most one turn 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aerodrome import errors
 
@@ -47,6 +47,8 @@ class Lease:
     token: int
     since: float
     expires_at: float
+    #: The one before it, where that expired and was never released: its holder has lost it to this one.
+    lapsed: Lease | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class TurnOrder:
     _virtual: int = 0
     _granted: dict[str, int] = field(default_factory=dict)
     _number: int = 0
+    _lapsed: Lease | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -133,7 +136,8 @@ class TurnOrder:
         self._granted[first.member] = max(self._granted.get(first.member, 0), first.tag)
         self._virtual = max(self._virtual, first.tag - 1)
         self.token += 1
-        self.lease = Lease(turn_id, first.member, self.token, now, now + ttl)
+        self.lease = Lease(turn_id, first.member, self.token, now, now + ttl, self._lapsed)
+        self._lapsed = None
         return self.lease
 
     def renew(self, token: int, now: float, ttl: float) -> Lease:
@@ -181,6 +185,7 @@ class TurnOrder:
 
     def _reap(self, now: float) -> None:
         if self.lease is not None and now >= self.lease.expires_at:
+            self._lapsed = replace(self.lease, lapsed=None)
             self.lease = None
         if any(now >= ticket.expires_at for ticket in self.tickets):
             self.tickets = [ticket for ticket in self.tickets if now < ticket.expires_at]

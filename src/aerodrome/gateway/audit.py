@@ -19,6 +19,7 @@ from aerodrome.core.audit import Action, Entry, Outcome
 from aerodrome.core.damping import Damper
 from aerodrome.core.identity import Owner, Principal
 from aerodrome.core.session import SessionRecord
+from aerodrome.core.turn_order import Lease
 from aerodrome.ports.audit import AuditLog
 
 if TYPE_CHECKING:
@@ -111,9 +112,42 @@ class Auditor:
         """A client reads another's session from now on."""
         self.note(Entry(Action.SESSION_RESUME, **_who(client), session_id=session_id, session_owner=owner))
 
-    def shared(self, client: Client, session_id: str, owner: Owner, what: str) -> None:
-        """A client has changed who may do what in a session, or its own place in it."""
-        entry = Entry(Action.SESSION_SHARE, **_who(client), session_id=session_id, session_owner=owner, method=what)
+    def withdrew(
+        self, client: Client, session_id: str, owner: Owner, turn: tuple[str, Owner], reason: str
+    ) -> None:
+        """A client has taken back a turn (its id, and whose it is) that waited in a session of an owner, or held the lease."""
+        turn_id, sender = turn
+        entry = Entry(
+            Action.TURN_WITHDRAW,
+            **_who(client),
+            session_id=session_id,
+            session_owner=owner,
+            whose=sender,
+            target=_short(turn_id),
+            reason=reason,
+        )
+        self.note(entry)
+
+    def took_over(self, client: Client, session_id: str, owner: Owner, lease: Lease) -> None:
+        """A client has the turn lease of a session after one that its holder did not release: it was lost to it."""
+        if lease.lapsed is None:
+            return
+        entry = Entry(
+            Action.TURN_TAKEOVER,
+            **_who(client),
+            session_id=session_id,
+            session_owner=owner,
+            whose=Owner(owner.tenant, lease.lapsed.member),
+            target=_short(lease.lapsed.turn_id),
+            reason="expired",
+        )
+        self.note(entry)
+
+    def shared(self, client: Client, session_id: str, owner: Owner, what: str, whose: Owner | None = None) -> None:
+        """A client has changed who may do what in a session (`whose` part in it), or its own place in it."""
+        entry = Entry(
+            Action.SESSION_SHARE, **_who(client), session_id=session_id, session_owner=owner, whose=whose, method=what
+        )
         self.note(entry)
 
     def refused(self, client: Client, request: Request, error: errors.AerodromeError) -> None:

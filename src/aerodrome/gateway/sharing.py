@@ -64,7 +64,7 @@ class SharedSessions:
         #: Says with what parameters a session of an owner is opened, where an edge keeps them (http.users).
         self.find_recipe: FindRecipe | None = None
         #: Takes back the turns of somebody who may not send any more (gateway.turn_queue).
-        self.dismiss: Callable[[str, Owner], Awaitable[list[str]]] | None = None
+        self.dismiss: Callable[[str, Owner], Awaitable[object]] | None = None
         self._find_tenant = find_tenant
         self._cache_seconds = cache_seconds
         self._members: dict[tuple[str, Owner], tuple[Member | None, float]] = {}

@@ -227,7 +227,7 @@ async def _change(asking: _Asking, wanted: Given) -> dict[str, Any]:
 
     changed = await _amend(asking, wanted.sessionId, person, change, "change")
     if Right.SEND not in changed.rights:
-        await asking.turns.dismiss(wanted.sessionId, person)
+        await _dismiss(asking, wanted.sessionId, person, "change")
     return _view(changed)
 
 
@@ -245,9 +245,16 @@ async def _take_out(asking: _Asking, session_id: str, person: Owner, what: str) 
     if not await asking.shared.stores.members.remove(session_id, person):
         raise errors.KeyMissing(f"{person.user} is no member of this session")
     asking.shared.forget(session_id, person)
-    withdrawn = await asking.turns.dismiss(session_id, person)
-    _note(asking, session_id, what)
-    return {"withdrawn": withdrawn}
+    _note(asking, session_id, what, person)
+    return {"withdrawn": await _dismiss(asking, session_id, person, what)}
+
+
+async def _dismiss(asking: _Asking, session_id: str, person: Owner, why: str) -> list[str]:
+    """Take back the turns of somebody who may send no more; return those that waited."""
+    dismissal = await asking.turns.dismiss(session_id, person)
+    for turn_id in (*dismissal.withdrawn, *([] if dismissal.held is None else [dismissal.held])):
+        _note_withdrawn(asking, session_id, (turn_id, person), why)
+    return dismissal.withdrawn
 
 
 async def _begin_sharing(asking: _Asking, session_id: str) -> None:
@@ -265,7 +272,7 @@ async def _amend(
     member = await asking.shared.stores.members.amend(session_id, person, change)
     assert member is not None
     asking.shared.forget(session_id, person)
-    _note(asking, session_id, what)
+    _note(asking, session_id, what, person)
     return member
 
 
@@ -369,7 +376,10 @@ async def _withdraw(asking: _Asking, wanted: Turn) -> dict[str, Any]:
         raise errors.KeyMissing(f"turn {wanted.turnId} does not wait in this session")
     if ticket.member != asking.caller.user and asking.caller != asking.owner:
         raise errors.PolicyRejected("a waiting turn can be withdrawn by its sender and by the owner of the session")
-    await coordinator.withdraw(wanted.sessionId, wanted.turnId)
+    if not await coordinator.withdraw(wanted.sessionId, wanted.turnId):
+        raise errors.KeyMissing(f"turn {wanted.turnId} does not wait in this session any more: it runs, or was withdrawn")
+    sender = Owner(asking.owner.tenant, ticket.member)
+    _note_withdrawn(asking, wanted.sessionId, (wanted.turnId, sender), "withdraw")
     return {"withdrawn": [wanted.turnId]}
 
 
@@ -378,6 +388,7 @@ async def _acquire(asking: _Asking, wanted: Acquire) -> dict[str, Any]:
     lease = await asking.turns.acquire(
         asking.client.services, realm, wanted.sessionId, asking.caller.user, wanted.ttlSeconds, wanted.waitSeconds
     )
+    asking.client.services.audit.took_over(asking.client, wanted.sessionId, asking.owner, lease)
     return {"turnId": lease.turn_id, "token": lease.token, "ttlSeconds": wanted.ttlSeconds}
 
 
@@ -408,8 +419,12 @@ def _view(member: Member) -> dict[str, Any]:
     }
 
 
-def _note(asking: _Asking, session_id: str, what: str) -> None:
-    asking.client.services.audit.shared(asking.client, session_id, asking.owner, what)
+def _note(asking: _Asking, session_id: str, what: str, whose: Owner | None = None) -> None:
+    asking.client.services.audit.shared(asking.client, session_id, asking.owner, what, whose)
+
+
+def _note_withdrawn(asking: _Asking, session_id: str, turn: tuple[str, Owner], why: str) -> None:
+    asking.client.services.audit.withdrew(asking.client, session_id, asking.owner, turn, why)
 
 
 _CALLS: dict[str, _Call] = {

@@ -52,6 +52,14 @@ class _Place:
     session_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dismissal:
+    """What was taken back from somebody: turns that waited, and that which held the lease and did not run."""
+
+    withdrawn: list[str]
+    held: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """A turn that runs: who sent it, under which lease. `message_id` is the runtime's, once it has answered."""
@@ -155,6 +163,7 @@ class TurnQueue:
         except BaseException:
             await self._shared.stores.coordinator.release(session_id, lease.token)
             raise
+        client.services.audit.took_over(client, session_id, client.owner, lease)
         run = self._start(client, session_id, turn_id, lease)
         run.billing = sharing.billing
         return run
@@ -192,8 +201,8 @@ class TurnQueue:
         if run_is_over:
             self._fall_idle(run)
 
-    async def dismiss(self, session_id: str, person: Owner) -> list[str]:
-        """Take back what somebody who may not send any more has waiting, and the lease if it is theirs; return the turns.
+    async def dismiss(self, session_id: str, person: Owner) -> Dismissal:
+        """Take back what somebody who may not send any more has waiting, and the lease if it is theirs.
 
         A turn of theirs that runs keeps it until it is over.
         """
@@ -201,15 +210,15 @@ class TurnQueue:
         withdrawn = await coordinator.withdraw(session_id, None, person.user)
         lease = (await coordinator.look(session_id)).lease
         if lease is None or lease.member != person.user:
-            return withdrawn
+            return Dismissal(withdrawn)
         running = [run for run in self._runs.values() if (run.session_id, run.lease.token) == (session_id, lease.token)]
         for run in running:
             if run.is_explicit:
                 run.is_explicit = False
                 self._spawn(self._keep(run), f"turn of session {session_id}")
-        if not running:
-            await coordinator.release(session_id, lease.token)
-        return withdrawn
+        if running or not await coordinator.release(session_id, lease.token):
+            return Dismissal(withdrawn)
+        return Dismissal(withdrawn, lease.turn_id)
 
     def payer(self, realm: str, session_id: str, owner: Owner) -> Owner:
         """Return whose usage it is what runs in an owner's session now."""

@@ -201,6 +201,7 @@ class FileAuditLog:
             tenant=owner.tenant if owner is not None else entry.tenant,
             user=self.pseudonym(owner) if owner is not None else None,
             session=session,
+            whose=self.pseudonym(entry.whose) if entry.whose is not None else None,
             key_id=audit.cut(entry.key_id),
             peer=audit.cut(entry.peer) if self._settings.has_peers else None,
             method=audit.cut(entry.method),

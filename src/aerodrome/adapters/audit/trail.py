@@ -179,7 +179,7 @@ class _Stored(msgspec.Struct):
 
 def _named(record: Record, names: dict[str, str], ids: dict[str, str]) -> dict[str, Any]:
     found = msgspec.to_builtins(record)
-    for member, known in (("user", names), ("session", ids)):
+    for member, known in (("user", names), ("whose", names), ("session", ids)):
         if member in found:
             found[member] = known.get(found[member], found[member])
     return dict(found)

@@ -31,13 +31,17 @@ class MemoryAuditLog:
 
     async def list_users(self, tenant: str) -> list[str]:
         """Return the users of a tenant in the entries, by name."""
-        owners = {owner for entry in self.entries for owner in (entry.owner, entry.session_owner) if owner is not None}
-        return sorted(owner.user for owner in owners if owner.tenant == tenant)
+        owners = {owner for entry in self.entries for owner in _named(entry)}
+        return sorted(owner.user for owner in owners if owner is not None and owner.tenant == tenant)
 
     async def forget(self, owner: Owner) -> str:
         """Remove what leads to a user."""
-        self.entries = [entry for entry in self.entries if owner not in (entry.owner, entry.session_owner)]
+        self.entries = [entry for entry in self.entries if owner not in _named(entry)]
         return "u_forgotten"
 
     async def aclose(self) -> None:
         """Do nothing; idempotent."""
+
+
+def _named(entry: Entry) -> tuple[Owner | None, ...]:
+    return entry.owner, entry.session_owner, entry.whose

@@ -164,7 +164,8 @@ async def show_audit(request: Request, visitor: Visiting) -> Response:
 
 
 def _record(one: dict[str, Any]) -> dict[str, Any]:
-    about = [one.get("target"), one.get("session"), f"key {one['key_id']}" if one.get("key_id") else None]
+    whose = f"of {one['whose']}" if one.get("whose") else None
+    about = [one.get("target"), whose, one.get("session"), f"key {one['key_id']}" if one.get("key_id") else None]
     shown = {
         name: one.get(name)
         for name in ("number", "at", "action", "outcome", "by", "tenant", "user", "method", "reason")
