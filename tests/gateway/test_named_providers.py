@@ -25,6 +25,7 @@ from aerodrome.testing.peer import RpcError
 from aerodrome.transport.asgi import AsgiServer
 
 from .test_evictions import open_sessions, turn
+from .test_shared_turns import put
 
 KEY, OTHER_KEY = "sk-canary-house-41f0", "sk-canary-other-93b7"
 ISOLATIONS = ["supplied", "supplied-shared"]
@@ -170,6 +171,88 @@ async def test_a_session_that_comes_back_is_given_it_again_and_only_the_name_is_
     stored = repr([held.create, held.resume, held.options, held.replays])
     for key in (KEY, OTHER_KEY, resumed["provider"]["apiKey"], updated["provider"]["apiKey"]):
         assert key not in stored
+
+
+# -- what policy takes away ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tenant", ISOLATIONS)
+async def test_a_session_whose_tenant_gets_another_provider_has_it_from_its_next_turn_on(rig, house, tenant):
+    client, beside = await rig.client(tenant), await rig.client(tenant)
+    await client.call("session.create", {"sessionId": "a"})
+    await client.call("session.options.update", {"sessionId": "a", "clientName": "mine"})
+    await turn(client, "a")
+    key = rig.scripted.runtimes[0].called("session.create")[0]["provider"]["apiKey"]
+
+    await put(rig, tenant, provider="other", provider_names=())
+    await beside.call("session.send", {"sessionId": "a", "prompt": "x"})
+    await client.wait_for_event("a", "session.idle", 2)
+
+    resumed = rig.scripted.runtimes[0].called("session.resume")[-1]
+    assert resumed["provider"]["baseUrl"].endswith("/other")
+    assert resumed["provider"]["apiKey"] != key
+    assert "mine" in [call.get("clientName") for call in rig.scripted.runtimes[0].called("session.options.update")][1:]
+
+
+@pytest.mark.parametrize("tenant", ISOLATIONS)
+async def test_a_session_that_names_a_provider_which_policy_took_away_has_no_turn_until_it_names_another(rig, tenant):
+    client = await rig.client(tenant)
+    other = {"baseUrl": "aerodrome:other"}
+    await client.call("session.create", {"sessionId": "a", "model": "m", "provider": other})
+    await turn(client, "a")
+
+    await put(rig, tenant, provider_names=())
+    with pytest.raises(RpcError) as refused:
+        await client.call("session.send", {"sessionId": "a", "prompt": "x"})
+    assert refused.value.data["code"] == "policy_rejected"
+    assert len(rig.scripted.runtimes[0].called("session.send")) == 1
+    await client.call("session.resume", {"sessionId": "a"})
+    await turn(client, "a")
+
+    assert rig.scripted.runtimes[0].called("session.resume")[-1]["provider"]["baseUrl"].endswith("/house")
+
+
+@pytest.mark.parametrize("tenant", ISOLATIONS)
+async def test_what_a_session_was_told_of_a_provider_which_policy_took_away_is_not_said_again(rig, tenant):
+    client = await rig.client(tenant)
+    await client.call("session.create", {"sessionId": "a"})
+    await client.call("session.options.update", {"sessionId": "a", "provider": {"baseUrl": "aerodrome:other"}})
+    added = {"sessionId": "a", "providers": [{"name": "x", "baseUrl": "aerodrome:other"}]}
+    await client.call("session.provider.add", added)
+    await turn(client, "a")
+    runtime = rig.scripted.runtimes[0]
+    before = len(runtime.calls)
+
+    await put(rig, tenant, provider_names=())
+    await turn(client, "a")
+
+    assert runtime.called("session.resume")
+    assert "/other" not in json.dumps([call.params for call in runtime.calls[before:]])
+
+
+@pytest.mark.parametrize("tenant", ISOLATIONS)
+async def test_a_turn_under_a_provider_which_policy_takes_away_is_aborted(rig, tenant):
+    client = await rig.client(tenant)
+    other = {"baseUrl": "aerodrome:other"}
+    await client.call("session.create", {"sessionId": "a", "model": "m", "provider": other})
+    await client.call("session.send", {"sessionId": "a", "prompt": "[hold]"})
+    await client.wait_for_event("a", "assistant.turn_start")
+
+    await put(rig, tenant, provider_names=())
+
+    await client.wait_for_event("a", "session.idle")
+    assert "abort" in client.events("a")
+
+
+async def test_what_does_not_concern_providers_leaves_a_trusted_tenants_sessions_where_they_are(rig):
+    client = await rig.client("supplied")
+    await client.call("session.create", {"sessionId": "a"})
+    await turn(client, "a")
+
+    await put(rig, "supplied", max_turns_per_user=5, mcp_urls=("https://tools.example",))
+    await turn(client, "a")
+
+    assert rig.scripted.runtimes[0].called("session.resume") == []
 
 
 @pytest.mark.parametrize("tenant", ISOLATIONS)

@@ -45,7 +45,7 @@ async def create(client: Client, request: Request) -> None:
     session_id = _choose_id(request, params)
     client.services.audit.check()
     hardened = client.access is Access.GUARDED
-    opening = Opening(params, client.principal.policy) if hardened else None
+    opening = _opening(client, params)
     params = _chosen(client, params)
     if hardened:
         params = hardening.harden_create(params, client.principal.policy)
@@ -101,6 +101,11 @@ def _choose_id(request: Request, params: dict[str, Any]) -> str:
         raise errors.InvalidParams("invalid sessionId: expected 1 to 250 of A-Z, a-z, 0-9, '_' and '-'")
     params["sessionId"] = session_id
     return session_id
+
+
+def _opening(client: Client, params: dict[str, Any]) -> Opening:
+    policy = client.principal.policy
+    return Opening(stored_tokens.leave_out(params, policy), policy)
 
 
 def _chosen(client: Client, params: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +164,7 @@ async def resume(client: Client, request: Request) -> None:
         return
     request.session_ids = [session_id]
     hardened = client.access is Access.GUARDED
-    opening = Opening(params, client.principal.policy) if hardened else None
+    opening = _opening(client, params)
     params = _chosen(client, params)
     if hardened:
         params = hardening.harden_resume(params, client.principal.policy)

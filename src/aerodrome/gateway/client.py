@@ -106,7 +106,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a client asked for when it opened a guarded session, and the policy under which it was given (gateway.tightening)."""
+    """What a client asked for when it opened a session, and the policy under which it was given (gateway.tightening)."""
 
     asked: dict[str, Any]
     policy: Policy

@@ -235,7 +235,10 @@ class Relay:
             return virtual.answer(client, request)
         names_provider = request.method in named_providers.CALLS
         if session_id is not None and client.access is Access.OPEN and not names_provider:
-            upstream = client.live_upstream(session_id) if not self._may_queue(request, session_id) else None
+            has_to_wait = self._may_queue(request, session_id) or (
+                request.method in tightening.BEGINNINGS and tightening.is_any_stale(client, session_id)
+            )
+            upstream = client.live_upstream(session_id) if not has_to_wait else None
             if upstream is not None and client.services.ownership.is_known_to_be(session_id, client.owner):
                 request.session_ids = [session_id]
                 self._forward(upstream, request, request.params)

@@ -1,7 +1,7 @@
 """Sessions that are open when their policy changes: restricted again, at once where that can be, else before anything new.
 
-What a guarded session was opened with was made from what its client asked for (protocol.hardening). When policy changes, it
-is made anew from the same: at the next turn the session is unloaded and comes back with it (gateway.reattach), the one way
+What a session was opened with was made from what its client asked for (protocol.hardening; of an open one, only which of the
+gateway's providers and tokens it is given). When policy changes, it is made anew from the same: at the next turn the session is unloaded and comes back with it (gateway.reattach), the one way
 that holds for all of it. A session at work cannot be unloaded; it is told its new tool filter, which counts from its next
 turn on, and its new models, which count from the next call of the model on (measured). If policy does not allow at all what
 it was opened with, its turn is aborted. Client tools that policy denies are never called, turn or not.
@@ -44,8 +44,16 @@ _LOOK_SECONDS = 0.02
 
 def is_stale(client: Client, held: Attachment) -> bool:
     """Say whether a session was opened under restrictions that are not the current ones."""
-    opening = held.opening
-    return opening is not None and _restrictions(opening.policy) != _restrictions(client.principal.policy)
+    opening, policy = held.opening, client.principal.policy
+    if opening is None or opening.policy is policy:
+        return False
+    return _restrictions(opening.policy) != _restrictions(policy)
+
+
+def is_any_stale(client: Client, session_id: str) -> bool:
+    """Say the same of a session, whoever opened it."""
+    resident = client.services.residents.find(client.realm.key, session_id)
+    return resident is not None and any(is_stale(holder.client, holder.held) for holder in resident.live)
 
 
 async def restrict(client: Client, session_id: str) -> None:
@@ -86,18 +94,18 @@ def renew(client: Client, held: Attachment) -> None:
     else:
         held.resume = params
     options = _harden_again("session.options.update", {**held.options, "sessionId": held.session_id}, policy)
-    held.options = {**hardening.OPTIONS_AFTER_OPEN, **(options or {})}
+    fixed = hardening.OPTIONS_AFTER_OPEN if policy.access is Access.GUARDED else {}
+    held.options = {**fixed, **(options or {})} if fixed or held.options else {}
     hardened = {key: (method, _harden_again(method, said, policy)) for key, (method, said) in held.replays.items()}
     held.replays = {key: (method, said) for key, (method, said) in hardened.items() if said is not None}
-    for method, said in [("session.options.update", held.options), *held.replays.values()]:
-        model_lists.add(held, method, said)
+    if policy.access is Access.GUARDED:
+        for method, said in [("session.options.update", held.options), *held.replays.values()]:
+            model_lists.add(held, method, said)
     held.opening = Opening(asked, policy)
 
 
 def tell(client: Client) -> None:
     """Tell the sessions of a client that are at work what the current policy is; it does not wait."""
-    if client.access is Access.OPEN:
-        return
     for held in list(client.attachments.values()):
         if held.is_live and is_stale(client, held):
             client.spawn(_tell(client, held), f"policy of session {held.session_id}")
@@ -133,6 +141,8 @@ async def _tell(client: Client, held: Attachment) -> None:
             client.services.audit.restricted(client, held.session_id, error)
             await upstream.call("session.abort", {"sessionId": held.session_id})
             return
+        if policy.access is Access.OPEN:
+            return  # it is not told what it has, but given it when it comes back
         tools = _whole_names(options.get("availableTools", params["availableTools"]), params.get("tools"))
         await upstream.call("session.options.update", {"sessionId": held.session_id, "availableTools": tools})
         if "allowedModels" in params:
@@ -145,14 +155,18 @@ async def _tell(client: Client, held: Attachment) -> None:
 
 
 def _harden(held: Attachment, asked: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    chosen = stored_tokens.choose(named_providers.choose(asked, policy), policy)
+    if policy.access is Access.OPEN:
+        return dict(chosen)
     harden = hardening.harden_create if held.create is not None else hardening.harden_resume
-    return harden(stored_tokens.choose(named_providers.choose(asked, policy), policy), policy)
+    return harden(chosen, policy)
 
 
 def _harden_again(method: str, said: dict[str, Any], policy: Policy) -> dict[str, Any] | None:
     """Return what may be said again of what a client set; None for what policy does not allow any more."""
     try:
-        return hardening.harden_call(method, said, policy)
+        said = named_providers.check(said, policy)
+        return said if policy.access is Access.OPEN else hardening.harden_call(method, said, policy)
     except errors.AerodromeError:
         return None
 
@@ -165,6 +179,8 @@ def _whole_names(names: list[str], tools: Any) -> list[str]:
 
 def _restrictions(policy: Policy) -> tuple[Any, ...]:
     named = (policy.provider, policy.provider_names, policy.github)
+    if policy.access is Access.OPEN:
+        return named
     return policy.models, policy.tools, policy.provider_urls, policy.mcp_urls, *named
 
 

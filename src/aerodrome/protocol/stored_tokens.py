@@ -19,8 +19,15 @@ def choose(params: dict[str, Any], policy: Policy) -> dict[str, Any]:
     A token of the client's own is left out then: it would be another user's as easily as theirs.
     """
     if policy.github is GitHubAccess.STORED:
-        params = {member: value for member, value in params.items() if member not in _CLIENTS}
+        params = leave_out(params, policy)
         return params if params.get("provider") else {**params, "gitHubToken": STORED}
     if params.get("gitHubToken") == STORED:
         return {member: value for member, value in params.items() if member != "gitHubToken"}
     return params
+
+
+def leave_out(params: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    """Return the parameters of a create or resume without a token of the client's own where it is not to be used, nor kept."""
+    if policy.github is not GitHubAccess.STORED:
+        return params
+    return {member: value for member, value in params.items() if member not in _CLIENTS}
