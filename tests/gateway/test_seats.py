@@ -18,7 +18,7 @@ from aerodrome.protocol import member_methods
 from aerodrome.testing import peer as peers
 from aerodrome.testing.peer import RpcError
 
-from .sharing import said, share, shared_session
+from .sharing import join, said, share, shared_session
 
 TENANTS = ["alone", "shared"]
 
@@ -176,6 +176,26 @@ async def test_a_seat_is_under_its_owners_policy_as_it_is_now(rig):
 
     resumed = [call for call in rig.scripted.runtimes[0].called("session.resume") if call.get("tools")]
     assert "denied" not in [tool["name"] for call in resumed for tool in call["tools"]]
+
+
+@pytest.mark.parametrize("tenant", ["team", "shared"])
+async def test_a_session_that_a_member_opens_alone_has_no_tool_that_its_owner_did_not_choose(rig, tenant):
+    owner = await rig.client(tenant, "ann")
+    await owner.call("session.create", {"sessionId": "s1", "availableTools": ["custom:hers"]})
+    await owner.call("session.send", {"sessionId": "s1", "prompt": "x"})
+    await owner.wait_for_event("s1", "session.idle")
+    await share(owner, "s1", ben=["driver"])
+    await owner.aclose()
+    await rig.settled(lambda: not len(rig.services.residents))
+
+    ben = await join(rig, tenant, "ben", tools=[{"name": "his"}])
+    runtime = rig.scripted.runtimes[-1]
+    assert runtime.called("session.resume")[-1]["availableTools"] == []
+    await ben.call("session.send", {"sessionId": "s1", "prompt": "y"})
+
+    back = await rig.client(tenant, "ann")
+    await back.call("session.resume", {"sessionId": "s1", "availableTools": ["custom:hers"]})
+    assert runtime.called("session.resume")[-1]["availableTools"] == ["custom:hers"]
 
 
 async def test_a_session_that_cannot_be_joined_leaves_no_seat_behind(rig):

@@ -35,6 +35,9 @@ _END_SECONDS = 10.0
 _JOIN_SECONDS = 30.0
 _TOOL_CALL = "external_tool.requested"
 _CANCEL = "$/cancelRequest"
+#: How a guarded session is opened where nobody knows which tools its owner chose: with none (measured: an empty filter passes
+#: nothing), until its owner opens it again.
+_UNKNOWN: dict[str, Any] = {"availableTools": []}
 #: Tool calls that are remembered, so as to know whose tool an answer is of.
 _REMEMBERED_CALLS = 1000
 #: Requests that may wait until it is known again what the member may do.
@@ -114,10 +117,10 @@ class Seat:
         return owner == self._owner and self._near is not None and not self._near.is_closing
 
     async def learn(self, session_id: str) -> None:
-        """Find out what a session is opened with, where no link of its owner says so.
+        """Find out what a session is opened with, where no link of its owner says so; a guarded one opens without tools then.
 
         Raises:
-            errors.PolicyRejected: nobody knows, and its runtime would open it with everything.
+            errors.PolicyRejected: nobody knows, and a runtime of a trusted owner would open it with everything.
         """
         if self._opened_with(session_id):
             return
@@ -129,7 +132,7 @@ class Seat:
                 f"session {session_id} is in no runtime, and only its owner's program knows how to open it: "
                 "have its owner resume it first"
             )
-        self._recipes[session_id] = found or {}
+        self._recipes[session_id] = _UNKNOWN if found is None else found
 
     @contextmanager
     def wanted(self) -> Iterator[None]:
