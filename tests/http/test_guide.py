@@ -92,6 +92,45 @@ async def test_a_turn_over_a_cap_is_said_to_be_one_and_leaves_nothing(http):
     await http.rig.settled(lambda: len(http.rig.registry._records) == 2)
 
 
+async def test_a_message_that_waited_and_then_could_not_be_sent_may_be_sent_again_under_its_key(http):
+    caller, other = await http.caller("shared"), await http.caller("shared")
+    chat = (await caller.post("/api/chat/start")).json()["sessionId"]
+    await say(caller, f"/v1/sessions/{chat}", "[hold]", wait_seconds=0)
+    message = {"json": {"sessionId": chat, "message": "x"}, "headers": {"Idempotency-Key": "k"}}
+    waiting = asyncio.create_task(other.post("/api/chat/message", **message))
+    held = http.edge.users.users[0].conversations[chat]
+    await http.rig.settled(lambda: len(held._queue) == 1)
+    draining = asyncio.create_task(http.rig.services.drainer.drain(0.0, lambda _: None))
+    await asyncio.wait_for(draining, 5)
+    await caller.post(f"/v1/sessions/{chat}/abort")
+
+    refused = await asyncio.wait_for(waiting, 5)
+    assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+    again = await caller.post("/api/chat/message", **message)
+    assert (again.status_code, again.headers.get("idempotency-replayed")) == (503, None)
+
+
+async def test_a_message_whose_turn_is_lost_with_its_runtime_may_be_sent_again_under_its_key(http):
+    caller = await http.caller("shared")
+    chat = (await caller.post("/api/chat/start")).json()["sessionId"]
+    assert (await caller.post("/api/chat/message", json={"sessionId": chat, "message": "one"})).status_code == 200
+    message = {"json": {"sessionId": chat, "message": "[hold]"}, "headers": {"Idempotency-Key": "k"}}
+    first = asyncio.create_task(caller.post("/api/chat/message", **message))
+    await http.rig.settled(lambda: len(sent(http)) == 2)
+    http.rig.scripted.runtimes[0].die()
+
+    lost = await asyncio.wait_for(first, 10)
+    assert (lost.status_code, lost.json()["code"]) == (503, "runtime_lost")
+    again = asyncio.create_task(caller.post("/api/chat/message", **message))
+    await http.rig.settled(lambda: len(sent(http)) == 3)
+    await caller.post(f"/v1/sessions/{chat}/abort")
+    answer = await asyncio.wait_for(again, 10)
+    assert "idempotency-replayed" not in answer.headers
+    kept = await caller.post("/api/chat/message", **message)
+    assert kept.headers["idempotency-replayed"] == "true"
+    assert (kept.status_code, kept.json()) == (answer.status_code, answer.json())
+
+
 async def test_a_caller_who_leaves_a_chat_is_waited_for_no_longer_and_the_turn_goes_on(http):
     caller = await http.caller("shared")
     chat = (await caller.post("/api/chat/start")).json()["sessionId"]

@@ -142,7 +142,11 @@ async def _speak(caller: Caller, held: Conversation, prompt: str, sender: str, r
         await held.wait_over(turn)  # whether they stay or not: they may come back for the answer
     elif not await presence.stays(request, caller, held.wait_over(turn)):
         return presence.nobody()
-    if turn.refusal is not None:
-        raise turn.refusal
-    view = shapes.view_turn(held.session_id, turn, [])
-    return Content(content=ask_routes.content_of(view))
+    try:
+        if turn.refusal is not None:
+            raise turn.refusal
+        return Content(content=ask_routes.content_of(shapes.view_turn(held.session_id, turn, [])))
+    except errors.AerodromeError as error:
+        if attempt is not None and error.retryable:
+            caller.site.replays.unmake(attempt)
+        raise

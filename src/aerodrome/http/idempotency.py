@@ -157,6 +157,10 @@ class Replays:
             # It is made, and goes on: an error now would be kept as the answer.
             _log.warning("http.answer_not_kept", reason=error.message)
 
+    def unmake(self, attempt: Attempt) -> None:
+        """Note that what a request has made came to nothing, and may be made again under its key."""
+        attempt.resource = ""
+
     def follow(self, attempt: Attempt, answer: Awaitable[bytes]) -> None:
         """Keep the JSON answer that will come, whoever reads the stream of it until then."""
         attempt.is_followed = True
