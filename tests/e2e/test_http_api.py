@@ -62,10 +62,19 @@ async def test_a_fork_has_the_history_and_usage_is_counted(demo, isolation):
         branch = forked.headers["location"]
         said = await client.post(f"{branch}/messages", json={"prompt": "[count]"})
         origin = await client.post(f"{session}/messages", json={"prompt": "[count]"})
+        told, after = list[dict](), ""
+        while True:
+            page = (await client.get(f"{session}/history", params={"limit": 2, "after": after})).json()
+            told, after = [*told, *page["events"]], page["next"]
+            if after is None:
+                break
+        whole = (await client.get(f"{session}/history")).json()["events"]
         session_usage = (await client.get(f"{session}/usage")).json()
         usage = (await client.get("/v1/usage")).json()
 
     assert (said.json()["content"], origin.json()["content"]) == ("user messages: 2",) * 2
+    assert told == whole
+    assert [one["data"]["content"] for one in told if one["type"] == "user.message"] == ["[say one]", "[count]"]
     assert session_usage["user_requests"] >= 2
     assert session_usage["models"][0]["input_tokens"] > 0
     assert usage["total"]["model_calls"] == 3

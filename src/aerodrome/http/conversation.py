@@ -19,8 +19,10 @@ import msgspec
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.http import events, open_turns, options
+from aerodrome.http import history as history_module
 from aerodrome.http import program as program_module
 from aerodrome.http.events import Event, EventLog, LogBudget
+from aerodrome.http.history import History
 from aerodrome.http.open_turns import OpenTurns
 from aerodrome.http.options import SessionOptions
 from aerodrome.http.pending import Pending
@@ -36,7 +38,6 @@ KEPT_TURNS = 100
 KEPT_TURN_BYTES = 2 * 1024 * 1024
 QUEUED_TURNS = 100
 QUEUED_BYTES = 8 * 1024 * 1024
-_PAGE_EVENTS = 500
 #: A turn may take an hour, and others go before.
 _SHARED_SECONDS = 6 * 3600.0
 
@@ -80,6 +81,7 @@ class Conversation:
         self._clock = surroundings.clock
         self._readers = Readers(surroundings.budget)
         self._requests = Requests(self)
+        self._history = History(session_id)
         self._program: Program | None = None
         self._is_new = is_new
         self._is_open = False
@@ -188,7 +190,7 @@ class Conversation:
         if not left:
             return
         said = await program.call("session.getMessages", {"sessionId": self.session_id})
-        history, is_at_work = events.kept(_bodies(said)), await self._is_at_work(program)
+        history, is_at_work = events.kept(history_module.bodies(said)), await self._is_at_work(program)
         self._noted = [(turn.turn_id, turn.started_at) for turn in left]
         for turn in left:
             self._turns[turn.turn_id] = turn
@@ -562,28 +564,14 @@ class Conversation:
         """Return the kept events of the session, oldest first: from the runtime where it is open, else from disk."""
         return [event for event in await self._all_history() if not events.is_noise(event.kind)]
 
+    async def read_history(self, after: str | None, limit: int) -> tuple[list[Event], bool]:
+        """Return a page of the same behind a cursor, and whether there may be more; it costs what the page does."""
+        program = await self._surroundings.connect()
+        return await self._history.page(program, self._is_open and program is self._program, after, limit)
+
     async def _all_history(self) -> list[Event]:
         program = await self._surroundings.connect()
-        if self._is_open and program is self._program:
-            said = await program.call("session.getMessages", {"sessionId": self.session_id})
-            return events.kept(_bodies(said))
-        return await self._read_disk(program)
-
-    async def _read_disk(self, program: Program) -> list[Event]:
-        found: list[Event] = []
-        cursor: str | None = None
-        while True:
-            params = {"sessionId": self.session_id, "max": _PAGE_EVENTS} | ({"cursor": cursor} if cursor else {})
-            try:
-                page = await program.call("sessions.readPersistedEvents", params)
-            except errors.RuntimeRefused:
-                return found  # never had a turn: nothing is on disk
-            found += events.kept(_bodies(page))
-            cursor = page.get("cursor")
-            if page.get("cursorStatus") == "expired":
-                found, cursor = [], None  # evicted between two pages: from the beginning
-            elif not page.get("hasMore") or not cursor:
-                return found
+        return await self._history.all(program, self._is_open and program is self._program)
 
     def read_from(self, cursor: str | None, position: int | None = None) -> AsyncGenerator[list[Event], None]:
         """Yield events in batches, for as long as the session goes on: behind `cursor`, or from a position of the log.
@@ -595,11 +583,6 @@ class Conversation:
     def read_turn(self, turn: Turn) -> AsyncGenerator[list[Event], None]:
         """Yield the events of a turn, from its sending to its end."""
         return self._readers.read_turn(self._all_history, turn)
-
-
-def _bodies(result: dict[str, Any]) -> list[bytes]:
-    said = result.get("events")
-    return [msgspec.json.encode(one) for one in said] if isinstance(said, list) else []
 
 
 def params_of(raw: Any) -> dict[str, Any]:

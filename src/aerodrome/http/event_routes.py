@@ -12,7 +12,8 @@ from fastapi import APIRouter, Header, Query
 from aerodrome.http import problems, sse
 from aerodrome.http.callers import Authenticated, Caller
 from aerodrome.http.conversation import Conversation
-from aerodrome.http.events import Event, behind
+from aerodrome.http.events import Event
+from aerodrome.http.history import BEGINNING
 from aerodrome.http.session_routes import SessionId
 from aerodrome.http.shapes import History, HistoryEvent
 from aerodrome.http.turn_routes import encoded, stream
@@ -22,8 +23,6 @@ _EVENTS: dict[str, Any] = {
     "description": "server-sent events: `id` is a cursor, `event` the type, `data` the event as JSON",
     "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
 }
-#: A cursor that no event has, which reads everything.
-_BEGINNING = "0"
 Cursor = Annotated[str | None, Query(max_length=200, description="a cursor: what comes behind it")]
 
 
@@ -54,7 +53,7 @@ async def follow(
 async def _here(held: Conversation) -> str:
     """Return a cursor behind all that was said; where nothing was, one that means the beginning."""
     kept = [] if held.log.cursor else await held.history()
-    return held.log.cursor or (kept[-1].cursor if kept else _BEGINNING)
+    return held.log.cursor or (kept[-1].cursor if kept else BEGINNING)
 
 
 async def _from(cursor: str, batches: AsyncGenerator[list[bytes], None]) -> AsyncGenerator[list[bytes], None]:
@@ -75,9 +74,7 @@ async def history(
 ) -> History:
     """Return the kept events of a session, oldest first."""
     held = await caller.conversation(session_id, "http.history.get")
-    events = await held.history()
-    events = behind(events, after) if after else events
-    page, has_more = events[:limit], len(events) > limit
+    page, has_more = await held.read_history(after, limit)
     senders = await _senders(caller, session_id)
     return History(
         events=[_view(one, senders) for one in page],

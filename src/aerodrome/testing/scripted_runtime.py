@@ -100,6 +100,8 @@ class ScriptedRuntime:
         self.find_disk: Callable[[], set[str]] = lambda: own
         self.die: Callable[[], None] = self.cut
         self.port = 0
+        #: Where cursors of the disk lead.
+        self.snapshots: dict[str | None, int] = {}
         #: Whether a permission that waits is on disk when it dies; the real one writes some 0.2 s behind.
         self.keeps_permissions = True
         self._token = token
@@ -444,12 +446,32 @@ class ScriptedRuntime:
         }
 
     def _journal(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
-        session_id = params["sessionId"]
+        """Read the disk; a cursor can be used once (measured)."""
+        session_id, cursor = params["sessionId"], params.get("cursor")
         if session_id not in self.disk:
             raise RpcError(-32603, f"Request failed with message: cannot read the journal of {session_id}")
-        kept, at, size = _JOURNALS.get(session_id, []), int(params.get("cursor") or 0), params.get("max", 200)
+        kept, at, size = _JOURNALS.get(session_id, []), self.snapshots.pop(cursor, None), params.get("max", 200)
+        if cursor and at is None:
+            return {"events": [], "cursor": cursor, "hasMore": False, "cursorStatus": "expired"}
+        end = min((at or 0) + size, len(kept))
+        following = str(uuid.uuid4())
+        if end < len(kept):
+            self.snapshots[following] = end
+        return {
+            "events": kept[at or 0 : end],
+            "cursor": following,
+            "hasMore": end < len(kept),
+            "cursorStatus": "ok",
+        }
+
+    def _event_log(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        """Read what a live session has kept."""
+        session_id = self._session(params).session_id
+        kept = _JOURNALS.get(session_id, [])
+        at, size = int(str(params.get("cursor") or "|0").partition("|")[2]), params.get("max", 200)
         page = kept[at : at + size]
-        return {"events": page, "cursor": str(at + size), "hasMore": at + size < len(kept), "cursorStatus": "ok"}
+        cursor = f"{page[-1]['id']}|{at + len(page)}" if page else params.get("cursor") or "|0"
+        return {"events": page, "cursor": cursor, "hasMore": at + size < len(kept), "cursorStatus": "ok"}
 
     def _fork(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         session_id = params["sessionId"]
@@ -508,6 +530,7 @@ _METHODS: dict[str, Callable[[ScriptedRuntime, Peer, dict[str, Any]], Any]] = {
     "session.skills.disable": ScriptedRuntime._setting,
     "session.usage.getMetrics": ScriptedRuntime._metrics,
     "sessions.fork": ScriptedRuntime._fork,
+    "session.eventLog.read": ScriptedRuntime._event_log,
     "sessions.readPersistedEvents": ScriptedRuntime._journal,
 }
 
