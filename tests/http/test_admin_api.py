@@ -333,3 +333,59 @@ async def test_the_figures_are_what_happened(http):
     assert sum(one["rejections"] for one in figures) == 1
     [timed] = [one for one in figures if one["turn_seconds_p50"] is not None]
     assert 0 < timed["turn_seconds_p50"] <= timed["turn_seconds_p95"] < 5
+
+
+# -- page by page -----------------------------------------------------------------------------------------------------
+
+
+async def read_pages(caller, path: str, name: str, limit: int, query: dict[str, str]) -> list[list[dict]]:
+    """Return the pages of a list, read with `next` to the end."""
+    found, after = [], {}
+    while True:
+        page = (await caller.get(path, params={**query, "limit": limit, **after})).json()
+        found.append(page[name])
+        if page["next"] is None:
+            return found
+        after = {"after": page["next"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "query"),
+    [
+        ("tenants", "tenants", {}),
+        ("tenants/shared/users", "users", {}),
+        ("keys", "keys", {}),
+        ("keys", "keys", {"tenant": "shared"}),
+        ("runtimes", "runtimes", {}),
+        ("sessions", "sessions", {}),
+    ],
+)
+async def test_what_there_may_be_many_of_comes_page_by_page_each_once(http, path, name, query):
+    operator = await http.operator()
+    for number in range(5):
+        tenant, user = ("shared", f"user-{number}") if number < 3 else ("alone", f"user-{number}")
+        await turn(await http.caller(tenant, user), f"s{number}")
+
+    whole = (await operator.get(f"/v1/admin/{path}", params=query)).json()
+    pages = await read_pages(operator, f"/v1/admin/{path}", name, 2, query)
+
+    assert whole["next"] is None
+    assert [_key(one) for page in pages for one in page] == [_key(one) for one in whole[name]]
+    assert len(whole[name]) > 2
+    assert {len(page) for page in pages[:-1]} == {2}
+
+
+def _key(one: dict) -> str:
+    said = one.get("runtime", one)
+    return next(said[name] for name in ("session_id", "key_id", "runtime_id", "user", "name") if name in said)
+
+
+async def test_a_page_goes_on_behind_a_tenant_that_has_gone_meanwhile(http):
+    operator = await http.operator()
+    whole = [one["name"] for one in (await operator.get("/v1/admin/tenants")).json()["tenants"]]
+    first = (await operator.get("/v1/admin/tenants", params={"limit": 1})).json()
+    del http.rig.configured[first["next"]]
+
+    second = (await operator.get("/v1/admin/tenants", params={"limit": 1, "after": first["next"]})).json()
+
+    assert [one["name"] for one in (*first["tenants"], *second["tenants"])] == whole[:2]

@@ -335,3 +335,18 @@ def test_a_time_is_said_in_utc():
     assert formats.moment(0) == "1970-01-01 00:00:00"
     assert formats.moment(None) == "–"
     assert len(formats.clock(time.time())) == 8
+
+
+async def test_of_tenants_and_users_by_the_thousand_a_page_shows_the_first_and_says_where_all_are(
+    http, sign_in, monkeypatch
+):
+    monkeypatch.setattr("aerodrome.http.pages.people_pages._ROWS", 2)
+    for user in ("ann", "ben", "cyd"):
+        await http.caller("shared", user)
+    browser = await sign_in("", "ops", Scope.OPERATE)
+
+    tenants, users = await browser.show("/tenants"), await browser.show("/tenants/shared")
+
+    assert "The first 2 are shown" in tenants
+    assert "The first 2 are shown" in users
+    assert ("ben" in users, "cyd" in users) == (True, False)

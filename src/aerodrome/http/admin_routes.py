@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from aerodrome import errors
 from aerodrome.admin.views import GatewayView, LinkPage, RuntimeRow, SessionView
-from aerodrome.http import admin_shapes, figures, problems
+from aerodrome.http import admin_shapes, figures, problems, shapes
 from aerodrome.http.admin_shapes import (
     AuditList,
     Cordoned,
@@ -46,6 +46,7 @@ OfTenant = Annotated[
     str | None, Query(pattern=r"^[a-z0-9_.@-]{1,64}$", description="of this tenant; of all without it")
 ]
 Limit = Annotated[int, Query(ge=1, le=200)]
+After = Annotated[str | None, Query(max_length=100, description="`next` of the page before")]
 
 
 class HeldSessions(BaseModel):
@@ -56,18 +57,21 @@ class HeldSessions(BaseModel):
 
 
 class RuntimeList(BaseModel):
-    """The runtimes, those of a realm together, warm ones last."""
+    """The runtimes, those of a realm together, warm ones last; `next` is what to continue after."""
 
     runtimes: list[RuntimeRow]
+    next: str | None
 
 
 # -- seeing -----------------------------------------------------------------------------------------------------------
 
 
 @router.get("/runtimes", responses=problems.documented(), operation_id="adminListRuntimes")
-async def runtimes(caller: Operating) -> RuntimeList:
+async def runtimes(caller: Operating, limit: Limit = 100, after: After = None) -> RuntimeList:
     """List the runtimes: whom they serve, how they are, and why one is cordoned."""
-    return RuntimeList(runtimes=await Desk(caller).operate("show.runtimes"))
+    rows = await Desk(caller).operate("show.runtimes")
+    page, following = shapes.page(rows, lambda row: row.runtime.runtime_id, limit, after)
+    return RuntimeList(runtimes=page, next=following)
 
 
 @router.get("/pool", responses=problems.documented(), operation_id="adminGetPool")
@@ -114,9 +118,11 @@ async def links(
 
 
 @router.get("/tenants", responses=problems.documented(), operation_id="adminListTenants")
-async def tenants(caller: Administrating) -> TenantList:
-    """List tenants and their policies."""
-    return TenantList(tenants=[admin_shapes.tenant_info(one) for one in await Desk(caller).list_tenants()])
+async def tenants(caller: Administrating, limit: Limit = 100, after: After = None) -> TenantList:
+    """List tenants and their policies, by name."""
+    rows = [one for one in await Desk(caller).list_tenants() if after is None or one.name > after]
+    page, following = shapes.page(rows, lambda one: one.name, limit, None)
+    return TenantList(tenants=[admin_shapes.tenant_info(one) for one in page], next=following)
 
 
 @router.get("/tenants/{name}", responses=problems.documented(404), operation_id="adminGetTenant")
@@ -126,9 +132,11 @@ async def tenant_of(name: TenantName, caller: Administrating) -> TenantInfo:
 
 
 @router.get("/tenants/{name}/users", responses=problems.documented(404), operation_id="adminListUsers")
-async def users(name: TenantName, caller: Administrating) -> UserList:
-    """List the users of a tenant of whom anything is known, with what they took since the gateway started."""
-    return UserList(users=[admin_shapes.user_info(row) for row in await Desk(caller).list_users(name)])
+async def users(name: TenantName, caller: Administrating, limit: Limit = 100, after: After = None) -> UserList:
+    """List the users of a tenant of whom anything is known, by name, with what they took since the gateway started."""
+    rows = [row for row in await Desk(caller).list_users(name) if after is None or row.user > after]
+    page, following = shapes.page(rows, lambda row: row.user, limit, None)
+    return UserList(users=[admin_shapes.user_info(row) for row in page], next=following)
 
 
 @router.get("/audit", responses=problems.documented(404), operation_id="adminReadAudit")
@@ -145,10 +153,13 @@ async def audit(
 
 
 @router.get("/keys", responses=problems.documented(404), operation_id="adminListKeys")
-async def keys(caller: Administrating, tenant: OfTenant = None) -> KeyList:
+async def keys(
+    caller: Administrating, tenant: OfTenant = None, limit: Limit = 100, after: After = None
+) -> KeyList:
     """List keys, the newest first."""
     now = caller.site.clock.now()
-    return KeyList(keys=[admin_shapes.key_info(key, now) for key in await Desk(caller).list_keys(tenant)])
+    page, following = shapes.page(await Desk(caller).list_keys(tenant), lambda key: key.key_id, limit, after)
+    return KeyList(keys=[admin_shapes.key_info(key, now) for key in page], next=following)
 
 
 @router.post("/keys", status_code=201, responses=problems.documented(404), operation_id="adminCreateKey")

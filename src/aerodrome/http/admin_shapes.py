@@ -76,9 +76,10 @@ class KeyMade(KeyInfo):
 
 
 class KeyList(BaseModel):
-    """Keys, the newest first."""
+    """Keys, the newest first, page by page; `next` is what to continue after."""
 
     keys: list[KeyInfo]
+    next: str | None
 
 
 class TenantInfo(BaseModel):
@@ -91,9 +92,10 @@ class TenantInfo(BaseModel):
 
 
 class TenantList(BaseModel):
-    """Tenants, by name."""
+    """Tenants, by name, page by page; `next` is what to continue after."""
 
     tenants: list[TenantInfo]
+    next: str | None
 
 
 class UsageInfo(BaseModel):
@@ -119,9 +121,10 @@ class UserInfo(BaseModel):
 
 
 class UserList(BaseModel):
-    """Users, by name."""
+    """Users, by name, page by page; `next` is what to continue after."""
 
     users: list[UserInfo]
+    next: str | None
 
 
 class AuditList(BaseModel):

@@ -6,6 +6,7 @@ admin.operations', with its audit records; who asked is named by role and key, n
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,18 +162,15 @@ class Desk:
         await self.find_tenant(tenant)
         now = self._site.clock.now()
         totals = self._site.services.recorder.totals(tenant)
-        keys = [key for key in await self._office.keys.list_all(tenant) if Scope.SIGN not in key.scopes]
-        held = [views.owner_of(one) for one in self._site.services.residents.of_tenant(tenant)]
-        named = {*await self._office.people.list_users(tenant), *(owner.user for owner in (*totals, *held))}
-        signing = {key.owner.user for key in await self._office.keys.list_all(tenant)} - {
-            key.owner.user for key in keys
-        }
-        rows = []
-        for user in sorted(named - (signing - {owner.user for owner in (*totals, *held)})):
-            owner = Owner(tenant, user)
-            live = sum(key.owner == owner and key.is_live(now) for key in keys)
-            rows.append(UserRow(tenant, user, live, held.count(owner), totals.get(owner, Totals())))
-        return rows
+        every = await self._office.keys.list_all(tenant)
+        keys = [key for key in every if Scope.SIGN not in key.scopes]
+        live = Counter(key.owner for key in keys if key.is_live(now))
+        held = Counter(views.owner_of(one) for one in self._site.services.residents.of_tenant(tenant))
+        active = {owner.user for owner in (*totals, *held)}
+        signing = {key.owner.user for key in every} - {key.owner.user for key in keys}
+        named = {*await self._office.people.list_users(tenant), *active} - (signing - active)
+        owners = [Owner(tenant, user) for user in sorted(named)]
+        return [UserRow(tenant, one.user, live[one], held[one], totals.get(one, Totals())) for one in owners]
 
     # -- keys -------------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from aerodrome.http.sealed_cookies import Notice
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 KeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$")]
 TenantName = Annotated[str, Path(pattern=r"^[a-z0-9_.@-]{1,64}$")]
+#: Rows of a page; programs get all of them page by page.
+_ROWS = 500
 _KEYS = 200
 _RECORDS = 100
 _LEADS = {
@@ -33,7 +35,8 @@ async def show_tenants(request: Request, visitor: Visiting) -> Response:
     desk, services = Desk(visitor.caller), visitor.caller.site.services
     desk.check_operator()
     rows = []
-    for one in await desk.list_tenants():
+    tenants = await desk.list_tenants()
+    for one in tenants[:_ROWS]:
         totals = overview_routes.add_up(list(services.recorder.totals(one.name).values()))
         rows.append(
             {
@@ -46,7 +49,8 @@ async def show_tenants(request: Request, visitor: Visiting) -> Response:
                 "tokens": totals.tokens.taken + totals.tokens.given,
             }
         )
-    return page.render(request, "tenants.html", visitor, tenants=rows, since=services.recorder.since)
+    more = len(tenants) > _ROWS
+    return page.render(request, "tenants.html", visitor, tenants=rows, more=more, since=services.recorder.since)
 
 
 @router.get("/tenants/{name}")
@@ -65,6 +69,7 @@ async def show_users(request: Request, visitor: Visiting) -> Response:
 
 async def _show_tenant(request: Request, visitor: Visitor, name: str, title: str) -> Response:
     desk = Desk(visitor.caller)
+    users = await desk.list_users(name)
     return page.render(
         request,
         "tenant.html",
@@ -72,7 +77,8 @@ async def _show_tenant(request: Request, visitor: Visitor, name: str, title: str
         title=title,
         role=visitor.role,
         one=admin_shapes.tenant_info(await desk.find_tenant(name)),
-        users=await desk.list_users(name),
+        users=users[:_ROWS],
+        more=len(users) > _ROWS,
         since=visitor.caller.site.services.recorder.since,
     )
 
