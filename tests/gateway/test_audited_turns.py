@@ -38,9 +38,7 @@ async def waiting_turn(rig) -> tuple:
         ("members.leave", {}, "ben", "leave"),
     ],
 )
-async def test_a_turn_that_is_taken_back_is_recorded_with_who_did_it_whose_it_was_and_why(
-    rig, method, params, by, why
-):
+async def test_a_turn_that_is_taken_back_is_recorded_with_who_did_it_whose_it_was_and_why(rig, method, params, by, why):
     ann, ben, waiting = await waiting_turn(rig)
 
     await {"ann": ann, "ben": ben}[by].call(f"aerodrome.{method}", {"sessionId": "s1", **params})

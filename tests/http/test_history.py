@@ -111,7 +111,7 @@ async def test_a_page_behind_a_cursor_of_an_earlier_gateway_is_found_and_the_nex
 
 @both
 async def test_who_has_read_all_asks_for_what_came_since_and_reads_no_more_than_that(http, session):
-    caller, path, told = session
+    caller, path, _ = session
     last = (await caller.get(f"{path}/history", params={"after": (await _last(caller, path))})).json()
     assert (last["events"], last["next"]) == ([], None)
     more = add(path.rpartition("/")[2], 3)

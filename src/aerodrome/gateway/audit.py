@@ -112,9 +112,7 @@ class Auditor:
         """A client reads another's session from now on."""
         self.note(Entry(Action.SESSION_RESUME, **_who(client), session_id=session_id, session_owner=owner))
 
-    def withdrew(
-        self, client: Client, session_id: str, owner: Owner, turn: tuple[str, Owner], reason: str
-    ) -> None:
+    def withdrew(self, client: Client, session_id: str, owner: Owner, turn: tuple[str, Owner], reason: str) -> None:
         """A client has taken back a turn (its id, and whose it is) that waited in a session of an owner, or held the lease."""
         turn_id, sender = turn
         entry = Entry(

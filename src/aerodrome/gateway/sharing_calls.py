@@ -377,7 +377,9 @@ async def _withdraw(asking: _Asking, wanted: Turn) -> dict[str, Any]:
     if ticket.member != asking.caller.user and asking.caller != asking.owner:
         raise errors.PolicyRejected("a waiting turn can be withdrawn by its sender and by the owner of the session")
     if not await coordinator.withdraw(wanted.sessionId, wanted.turnId):
-        raise errors.KeyMissing(f"turn {wanted.turnId} does not wait in this session any more: it runs, or was withdrawn")
+        raise errors.KeyMissing(
+            f"turn {wanted.turnId} does not wait in this session any more: it runs, or was withdrawn"
+        )
     sender = Owner(asking.owner.tenant, ticket.member)
     _note_withdrawn(asking, wanted.sessionId, (wanted.turnId, sender), "withdraw")
     return {"withdrawn": [wanted.turnId]}

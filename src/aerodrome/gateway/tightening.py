@@ -1,10 +1,11 @@
 """Sessions that are open when their policy changes: restricted again, at once where that can be, else before anything new.
 
 What a session was opened with was made from what its client asked for (protocol.hardening; of an open one, only which of the
-gateway's providers and tokens it is given). When policy changes, it is made anew from the same: at the next turn the session is unloaded and comes back with it (gateway.reattach), the one way
-that holds for all of it. A session at work cannot be unloaded; it is told its new tool filter, which counts from its next
-turn on, and its new models, which count from the next call of the model on (measured). If policy does not allow at all what
-it was opened with, its turn is aborted. Client tools that policy denies are never called, turn or not.
+gateway's providers and tokens it is given). When policy changes, it is made anew from the same: at the next turn the session is
+unloaded and comes back with it (gateway.reattach), the one way that holds for all of it. A session at work cannot be unloaded;
+it is told its new tool filter, which counts from its next turn on, and its new models, which count from the next call of the
+model on (measured). If policy does not allow at all what it was opened with, its turn is aborted. Client tools that policy
+denies are never called, turn or not.
 """
 
 from __future__ import annotations

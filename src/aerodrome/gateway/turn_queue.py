@@ -417,7 +417,9 @@ class TurnQueue:
         """Have a message go into the turn that runs. Raises errors.LeaseLost: none does any more."""
         running = self._runs.get((run.realm, run.session_id))
         if running is None or not running.is_sent:
-            raise errors.LeaseLost(f"no turn runs in session {run.session_id} any more that could be steered; send it again")
+            raise errors.LeaseLost(
+                f"no turn runs in session {run.session_id} any more that could be steered; send it again"
+            )
         self._shared.stores.fence.check(run.session_id, running.lease.token)
         run.turn_id, run.lease = running.turn_id, running.lease
         running.steering.append(_Steering(run))

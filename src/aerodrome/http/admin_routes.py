@@ -153,9 +153,7 @@ async def audit(
 
 
 @router.get("/keys", responses=problems.documented(404), operation_id="adminListKeys")
-async def keys(
-    caller: Administrating, tenant: OfTenant = None, limit: Limit = 100, after: After = None
-) -> KeyList:
+async def keys(caller: Administrating, tenant: OfTenant = None, limit: Limit = 100, after: After = None) -> KeyList:
     """List keys, the newest first."""
     now = caller.site.clock.now()
     page, following = shapes.page(await Desk(caller).list_keys(tenant), lambda key: key.key_id, limit, after)

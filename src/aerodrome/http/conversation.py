@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from aerodrome import errors
 from aerodrome.clock import Clock
 from aerodrome.http import events, open_turns, options

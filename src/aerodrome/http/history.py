@@ -10,7 +10,8 @@ of the disk can be used once. Not live events: http.conversation and http.readin
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,6 +20,7 @@ from aerodrome.http import events
 from aerodrome.http.events import Event
 from aerodrome.http.program import Program
 
+T = TypeVar("T")
 #: Read at once where all of a history is wanted, or a place in it.
 _PART_EVENTS = 500
 #: The same where the page behind that place must not end within a part: such a cursor cannot be used for the rest of it.
@@ -84,7 +86,7 @@ class History:
 
         return await self._begun_anew(read)
 
-    async def _begun_anew(self, read: Any) -> Any:
+    async def _begun_anew(self, read: Callable[[], Awaitable[T]]) -> T:
         """Read a history that may be evicted between two of its parts: then from the beginning."""
         for _ in range(_ATTEMPTS):
             try:
@@ -94,7 +96,13 @@ class History:
         raise errors.RuntimeUnavailable("the session's history changes faster than it can be read; try again")
 
     async def _read_page(
-        self, program: Program, call: str, cursor: str | None, limit: int, anchor: str = "", begun: list[Event] | None = None
+        self,
+        program: Program,
+        call: str,
+        cursor: str | None,
+        limit: int,
+        anchor: str = "",
+        begun: list[Event] | None = None,
     ) -> tuple[list[Event], bool]:
         """Read up to the very end of a page; `begun` is what it has already, `anchor` the event before."""
         page = begun or []
@@ -117,7 +125,9 @@ class History:
             part = _Part([], None, True)
             while part.has_more:
                 before = part.following
-                part = await self._read(program, call, before, max(limit, _PART_EVENTS if call == _LIVE else _DISK_PART_EVENTS))
+                part = await self._read(
+                    program, call, before, max(limit, _PART_EVENTS if call == _LIVE else _DISK_PART_EVENTS)
+                )
                 at = next((n for n, one in enumerate(part.events) if events.anchor_of(one.cursor) == anchor), None)
                 if at is None:
                     continue
