@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from aerodrome.core.membership import Billing, BusyPolicy, Sharing
+from aerodrome.testing.peer import RpcError
 
 from .sharing import said
 
@@ -75,3 +76,27 @@ async def test_of_invitations_that_come_at_once_each_is_kept_once_and_turns_are_
     await asyncio.gather(*(owner.call("session.send", {"sessionId": "s1", "prompt": f"m{n}"}) for n in range(3)))
     await owner.wait_for_event("s1", "aerodrome.turn_ended", 3)
     assert [data["content"] for data in said(owner)] == ["m0", "m1", "m2"]
+
+
+@pytest.mark.parametrize("store", ["find_sharing", "use_link"])
+async def test_who_joins_by_a_link_as_the_session_is_deleted_is_no_member_of_the_next_one_of_that_name(rig, store):
+    owner, ben = await rig.client("shared", "ann"), await rig.client("shared", "ben")
+    await owner.call("session.create", {"sessionId": "s1"})
+    link = await owner.call("aerodrome.links.create", {"sessionId": "s1", "roles": ["driver"]})
+    gate = Gate(rig.sharing.stores.sharings, store)
+    joining = ben.ask("aerodrome.links.use", {"token": link["token"]})
+    await asyncio.wait_for(gate.reached.wait(), 5)
+
+    deleting = owner.ask("session.delete", {"sessionId": "s1"})
+    if store == "use_link":  # nothing of the session is held yet: it goes
+        await asyncio.wait_for(deleting, 5)
+    gate.may_go.set()
+    await asyncio.wait((joining, deleting), timeout=5)
+    joining.exception()
+    await (await rig.client("shared", "cyd")).call("session.create", {"sessionId": "s1"})
+
+    with pytest.raises(RpcError) as missing:
+        await ben.call("aerodrome.sharing.look", {"sessionId": "s1"})
+    assert missing.value.data["code"] == "session_missing"
+    assert await rig.sharing.stores.members.list_of("s1") == []
+    assert await rig.sharing.stores.sharings.find_sharing("s1") is None

@@ -57,6 +57,8 @@ class Ownership:
         self._reads: dict[str, _Read] = {}
         #: By id, how many withdraw it, and what tells those who wait that the last of them is done.
         self._withdrawn: dict[str, _Withdrawal] = {}
+        #: Sessions whose ids are being freed: what was kept of them goes, and nothing new may be.
+        self._freeing: set[str] = set()
         #: Hears of each id that is free again.
         self.note_freed: Callable[[str], None] = lambda _: None
         #: Tasks that asked about sessions, until they end, with the ids they asked about.
@@ -177,6 +179,11 @@ class Ownership:
         """Say whether this owner owns the session."""
         return await self.find_owner(session_id) == owner
 
+    async def is_still_owned(self, session_id: str, owner: Owner) -> bool:
+        """Say the same as the store has it, without waiting for a withdrawal; a session that is being forgotten is nobody's."""
+        record = await self._registry.find(session_id)
+        return record is not None and record.owner == owner and session_id not in self._freeing
+
     def may_see(self, session_id: str, owner: Owner) -> bool:
         """Say, without waiting, whether an event about a session is for this owner.
 
@@ -199,9 +206,13 @@ class Ownership:
             self._overtake(session_id)
             return
         # The record goes last: whoever has the id next must find nothing of what was kept under it, members above all.
-        for forget in self.keepers:
-            await forget(session_id, owner)
-        was_theirs = await self._registry.forget(session_id, owner)
+        self._freeing.add(session_id)
+        try:
+            for forget in self.keepers:
+                await forget(session_id, owner)
+            was_theirs = await self._registry.forget(session_id, owner)
+        finally:
+            self._freeing.discard(session_id)
         self._overtake(session_id)
         if not was_theirs:
             return

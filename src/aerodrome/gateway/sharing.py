@@ -7,9 +7,11 @@ are of the owner's tenant. Neighbours: seats (a member's link), turn_queue (whos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -20,6 +22,7 @@ from aerodrome.core.membership import Member, Right, Sharing
 from aerodrome.core.placement import realm_of
 from aerodrome.gateway.audience import Audiences
 from aerodrome.gateway.known_tenants import FindTenant
+from aerodrome.gateway.ownership import Ownership
 from aerodrome.ports.coordination import TurnCoordinator, TurnFence
 from aerodrome.ports.members import MemberStore, SharingStore
 from aerodrome.protocol import reopening
@@ -69,6 +72,7 @@ class SharedSessions:
         self._cache_seconds = cache_seconds
         self._members: dict[tuple[str, Owner], tuple[Member | None, float]] = {}
         self._sharings: dict[str, tuple[Sharing | None, float]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._watchers: set[Callable[[str, Owner | None], None]] = set()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}
         #: How often anything changed here: what was read before a change is not remembered after it.
@@ -130,9 +134,30 @@ class SharedSessions:
 
     async def end(self, session_id: str, _owner: Owner) -> None:
         """Keep nothing of a session that is gone."""
-        await self.stores.members.remove(session_id)
-        await self.stores.coordinator.forget(session_id)
+        async with self._alone(session_id):
+            await self.stores.members.remove(session_id)
+            await self.stores.coordinator.forget(session_id)
         self.forget(session_id)
+
+    @asynccontextmanager
+    async def changing(self, ownership: Ownership, session_id: str, owner: Owner) -> AsyncIterator[None]:
+        """Change what is kept of how an owner's session is shared, in a block: its end waits for that, or came before.
+
+        Raises:
+            errors.SessionMissing: it is gone: what is kept from now on would be of whoever has its id next.
+        """
+        async with self._alone(session_id):
+            if not await ownership.is_still_owned(session_id, owner):
+                raise errors.SessionMissing("no such session")
+            yield
+
+    @asynccontextmanager
+    async def _alone(self, session_id: str) -> AsyncIterator[None]:
+        lock = self._locks.get(session_id)
+        if lock is None:
+            lock = self._locks[session_id] = asyncio.Lock()  # for as long as anybody has it
+        async with lock:
+            yield
 
     async def leave_everything(self, person: Owner) -> int:
         """Take somebody out of every session of others (an erasure); return out of how many."""

@@ -7,6 +7,7 @@ session and is judged by the caller's rights in it; a session that one is no mem
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
@@ -181,7 +182,8 @@ async def _share(asking: _Asking, wanted: Shared) -> dict[str, Any]:
         before = before or Sharing(wanted.sessionId)
         return replace(before, busy=wanted.busy or before.busy, billing=wanted.billing or before.billing)
 
-    sharing = await asking.shared.stores.sharings.amend_sharing(wanted.sessionId, change)
+    async with _changing(asking, wanted.sessionId):
+        sharing = await asking.shared.stores.sharings.amend_sharing(wanted.sessionId, change)
     assert sharing is not None
     asking.shared.forget(wanted.sessionId)
     _note(asking, wanted.sessionId, "sharing")
@@ -261,15 +263,21 @@ async def _begin_sharing(asking: _Asking, session_id: str) -> None:
     """Have a session's turns wait for each other, before anybody else can send one."""
     if await asking.shared.stores.sharings.find_sharing(session_id) is None:
         sharings = asking.shared.stores.sharings
-        await sharings.amend_sharing(session_id, lambda before: Sharing(session_id) if before is None else None)
+        async with _changing(asking, session_id):
+            await sharings.amend_sharing(session_id, lambda before: Sharing(session_id) if before is None else None)
         asking.shared.forget(session_id)
+
+
+def _changing(asking: _Asking, session_id: str) -> AbstractAsyncContextManager[None]:
+    return asking.shared.changing(asking.client.services.ownership, session_id, asking.owner)
 
 
 async def _amend(
     asking: _Asking, session_id: str, person: Owner, change: Callable[[Member | None], Member], what: str
 ) -> Member:
     """Change what somebody is in one step with reading it: who is removed meanwhile must not be back by an older answer."""
-    member = await asking.shared.stores.members.amend(session_id, person, change)
+    async with _changing(asking, session_id):
+        member = await asking.shared.stores.members.amend(session_id, person, change)
     assert member is not None
     asking.shared.forget(session_id, person)
     _note(asking, session_id, what, person)
@@ -282,9 +290,10 @@ async def _amend(
 async def _create_link(asking: _Asking, wanted: NewLink) -> dict[str, Any]:
     roles = membership.check_roles(wanted.roles)
     now = asking.shared.clock.now()
-    await _check_links(asking, wanted.sessionId, now)
     link, token = membership.create_link(wanted.sessionId, roles, now, wanted.seconds, wanted.uses)
-    await asking.shared.stores.sharings.add_link(link)
+    async with _changing(asking, wanted.sessionId):
+        await _check_links(asking, wanted.sessionId, now)
+        await asking.shared.stores.sharings.add_link(link)
     _note(asking, wanted.sessionId, "link.create")
     return {"linkId": link.link_id, "token": token, "expiresAt": link.expires_at, "uses": wanted.uses}
 
