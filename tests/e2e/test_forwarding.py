@@ -140,13 +140,13 @@ def wishes(model):
 async def fails_at_once_when_cut(place, session):
     heard = Recorder()
     session.on(heard)
-    turn = asyncio.create_task(session.send_and_wait("[stream 1000 300]", timeout=WAIT_SECONDS))
+    turn = asyncio.create_task(session.send_and_wait("[stream 1000 300]", timeout=60))
     await heard.first("assistant.message_delta")
     began_at = time.monotonic()
     await place.stop()
     with pytest.raises(Exception, match="try again"):
         await turn
-    assert time.monotonic() - began_at < 10
+    assert time.monotonic() - began_at < 20
     await place.start()
 
 

@@ -69,7 +69,7 @@ def leave(demo, departure, cast):
 
 
 async def until(condition):
-    assert await asyncio.to_thread(demo_process.wait_for, condition, 10)
+    assert await asyncio.to_thread(demo_process.wait_for, condition, 30)
 
 
 def is_in_use(demo, session_id):

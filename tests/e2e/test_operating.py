@@ -128,7 +128,7 @@ async def test_a_drain_by_command_lets_a_turn_finish_and_the_gateway_ends_well()
 
         assert await turn == "tool said: a fact about the moon"
         assert (await operator.finish(draining)).endswith("the gateway has stopped\n")
-        assert await asyncio.to_thread(demo.process.wait, 10) == 0
+        assert await asyncio.to_thread(demo.process.wait, 30) == 0
         assert demo.leftovers() == []
         assert "no gateway runs over" in await operator.run("show", "pool", code=1)
         await programs.aclose()
@@ -137,7 +137,7 @@ async def test_a_drain_by_command_lets_a_turn_finish_and_the_gateway_ends_well()
 async def test_a_drain_that_nobody_watches_ends_the_gateway_as_well():
     with demo_process.running() as demo:
         await Operator(demo).run("drain")
-        assert await asyncio.to_thread(demo.process.wait, 10) == 0
+        assert await asyncio.to_thread(demo.process.wait, 30) == 0
         assert not any(demo.directory.rglob("admin.sock"))
 
 
