@@ -26,7 +26,7 @@ from aerodrome import app, demo, settings
 from aerodrome.core import identity, webhook
 from aerodrome.core.identity import Owner
 from aerodrome.http import events
-from aerodrome.testing import process_table
+from aerodrome.testing import direct_and_through, process_table
 from aerodrome.testing.http_rig import ServerEvent, read_events
 from aerodrome.transport.asgi import AsgiServer
 
@@ -50,8 +50,7 @@ class Place:
         master = directory / "master.key"
         master.touch(mode=0o600)
         master.write_text("a master key for tests, 32 or more")
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = direct_and_through.free_port()
         self.hook = f"http://127.0.0.1:{hook_port}/tools"
         environment = {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}
         said = "\n".join(f'{name} = "{value}"' for name, value in environment.items())
