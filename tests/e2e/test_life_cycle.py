@@ -143,6 +143,7 @@ async def test_hooks_hear_of_one_start_and_one_end(cast, connect, leave, mode):
     await say(session, "three")
     await session.disconnect()
 
+    await until(lambda: heard[-1] == "end")
     assert heard == ["start", "prompt", "prompt", "prompt", "end"]
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Callable
 
 import pytest
 
@@ -56,6 +57,13 @@ class Operator:
         """Return what is shown, as JSON."""
         return json.loads(await self.run("show", what, "--json", *words))
 
+    async def settled(self, what: str, condition: Callable[[list[dict]], bool], *words: str) -> list[dict]:
+        """Return what is shown once it fulfils a condition: the programs of earlier tests have gone without a word."""
+        async with asyncio.timeout(COMMAND_SECONDS):
+            while not condition(found := await self.show(what, *words)):
+                pass
+        return found
+
 
 @pytest.fixture
 def operator(demo) -> Operator:
@@ -69,9 +77,9 @@ async def test_an_evicted_session_goes_on_with_its_history(cast, connect, operat
     await say(session, "one")
     await say(other, "other")
     who = ("--tenant", cast.owner.tenant)
-    states = {view["session_id"]: view["state"] for view in await operator.show("sessions", *who)}
-    assert states == {session.session_id: "idle", other.session_id: "idle"}
-    [link] = await operator.show("links", *who)
+    both = {session.session_id: "idle", other.session_id: "idle"}
+    await operator.settled("sessions", lambda views: {view["session_id"]: view["state"] for view in views} == both, *who)
+    [link] = await operator.settled("links", lambda views: len(views) == 1, *who)
     assert (link["user"], link["sessions"], link["upstreams"]) == (cast.owner.user, 2, 1)
 
     assert "is evicted" in await operator.run("evict", session.session_id)
