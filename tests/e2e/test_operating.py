@@ -78,7 +78,9 @@ async def test_an_evicted_session_goes_on_with_its_history(cast, connect, operat
     await say(other, "other")
     who = ("--tenant", cast.owner.tenant)
     both = {session.session_id: "idle", other.session_id: "idle"}
-    await operator.settled("sessions", lambda views: {view["session_id"]: view["state"] for view in views} == both, *who)
+    await operator.settled(
+        "sessions", lambda views: {view["session_id"]: view["state"] for view in views} == both, *who
+    )
     [link] = await operator.settled("links", lambda views: len(views) == 1, *who)
     assert (link["user"], link["sessions"], link["upstreams"]) == (cast.owner.user, 2, 1)
 
