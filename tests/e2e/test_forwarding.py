@@ -32,7 +32,7 @@ from .python_sdk import Recorder, say
 pytestmark = pytest.mark.runtime
 
 NODE_TESTS = Path(__file__).with_name("node")
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 class TlsPlace:

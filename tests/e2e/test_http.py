@@ -32,7 +32,7 @@ from aerodrome.transport.asgi import AsgiServer
 
 pytestmark = pytest.mark.runtime
 
-SECONDS = 45.0
+SECONDS = 90.0
 CLI = [sys.executable, "-c", "from aerodrome.cli.main import main; main()"]
 OVER = ("completed", "failed", "aborted")
 
