@@ -23,7 +23,7 @@ from aerodrome.core import identity
 from aerodrome.core.identity import Owner
 from aerodrome.forward import dialing
 from aerodrome.forward.server import Forwarder
-from aerodrome.testing import peer
+from aerodrome.testing import direct_and_through, peer
 from aerodrome.testing.certificates import Authority
 
 from .place import UNSANDBOXED
@@ -43,7 +43,7 @@ class TlsPlace:
         self.model = model
         self.authority = authority
         self.server = authority.issue("127.0.0.1")
-        self.port = 0
+        self.port = direct_and_through.free_port()  # for every start
         self.token_file = state / "token"
         self._running = AsyncExitStack()
 
@@ -68,7 +68,6 @@ class TlsPlace:
             tenants={"acme": {"isolation": "user", "trust": "full", "providers": [self.model["base_url"]]}},
         )
         application = await self._running.enter_async_context(app.open_application(settings))
-        self.port = application.port
         if not self.token_file.exists():
             key, token = identity.create_key(Owner("acme", "ann"), time.time())
             await application.stores.keys.add(key)
