@@ -174,5 +174,7 @@ async def test_who_sent_a_message_is_kept_once_and_goes_with_the_session(twins):
         await one.add_sent(entry)
 
     assert await other.list_sent("s1") == [sent[1], sent[0]]
+    assert await other.list_sent("s1", {"m2", "none"}) == [sent[0]]
+    assert await other.list_sent("s1", ()) == []
     await one.remove("s1")
     assert (await other.list_sent("s1"), await other.list_sent("s2")) == ([], [sent[2]])

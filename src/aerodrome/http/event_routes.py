@@ -75,7 +75,7 @@ async def history(
     """Return the kept events of a session, oldest first."""
     held = await caller.conversation(session_id, "http.history.get")
     page, has_more = await held.read_history(after, limit)
-    senders = await _senders(caller, session_id)
+    senders = await _senders(caller, session_id, page)
     return History(
         events=[_view(one, senders) for one in page],
         cursor=page[-1].cursor if page else after,
@@ -83,12 +83,13 @@ async def history(
     )
 
 
-async def _senders(caller: Caller, session_id: str) -> dict[str, str]:
-    """Return who sent the messages of a shared session, by the runtime's ids of them."""
+async def _senders(caller: Caller, session_id: str, page: list[Event]) -> dict[str, str]:
+    """Return who sent the messages of a page, in a shared session, by the runtime's ids of them."""
     shared = caller.site.services.sharing
     if shared is None or await shared.sharing(session_id) is None:
         return {}
-    return {sent.message_id: sent.user for sent in await shared.stores.sharings.list_sent(session_id)}
+    named = {str(event.data.get("messageId")) for event in page if event.kind == "user.message"}
+    return {sent.message_id: sent.user for sent in await shared.stores.sharings.list_sent(session_id, named)}
 
 
 def _view(event: Event, senders: dict[str, str]) -> HistoryEvent:

@@ -6,7 +6,7 @@ methods are safe to cancel, and raise errors.StoreUnavailable when the store doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from aerodrome.core.identity import Owner
@@ -68,8 +68,8 @@ class SharingStore(Protocol):
         """Keep who sent a message. Idempotent."""
         ...
 
-    async def list_sent(self, session_id: str) -> Sequence[SentBy]:
-        """Return who sent the messages of a session, oldest first."""
+    async def list_sent(self, session_id: str, message_ids: Collection[str] | None = None) -> Sequence[SentBy]:
+        """Return who sent the messages of a session (these of them; None: all), oldest first."""
         ...
 
     async def add_link(self, link: ShareLink) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from aerodrome.core.identity import Owner
@@ -74,9 +74,10 @@ class MemoryMemberStore:
         """Keep who sent a message."""
         self._sent[sent.session_id, sent.message_id] = sent
 
-    async def list_sent(self, session_id: str) -> Sequence[SentBy]:
+    async def list_sent(self, session_id: str, message_ids: Collection[str] | None = None) -> Sequence[SentBy]:
         """Return who sent the messages of a session."""
-        found = (sent for sent in self._sent.values() if sent.session_id == session_id)
+        every = (sent for sent in self._sent.values() if sent.session_id == session_id)
+        found = (sent for sent in every if message_ids is None or sent.message_id in message_ids)
         return sorted(found, key=lambda sent: (sent.at, sent.message_id))
 
     async def add_link(self, link: ShareLink) -> None:

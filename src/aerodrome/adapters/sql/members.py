@@ -5,7 +5,7 @@ A use of a link is counted by one statement that only counts what is left: two w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -41,6 +41,7 @@ _INSERT_SENT = sa.insert(tables.SENT_MESSAGES)
 _LIST_SENT = (
     sa.select(tables.SENT_MESSAGES).where(_T.session_id == sa.bindparam("id")).order_by(_T.sent_at, _T.message_id)
 )
+_LIST_SENT_OF = _LIST_SENT.where(_T.message_id.in_(sa.bindparam("messages", expanding=True)))
 _REMOVE_SENT = sa.delete(tables.SENT_MESSAGES).where(_T.session_id == sa.bindparam("id"))
 _REMOVE_LINKS = sa.delete(tables.SHARE_LINKS).where(_L.session_id == sa.bindparam("id"))
 
@@ -128,9 +129,11 @@ class SqlMemberStore:
         }
         await self._database.write(lambda c: engine.insert_once(c, tables.SENT_MESSAGES, row))
 
-    async def list_sent(self, session_id: str) -> Sequence[SentBy]:
+    async def list_sent(self, session_id: str, message_ids: Collection[str] | None = None) -> Sequence[SentBy]:
         """Return who sent the messages of a session."""
-        return await self._database.read(lambda c: [SentBy(*row) for row in c.execute(_LIST_SENT, {"id": session_id})])
+        wanted, values = (_LIST_SENT, {}) if message_ids is None else (_LIST_SENT_OF, {"messages": list(message_ids)})
+        given = {"id": session_id, **values}
+        return await self._database.read(lambda c: [SentBy(*row) for row in c.execute(wanted, given)])
 
     async def add_link(self, link: ShareLink) -> None:
         """Keep a new link."""
