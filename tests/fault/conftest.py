@@ -65,7 +65,7 @@ class Target:
         raise AssertionError(f"the gateway has no {name}: it has ended")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Poll until something about another process holds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -87,7 +87,7 @@ def _process(*argv: str, announces: str, **variables: str) -> Iterator[tuple[sub
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(30)
         finally:
             process.kill()
             process.communicate()
