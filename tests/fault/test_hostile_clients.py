@@ -2,7 +2,8 @@
 
 Each attack states how far the gateway's memory may rise above what it was. Latencies are a bystander's, who pings and reads a
 session in a process of its own meanwhile; their bound is generous, because two cores are shared with the attackers, and more so
-where the machine has a bystander wait who asks for nothing: then it is not the attack that is measured.
+where the machine has a bystander wait who asks for nothing, or the gateway wait for a processor: then it is not the attack
+that is measured.
 """
 
 from __future__ import annotations
@@ -41,14 +42,17 @@ def nobody_notices(target: Target, rise_bytes: int, rest_seconds: float = 0.3) -
     """
     before = target.descriptors()
     present = target.reset_peak()
+    ran_before, waited_before = target.ran_and_waited()
     with bystander.watching(target.host, target.port, target.token, target.create) as other:
         yield
         time.sleep(rest_seconds)
         met = other.leave()
     assert met.error == ""
     assert met.calls > 20
-    assert met.p99 < P99_MS + TURNS * met.late_p99, met
-    assert met.longest < LONGEST_MS + TURNS * met.late_longest, met
+    ran, waited = target.ran_and_waited()
+    crowding = 1 + (waited - waited_before) / max(1, ran - ran_before)
+    assert met.p99 < P99_MS * crowding + TURNS * met.late_p99, (met, crowding)
+    assert met.longest < LONGEST_MS * crowding + TURNS * met.late_longest, (met, crowding)
     risen = target.peak() - present
     assert risen < rise_bytes, f"memory rose by {risen / MB:.1f} MB"
     wait_for(lambda: target.descriptors() <= before)
