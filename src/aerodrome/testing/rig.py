@@ -202,7 +202,7 @@ class Rig:
         descriptors = len(os.listdir("/proc/self/fd"))
         return Baseline(len(asyncio.all_tasks()), descriptors, len(self.router), self.links())
 
-    async def settled(self, condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    async def settled(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         """Wait until a condition about the gateway's own state holds; return its value. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while not (found := condition()):  # noqa: ASYNC110  the product has no events for tests to wait on
