@@ -8,6 +8,7 @@ again anywhere. Its requests are http.requests, its readers http.reading.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
@@ -361,23 +362,35 @@ class Conversation:
             else:
                 self._begin(turn)
             await self.note_turns()
-            sent = await program.call("session.send", params, seconds)
+            await program.call("session.send", params, seconds, functools.partial(self._hear_taken, turn, program))
         except errors.AerodromeError as error:
             turn.fail(error)
             # Whether a runtime that died had begun it is not known; it is one that failed.
             is_done = isinstance(error, (errors.RuntimeLost, errors.TurnWithdrawn))
             turn.refusal = None if is_done else error
             self._end_current(turn)
+
+    def _hear_taken(self, turn: Turn, program: Program, sent: dict[str, Any]) -> None:
+        """Note that the session has taken a turn: before what it said behind that, which may be of other people's turns."""
+        if self._current is not turn:
             return
         self._begin(turn)
         is_over = turn.take_answer(str(sent.get("messageId", "")))
         self._readers.wake()
-        if is_over is None:
-            # The idle of another link's turn, most likely; but one that is missed would leave this turn open for ever.
-            with suppress(errors.AerodromeError):
-                is_over = not await self._is_at_work(program)
         if is_over:
             self._end_current(turn)
+        elif is_over is None:
+            self.spawn(self._end_if_missed(turn, program))
+
+    async def _end_if_missed(self, turn: Turn, program: Program) -> None:
+        """End a turn whose session is not at work any more.
+
+        What it fell idle after while the turn was on its way was another link's turn, most likely; but an idle that is missed
+        would leave this turn open for ever.
+        """
+        with suppress(errors.AerodromeError):
+            if not await self._is_at_work(program):
+                self._end_current(turn)
 
     def _begin(self, turn: Turn) -> None:
         """Note that a turn runs from now on; what the session said before is not of it. Idempotent."""
