@@ -151,6 +151,46 @@ async def test_of_two_messages_sent_under_one_lease_at_once_both_are_said_to_be_
     assert {data["turnId"] for data in said(owner, "aerodrome.turn_ended")} == {"one", "two"}
 
 
+@pytest.mark.parametrize("tenant", ["alone", "shared"])
+@pytest.mark.parametrize("user", ["ann", "ben"])
+async def test_messages_of_one_link_have_their_turns_in_its_order_however_long_each_look_takes(rig, tenant, user):
+    owner, members = await shared_session(rig, tenant, ben=["driver"])
+    coordinator = rig.sharing.stores.coordinator
+    look, steps = coordinator.look, [200, 100, 0, 0]
+
+    async def look_slowly(session_id):
+        for _ in range(steps.pop(0) if steps else 0):
+            await asyncio.sleep(0)
+        return await look(session_id)
+
+    coordinator.look = look_slowly
+    sender = {"ann": owner, **members}[user]
+    await asyncio.gather(
+        *(sender.call("session.send", {"sessionId": "s1", "prompt": f"message {n}"}) for n in range(4))
+    )
+
+    await owner.wait_for_event("s1", "session.idle", 4)
+    assert [data["content"] for data in said(owner)] == [f"message {n}" for n in range(4)]
+
+
+async def test_messages_of_one_link_under_a_lease_are_sent_in_its_order_however_long_each_look_takes(rig):
+    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1"})
+    rights, steps = rig.sharing.rights, [200, 100, 0]
+
+    async def rights_slowly(*asked):
+        for _ in range(steps.pop(0) if steps else 0):
+            await asyncio.sleep(0)
+        return await rights(*asked)
+
+    rig.sharing.rights = rights_slowly
+    under = {"sessionId": "s1", "aerodromeLease": lease["token"]}
+    await asyncio.gather(*(members["ben"].call("session.send", {**under, "prompt": f"{n}"}) for n in range(3)))
+
+    sent = [call["prompt"] for call in rig.scripted.runtimes[0].called("session.send")]
+    assert sent == ["0", "1", "2"]
+
+
 async def test_a_lease_lasts_until_the_turn_of_a_member_that_was_removed_is_over_and_no_longer(rig):
     owner, members = await shared_session(rig, "shared", ben=["driver"], cat=["driver"])
     lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1", "ttlSeconds": 3600})
