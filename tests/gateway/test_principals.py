@@ -29,7 +29,7 @@ from aerodrome.testing.rig import Rig
 from aerodrome.testing.scripted_runtime import Faults
 
 ISSUER = "https://issuer.example"
-SECONDS = 3.0
+SECONDS = 30.0
 
 
 class GivenKeys:

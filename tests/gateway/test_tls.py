@@ -26,7 +26,7 @@ from aerodrome.transport import tls
 from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -260,7 +260,7 @@ async def test_lists_are_read_page_by_page(http):
     for number in range(5):
         await make(caller, f"s{number}")
     found, after = [], {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             page = (await caller.get("/v1/sessions", params={"limit": 2, **after})).json()
             found += [one["session_id"] for one in page["sessions"]]

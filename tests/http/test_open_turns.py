@@ -119,8 +119,8 @@ async def test_a_turn_that_goes_on_without_its_gateway_is_taken_up_and_those_aft
         behind = await say(caller, session, "behind", wait_seconds=0)
         path = f"{session}/requests/{waiting[0]['request_id']}"
         await caller.post(path, json={"kind": "permission", "decision": "approve"})
-        ended = (await caller.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": 5})).json()
-        last = (await caller.get(f"{session}/turns/{behind['turn_id']}", params={"wait_seconds": 5})).json()
+        ended = (await caller.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": WAIT_SECONDS})).json()
+        last = (await caller.get(f"{session}/turns/{behind['turn_id']}", params={"wait_seconds": WAIT_SECONDS})).json()
         await none_noted(after, Owner("patient-shared", "user"))
 
     assert (running["status"], running["prompt"]) == ("waiting", "[permit]")
