@@ -75,6 +75,8 @@ class Conversation:
         self.session_id = session_id
         self.options = chosen
         self.used_at = 0.0
+        #: Held while its options are changed: what one caller changes, another who changes something else must not undo.
+        self.changing = asyncio.Lock()
         #: Whether it was made over HTTP: then it can be made again where nothing of it was on disk yet.
         self._is_ours = is_ours
         self._surroundings = surroundings

@@ -64,12 +64,13 @@ async def change(session_id: SessionId, wanted: SessionChange, caller: Authentic
     held = await caller.conversation(session_id, "http.session.change")
     said = wanted.model_dump(exclude_unset=True, exclude_none=True)
     mode = said.pop("mode", None)
-    chosen = SessionOptions.model_validate({**held.options.model_dump(), **said})
-    if "model" in said:
-        await held.call("session.model.switchTo", {"modelId": said["model"]})
-    if mode is not None:
-        await held.call("session.mode.set", {"mode": mode})
-    await (await caller.user()).change(session_id, chosen)
+    async with held.changing:
+        chosen = SessionOptions.model_validate({**held.options.model_dump(), **said})
+        if "model" in said:
+            await held.call("session.model.switchTo", {"modelId": said["model"]})
+        if mode is not None:
+            await held.call("session.mode.set", {"mode": mode})
+        await (await caller.user()).change(session_id, chosen)
     return await describe(caller, session_id, chosen)
 
 

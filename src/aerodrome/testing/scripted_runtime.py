@@ -404,7 +404,8 @@ class ScriptedRuntime:
     def _abort(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         turn = self._session(params).turn
         if turn is not None:
-            turn.cancel()
+            # Not at once: a task that is cancelled before its first step says nothing, and a turn that was sent has an end.
+            asyncio.get_running_loop().call_soon(turn.cancel)
         return {"success": True}
 
     def _release(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
