@@ -318,6 +318,23 @@ async def test_users_are_shown_with_what_they_have_and_took(http):
     assert found == {"ann": (1, 1, 1), "ben": (1, 0, 0), "boss": (1, 0, 0)}
 
 
+@pytest.mark.parametrize(("scope", "is_shown"), [(Scope.CONNECT, True), (Scope.SIGN, False)], ids=["user", "backend"])
+async def test_who_has_a_first_key_while_users_are_listed_is_shown_as_at_any_other_time(
+    http, monkeypatch, scope, is_shown
+):
+    admin, people = await http.admin("shared"), http.edge.site.office.people
+    list_users = people.list_users
+
+    async def meanwhile(tenant: str) -> list[str]:
+        await http.token_with("shared", "new", scope)
+        return await list_users(tenant)
+
+    monkeypatch.setattr(people, "list_users", meanwhile)
+    users = (await admin.get("/v1/admin/tenants/shared/users")).json()["users"]
+
+    assert ("new" in [one["user"] for one in users]) is is_shown
+
+
 async def test_a_tenant_is_shown_with_its_policy_in_the_configurations_words(http):
     tenants = (await (await http.operator()).get("/v1/admin/tenants")).json()["tenants"]
     assert len(tenants) > 5
