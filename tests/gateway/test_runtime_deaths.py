@@ -311,9 +311,10 @@ async def test_odd_messages_of_a_runtime_leave_the_client_served(rig, body):
     await client.call("session.create", {"sessionId": "s"})
     [holder] = rig.scripted.runtimes[0].sessions["s"].attached
     holder.send_bytes(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-    holder.notify("session.event", {"sessionId": "s", "event": {"type": "after", "data": {}}})
+    after = {"sessionId": "s", "event": {"type": "after", "data": {}}}
+    holder.notify("session.event", after)
     # Some are the end of the link, which a request under way would be told of.
-    await rig.settled(lambda: "after" in client.events("s") or rig.upstreams() == 0)
+    await rig.settled(lambda: after in client.notifications("session.event") or rig.upstreams() == 0)
     assert (await client.call("session.getMessages", {"sessionId": "s"}))["events"]
     assert await client.call("ping")
 

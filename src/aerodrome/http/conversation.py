@@ -191,7 +191,13 @@ class Conversation:
         if not left:
             return
         said = await program.call("session.getMessages", {"sessionId": self.session_id})
-        history, is_at_work = events.kept(_bodies(said)), await self._is_at_work(program)
+        heard = functools.partial(self._hear_left, left, events.kept(_bodies(said)))
+        await program.call("session.metadata.activity", {"sessionId": self.session_id}, heard=heard)
+        await self.note_turns()
+
+    def _hear_left(self, left: list[Turn], history: list[Event], activity: dict[str, Any]) -> None:
+        """Note what became of turns, before what is said behind the answer: that may be the end of one that goes on."""
+        is_at_work = _says_work(activity)
         self._noted = [(turn.turn_id, turn.started_at) for turn in left]
         for turn in left:
             self._turns[turn.turn_id] = turn
@@ -204,7 +210,6 @@ class Conversation:
                 turn.fail(errors.RuntimeLost("the gateway ended in the turn; the history says what came of it"))
             turn.end(self._clock.now(), self.log.end + 1)
             self._tell_end(turn)
-        await self.note_turns()
 
     async def recall(self) -> None:
         """Have the turns here that were open when their gateway ended: opens the session, if there are any."""
@@ -526,8 +531,7 @@ class Conversation:
                 self._end_current(turn)
 
     async def _is_at_work(self, program: Program) -> bool:
-        activity = await program.call("session.metadata.activity", {"sessionId": self.session_id})
-        return activity.get("hasActiveWork") is not False
+        return _says_work(await program.call("session.metadata.activity", {"sessionId": self.session_id}))
 
     def hear_request(self, method: str, params: dict[str, Any], rpc_id: RequestId) -> bool:
         """Note a request of the runtime; say whether callers can answer it."""
@@ -610,6 +614,10 @@ class Conversation:
     def read_turn(self, turn: Turn) -> AsyncGenerator[list[Event], None]:
         """Yield the events of a turn, from its sending to its end."""
         return self._readers.read_turn(self._all_history, turn)
+
+
+def _says_work(activity: dict[str, Any]) -> bool:
+    return activity.get("hasActiveWork") is not False
 
 
 def _bodies(result: dict[str, Any]) -> list[bytes]:

@@ -128,8 +128,12 @@ class Program:
     def _tell(self, envelope: Envelope) -> None:
         """Give a result to whoever has to have it at once."""
         heard = self._heard.pop(envelope.id, None) if isinstance(envelope.id, int) else None
-        if heard is not None and envelope.error is UNSET:
+        if heard is None or envelope.error is not UNSET:
+            return
+        try:
             heard(_result_of(envelope))
+        except Exception:
+            _log.exception("http.message_failed", method="answer")
 
 
 def _result_of(envelope: Envelope) -> dict[str, Any]:
