@@ -174,7 +174,7 @@ async def test_messages_of_one_link_have_their_turns_in_its_order_however_long_e
 
 
 async def test_messages_of_one_link_under_a_lease_are_sent_in_its_order_however_long_each_look_takes(rig):
-    owner, members = await shared_session(rig, "shared", ben=["driver"])
+    _, members = await shared_session(rig, "shared", ben=["driver"])
     lease = await members["ben"].call("aerodrome.turns.acquire", {"sessionId": "s1"})
     rights, steps = rig.sharing.rights, [200, 100, 0]
 

@@ -135,7 +135,7 @@ async def test_roles_are_judged_over_http_as_everywhere(http):
     async with asyncio.timeout(WAIT_SECONDS):
         # The owner's link may hear later than the one that answered that the request is not open any more.
         while (over := (await owner.get(f"{session}/turns/{turn['turn_id']}")).json())["status"] != "completed":
-            await asyncio.sleep(0.005)
+            await (await owner.get(f"{session}/history")).aread()
     assert over["content"] == "approve-once"
 
 
@@ -193,6 +193,22 @@ async def test_a_share_link_lets_a_colleague_in_and_the_session_is_in_their_list
     assert (listed["session_id"], listed["owner"]) == ("s1", "ann")
     assert (await say(zoe, session, "hi"))["content"] == "hi"
     assert (await zoe.post("/v1/share", json={"token": made["token"]})).status_code == 403
+
+
+async def test_a_list_that_is_older_than_a_deletion_names_no_session_that_has_the_id_now(http, monkeypatch):
+    owner, session, members = await share(http, "shared", ben=["driver"])
+    store, stranger = http.rig.sharing.stores.members, await http.caller("other", "eve")
+    list_for = store.list_for
+
+    async def meanwhile(person):
+        found = await list_for(person)
+        assert (await owner.delete(session)).status_code == 204
+        await make(stranger)
+        return found
+
+    monkeypatch.setattr(store, "list_for", meanwhile)
+
+    assert (await members["ben"].get("/v1/sessions")).json()["sessions"] == []
 
 
 async def test_a_removed_member_is_told_what_one_is_told_of_a_missing_session(http):

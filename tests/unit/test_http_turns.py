@@ -1,4 +1,4 @@
-"""What belongs to a turn in a session that others use too: what their turns said before its answer came, or behind it, does not."""
+"""What belongs to a turn in a session that others use too: what their turns said before and behind it does not."""
 
 from __future__ import annotations
 
