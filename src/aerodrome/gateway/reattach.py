@@ -120,31 +120,28 @@ async def bring_back(client: Client, session_id: str) -> None:
         errors.RuntimeUnavailable: there is no runtime to be had, or it refuses the session to `client`.
         errors.SessionMissing: the session is not on disk any more.
     """
-    resident = client.services.residents.find(client.realm.key, session_id)
-    if resident is None:
-        return
-    async with resident.alone():
-        for holder in _one_after_another(resident):
-            try:
-                await _resume(resident, holder)
-            except errors.AerodromeError as error:
-                if holder.client is client or client.number not in resident.holders:
-                    raise
-                holder.client.log.warning("session.reattach_failed", session=resident.session_id, reason=error.message)
+    await _bring_back(client, session_id, its_own=True)
 
 
 async def bring_back_others(client: Client, session_id: str) -> None:
     """Have a session that `client` is about to open itself in a runtime again for every other link that holds it."""
+    await _bring_back(client, session_id, its_own=False)
+
+
+async def _bring_back(client: Client, session_id: str, its_own: bool) -> None:
     resident = client.services.residents.find(client.realm.key, session_id)
     if resident is None:
         return
     async with resident.alone():
         for holder in _one_after_another(resident):
-            if holder.client is not client:
-                try:
-                    await _resume(resident, holder)
-                except errors.AerodromeError as error:
-                    holder.client.log.warning("session.reattach_failed", session=session_id, reason=error.message)
+            if holder.client is client and not its_own:
+                continue
+            try:
+                await _resume(resident, holder)
+            except errors.AerodromeError as error:
+                if its_own and (holder.client is client or client.number not in resident.holders):
+                    raise
+                holder.client.log.warning("session.reattach_failed", session=session_id, reason=error.message)
 
 
 def _one_after_another(resident: Resident) -> Iterator[Holder]:
