@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-WAIT_MS = 10_000
+#: A bound, not a pace, for all that is waited for.
+WAIT_MS = 30_000
+expect.set_options(timeout=WAIT_MS)
 DESKTOP = {"width": 1280, "height": 850}
 PHONE = {"width": 390, "height": 844}
 
@@ -80,6 +83,16 @@ class Visits:
         for context in self._contexts:
             with suppress(Exception):
                 context.close()
+
+
+def wait_until(page: Page, condition: Callable[[], Any]) -> Any:
+    """Wait until what a page's events were noted in fulfils a condition; return its value. Raises TimeoutError."""
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it did not come within {WAIT_MS} ms")
+        page.wait_for_timeout(10)  # the page's events are told meanwhile
+    return found
 
 
 def picture(page: Page, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +20,7 @@ from aerodrome.testing.demo_process import Principal
 
 from .python_sdk import Program, Programs
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 #: Both ways a tenant may be isolated in these tests.
 TENANTS: dict[str, dict[str, Any]] = {
     "user": {"isolation": "user", "trust": "full"},
@@ -57,6 +58,27 @@ class Place:
         async with asyncio.timeout(WAIT_SECONDS):
             while not condition():  # noqa: ASYNC110  neither has events
                 await asyncio.sleep(0.01)
+
+
+def read_all(directory: Path) -> dict[Path, bytes]:
+    """Return all that is below a directory, files with what is in them; directories and links have nothing.
+
+    While others write there, files are renamed and removed between the look at their names and the one into them, so it is looked
+    again until nothing has vanished: what is there all along is not missed.
+    """
+    for _ in range(1000):
+        found: dict[Path, bytes] = {}
+        vanished: list[OSError] = []
+        for place, directories, files in os.walk(directory, onerror=vanished.append):
+            found |= {Path(place, name): b"" for name in directories}
+            for path in [Path(place, name) for name in files]:
+                try:
+                    found[path] = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+                except FileNotFoundError as error:
+                    vanished.append(error)
+        if not vanished:
+            return found
+    raise AssertionError(f"there is no end of what vanishes: {vanished}")
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from copilot.tools import Tool, ToolInvocation, ToolResult
 from aerodrome.testing.demo_process import DemoProcess, Principal
 
 #: A bound, not a pace: turns take some 30 ms.
-TURN_SECONDS = 20.0
+TURN_SECONDS = 45.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,25 +97,25 @@ def test_the_printed_address_lets_in_and_its_code_is_nowhere_afterwards(sign_in,
 
 def test_an_answer_is_read_while_it_streams_and_stopped_when_that_is_enough(sign_in):
     page = sign_in()
-    say(page, "[delay 0.7] [stream 60 6]")
-    expect(page.get_by_test_id("prompt")).to_have_text("[delay 0.7] [stream 60 6]")
+    say(page, "[delay 2] [stream 600 60]")
+    expect(page.get_by_test_id("prompt")).to_have_text("[delay 2] [stream 600 60]")
     expect(page.get_by_test_id("typing").last).to_be_visible()
 
     expect(last(page)).to_contain_text("1 2 3")
-    assert "60" not in last(page).inner_text()
+    assert "600" not in last(page).inner_text()
     picture(page, "playground-streaming-light")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
 
     expect(page.locator(".turn-state").last).to_have_text("Stopped")
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
-    assert "60" not in last(page).inner_text()
+    assert "600" not in last(page).inner_text()
     # The next one is answered to its end, and says what it took.
     say(page, "hello **you**")
     expect(last(page)).to_have_text("You said: hello you")
     expect(last(page).locator("strong")).to_have_text("you")
     expect(last(page, "turn-foot")).to_contain_text(" in · ")
-    expect(page.get_by_test_id("sessions").locator("[aria-current]")).to_contain_text("[delay 0.7] [stream 60 6]")
+    expect(page.get_by_test_id("sessions").locator("[aria-current]")).to_contain_text("[delay 2] [stream 600 60]")
 
 
 def test_who_reads_further_up_is_left_there(sign_in):
@@ -145,7 +145,7 @@ def test_a_first_message_arrives_though_its_sender_looks_elsewhere_meanwhile(sig
     page.get_by_test_id("sessions").get_by_text("old").click()
     expect(last(page)).to_have_text("You said: old")
 
-    (route,) = held
+    (route,) = browsing.wait_until(page, lambda: held)
     route.continue_()
     page.get_by_test_id("sessions").get_by_text("new").click()
 
@@ -232,7 +232,7 @@ def test_two_tabs_on_one_session_see_the_same_and_either_may_answer(sign_in):
         expect(page.get_by_test_id("prompt")).to_have_count(2)
 
     # A prompt sent while another runs waits, in both, and can be taken back.
-    say(first, "[stream 40 4]")
+    say(first, "[stream 400 40]")
     expect(last(second)).to_contain_text("1 2 3")
     say(second, "later")
     expect(first.locator('.turn[data-status="queued"]')).to_contain_text("later")
@@ -263,13 +263,14 @@ def test_two_people_in_one_session_see_each_other_and_who_said_what(sign_in):
     expect(last(owner, "sender")).to_have_text("bob")
     expect(last(guest)).to_have_text("You said: good evening")
     # Each waits for the other's turn, and both see the same order.
-    say(owner, "[stream 20 2]")
+    say(owner, "[stream 600 60]")
     expect(last(guest)).to_contain_text("1 2 3")
     say(guest, "after you")
     expect(owner.get_by_test_id("company")).to_contain_text("next: bob")
     picture(owner, "playground-shared-light")
+    owner.get_by_role("button", name="Stop").click()
     for page in (owner, guest):
-        expect(page.get_by_test_id("prompt")).to_have_text(["hello", "good evening", "[stream 20 2]", "after you"])
+        expect(page.get_by_test_id("prompt")).to_have_text(["hello", "good evening", "[stream 600 60]", "after you"])
         expect(last(page)).to_have_text("You said: after you")
         expect(page.get_by_test_id("answer")).to_have_count(4)
     expect(guest.locator("[data-session][aria-current]")).to_contain_text("Shared by alice")
@@ -284,7 +285,7 @@ def test_a_prompt_shows_once_when_its_turn_is_heard_of_before_it_is_answered_for
     say(page, "[stream 12 1]")
     expect(last(page)).to_contain_text("12")
     expect(page.get_by_test_id("prompt")).to_have_text(["[stream 12 1]"])
-    [(route, response)] = held
+    [(route, response)] = browsing.wait_until(page, lambda: held)
     route.fulfill(response=response)
     page.unroute("**/messages")
 
@@ -332,7 +333,7 @@ def test_everything_can_be_done_by_keyboard(sign_in):
     expect(last(page)).to_contain_text("landed")
     expect(page.get_by_label("Message")).to_be_focused()
 
-    keyboard.type("[stream 100 10]")
+    keyboard.type("[stream 600 60]")
     keyboard.press("Enter")
     expect(last(page)).to_contain_text("1 2 3")
     keyboard.press("Escape")
@@ -527,6 +528,54 @@ def test_forms_plans_and_approvals_for_a_session_are_answered_in_the_form_that_i
     assert page.evaluate("answers") == [{"kind": "permission", "decision": "approve_for_session"}]
 
 
+#: Another turn runs; what this tab sent is answered for before the stream says that it waits.
+SHOW_QUEUE = """async () => {
+  const address = document.querySelector('script[src*="playground"]').src.replace("main.js", "transcript.js");
+  const { Transcript } = await import(address);
+  const names = ["company", "again", "changed", "caught", "announce", "asked", "ended"];
+  const host = { path: "", user: "grace", ...Object.fromEntries(names.map((name) => [name, () => {}])) };
+  const all = new Transcript(document.querySelector("#turns"), document.querySelector("#thread"), host);
+  await all.send("later", Promise.resolve({ turn_id: "2", status: "queued" }));
+  all.hear({ type: "turn.started", data: { turn_id: "1" } });
+  all.hear({ type: "user.message", data: { content: "later" } });
+  all.hear({ type: "turn.queued", data: { turn_id: "2" } });
+}"""
+
+
+def test_a_prompt_that_waits_says_so_though_its_answer_comes_before_the_stream_does(sign_in):
+    page = sign_in("grace")
+    page.evaluate(SHOW_QUEUE)
+    waiting = page.locator('.turn[data-status="queued"]')
+    expect(waiting.get_by_test_id("prompt")).to_have_text("later")
+    expect(waiting).to_contain_text("Waits for the turn before it")
+    expect(waiting.get_by_role("button", name="Withdraw")).to_be_visible()
+    expect(page.get_by_test_id("prompt")).to_have_text(["later", "later"])  # another's may have the same words
+
+
+#: Two answers of the gateway come in the other order than they were asked for.
+SHOW_LIST = """async () => {
+  const address = document.querySelector('script[src*="playground"]').src.replace("main.js", "sessions.js");
+  const { SessionList } = await import(address);
+  const place = () => document.createElement("div");
+  const [root, asked, usual] = [place(), [], window.fetch];
+  window.fetch = () => new Promise((answer) => asked.push(answer));
+  const list = new SessionList(root, place(), place(), () => null, "grace");
+  const [older, newer] = [list.refresh(), list.refresh()];
+  window.fetch = usual;
+  const session = { session_id: "s", owner: "grace", options: { title: "The newest" }, state: "idle", used_at: 0 };
+  const answer = (sessions) => new Response(JSON.stringify({ sessions }), { headers: { "Content-Type": "application/json" } });
+  asked[1](answer([session]));
+  await newer;
+  asked[0](answer([]));
+  await older;
+  return root.textContent;
+}"""
+
+
+def test_a_list_of_sessions_that_comes_late_does_not_replace_a_newer_one(sign_in):
+    assert "The newest" in sign_in("grace").evaluate(SHOW_LIST)
+
+
 HOSTILE = """
 <script>document.title = "taken"</script> <img src=x onerror="document.title='taken'">
 [click](javascript:document.title='taken') ![spy](http://192.0.2.1/pixel.png) [data](data:text/html,x)
@@ -582,4 +631,4 @@ def test_markdown_is_drawn_and_nothing_in_it_is_markup(sign_in):
     began = time.monotonic()
     for text in TIRING:
         page.evaluate(DRAW, text)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20

@@ -27,9 +27,11 @@ from aerodrome.core.identity import Owner
 from aerodrome.testing import peer as peers
 from aerodrome.testing.peer import Peer, RpcError
 
-from .place import UNSANDBOXED
+from .place import UNSANDBOXED, read_all
 
 pytestmark = pytest.mark.runtime
+#: Twice the command line, so that it is that of the program whose environment it is.
+_OF_A_PROCESS = ("cmdline", "environ", "cmdline")
 CLI = [sys.executable, "-c", "from aerodrome.cli.main import main; main()"]
 
 #: What is planted, by name. `model key` is the demo model's own: a turn that is answered has carried it all the way.
@@ -214,7 +216,7 @@ async def refuse_strangers(run: Run) -> None:
 
 
 def processes(run: Run) -> Iterator[tuple[str, int]]:
-    """Yield (kind, pid) of the gateway and all that descends from it."""
+    """Yield the pid of the gateway, by its name, and of all that descends from it, without one."""
     assert run.process is not None
     parents = {}
     for name in os.listdir("/proc"):
@@ -225,19 +227,31 @@ def processes(run: Run) -> Iterator[tuple[str, int]]:
     while fresh := {pid for pid, parent in parents.items() if parent in known} - known:
         known |= fresh
         for pid in fresh:
-            text = Path(f"/proc/{pid}/cmdline").read_bytes()
-            yield ("runtime" if b"copilot" in text.split(b"\0")[0] else "guardian"), pid
+            yield "", pid
 
 
 def read_processes(run: Run) -> dict[str, str]:
     """Return what other users, and the same user, can read of every process."""
     found: dict[str, str] = {}
-    for kind, pid in processes(run):
+    for role, pid in processes(run):
         with suppress(OSError):
-            for what in ("cmdline", "environ"):
-                text = Path(f"/proc/{pid}/{what}").read_bytes().replace(b"\0", b"\n").decode(errors="replace")
+            command, environment = read_process(pid)
+            kind = role or ("runtime" if b"copilot" in command.split(b"\0")[0] else "guardian")
+            for what, content in (("cmdline", command), ("environ", environment)):
+                text = content.replace(b"\0", b"\n").decode(errors="replace")
                 found[f"{what} of {kind}"] = found.get(f"{what} of {kind}", "") + text
     return found
+
+
+def read_process(pid: int) -> tuple[bytes, bytes]:
+    """Return the command line and the environment of one program: a spare runtime may be started just now, by a guardian's child.
+
+    Raises OSError if it is gone.
+    """
+    while True:
+        command, environment, again = (Path(f"/proc/{pid}/{name}").read_bytes() for name in _OF_A_PROCESS)
+        if command == again:
+            return command, environment
 
 
 def runtime_token(texts: dict[str, str]) -> str:
@@ -248,13 +262,12 @@ def runtime_token(texts: dict[str, str]) -> str:
 def read_state(run: Run) -> dict[str, str]:
     """Return every file below the state directory; sessions' own state is told apart."""
     found: dict[str, str] = {}
-    for path in sorted((run.directory / "state").rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            is_session = "session-state" in path.parts or (
-                "realms" in path.parts and "work" in path.relative_to(run.directory).parts
-            )
-            place = "state/session" if is_session else f"state/{path.relative_to(run.directory / 'state')}"
-            found[place] = found.get(place, "") + path.name + "\n" + path.read_bytes().decode(errors="replace")
+    for path, content in sorted(read_all(run.directory / "state").items()):
+        is_session = "session-state" in path.parts or (
+            "realms" in path.parts and "work" in path.relative_to(run.directory).parts
+        )
+        place = "state/session" if is_session else f"state/{path.relative_to(run.directory / 'state')}"
+        found[place] = found.get(place, "") + path.name + "\n" + content.decode(errors="replace")
     return found
 
 

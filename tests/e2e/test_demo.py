@@ -20,7 +20,7 @@ from . import quickstart
 pytestmark = pytest.mark.runtime
 
 NODE_TESTS = Path(__file__).with_name("node")
-PROGRAM_SECONDS = 30.0
+PROGRAM_SECONDS = 60.0
 
 
 def test_the_json_line_has_the_agreed_form(demo):
@@ -181,18 +181,20 @@ def test_the_quickstart_in_javascript_runs_as_it_stands(demo):
 def test_a_demo_that_nobody_used_ends_without_a_trace(sign):
     with demo_process.running() as demo:
         assert demo.stop(sign) == 0
-        assert demo_process.wait_for(lambda: not demo.leftovers(), 5)
+        assert demo_process.wait_for(lambda: not demo.leftovers(), 30)
         assert list(demo.directory.iterdir()) == []
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
 def test_a_demo_that_is_stopped_before_it_is_ready_ends_without_a_trace(sign):
     with demo_process.spawn() as demo:
-        assert demo_process.wait_for(lambda: list(demo.directory.iterdir()), 20)  # it has begun to set up
+        assert demo_process.wait_for(lambda: list(demo.directory.iterdir()), 60)  # it has begun to set up
 
-        assert demo.stop(sign) != 0
+        code = demo.stop(sign)
 
-        assert demo_process.wait_for(lambda: not demo.leftovers(), 5)
+        # On a busy machine it may have come further by then: it ends well only if it has said that it was ready.
+        assert code == (0 if demo.process.stdout.read() else 128 + signal.SIGTERM)
+        assert demo_process.wait_for(lambda: not demo.leftovers(), 30)
         assert list(demo.directory.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from aerodrome import app
 from aerodrome.adapters.audit.trail import AuditTrail
 from aerodrome.admin import client as admin
 
-from .place import Place, open_place
+from .place import Place, open_place, read_all
 from .python_sdk import say
 
 pytestmark = pytest.mark.runtime
@@ -25,8 +25,8 @@ async def erase(place: Place, tenant: str, user: str | None) -> list[dict]:
 def files_with(state: Path, *needles: str) -> list[str]:
     """Look for texts in every file and name below the state directory; independent of the product's own search."""
     found = []
-    for path in sorted(state.rglob("*")):
-        text = path.name.encode() + (path.read_bytes() if path.is_file() and not path.is_symlink() else b"")
+    for path, content in sorted(read_all(state).items()):
+        text = path.name.encode() + content
         found += [f"{path.relative_to(state)}: {needle}" for needle in needles if needle.encode() in text]
     return found
 

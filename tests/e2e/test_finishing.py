@@ -52,7 +52,7 @@ async def test_an_answer_that_ended_meanwhile_is_heard_too(place, tenant):
     session = await before.create()
     heard = Recorder()
     session.on(heard)
-    await session.send("[stream 5 0.5]")
+    await session.send("[stream 5 2]")  # it must not have ended before its program is gone
     await heard.first("assistant.message_delta")
     await before.client.force_stop()
     after = await place.connect(tenant)
@@ -77,7 +77,7 @@ async def test_a_tool_of_the_turn_is_answered_by_the_program_that_comes_back(pla
 
     session = await before.create(tools=[Waiting(skip_permission=True).tool])
     await session.send('[tool fact {"topic": "the moon"}]')
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await begun.wait()
     await before.client.force_stop()
 

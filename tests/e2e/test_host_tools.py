@@ -206,7 +206,7 @@ async def test_host_tools_given_and_taken_back_take_effect_in_another_runtime_an
         program, session = await resumed(place, session.session_id)
         assert "had" in await shell(program, session, f"echo had; setsid sleep {seconds} & sleep 0.1")
         [view] = [view for view in place.application.fleet.describe() if view.realm == "user:plain/zoe"]
-        assert len(find(sleeping)) == 1
+        await eventually(lambda: len(find(sleeping)) == 1, 20)  # it had yet to become that program
         assert os.readlink(f"/proc/{find(sleeping)[0]}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
     finally:
         await put(place, "plain")

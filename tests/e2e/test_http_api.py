@@ -25,7 +25,7 @@ from aerodrome.testing import direct_and_through
 pytestmark = pytest.mark.runtime
 NODE_TESTS = Path(__file__).with_name("node")
 CLI = [sys.executable, "-c", "from aerodrome.cli.main import main; main()"]
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def caller(demo, principal) -> httpx.AsyncClient:
@@ -116,7 +116,7 @@ async def serving(config: Path, url: str) -> AsyncIterator[subprocess.Popen[byte
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(process.wait, 20)
+        await asyncio.to_thread(process.wait, 60)
 
 
 async def test_what_a_killed_gateway_was_asked_is_not_asked_again_and_leaves_nothing(tmp_path):

@@ -69,7 +69,7 @@ def leave(demo, departure, cast):
 
 
 async def until(condition):
-    assert await asyncio.to_thread(demo_process.wait_for, condition, 10)
+    assert await asyncio.to_thread(demo_process.wait_for, condition, 30)
 
 
 def is_in_use(demo, session_id):
@@ -143,6 +143,7 @@ async def test_hooks_hear_of_one_start_and_one_end(cast, connect, leave, mode):
     await say(session, "three")
     await session.disconnect()
 
+    await until(lambda: heard[-1] == "end")
     assert heard == ["start", "prompt", "prompt", "prompt", "end"]
 
 

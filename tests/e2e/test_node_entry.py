@@ -28,7 +28,7 @@ async def test_a_gateway_on_the_node_entry_point_serves_all_isolations(tmp_path:
         killed = handles["shared"]
         assert "node" in Path(os.readlink(f"/proc/{views[killed.runtime_id].pid}/exe")).parts
         os.kill(views[killed.runtime_id].pid, 9)
-        await asyncio.wait_for(asyncio.shield(killed.lost), 10)
+        await asyncio.wait_for(asyncio.shield(killed.lost), 30)
         assert (await shared.send_and_wait("[say again]", timeout=30)).data.content == "again"
-        unpacked = list(place.state.rglob("cli-main.js"))
+        unpacked = [where for where, _, names in os.walk(place.state) if "cli-main.js" in names]
         assert unpacked == []

@@ -72,7 +72,7 @@ def test_a_turn_fails_at_once_when_its_runtime_is_killed_and_the_session_works_o
             f"user-{owner.tenant}-{owner.user}-" if isolation == "user" else "/shared-"
         ).values():
             os.kill(child.pid, signal.SIGKILL)
-        said, _ = program.communicate(timeout=30)
+        said, _ = program.communicate(timeout=60)
     finally:
         program.kill()
         program.wait()
@@ -80,6 +80,6 @@ def test_a_turn_fails_at_once_when_its_runtime_is_killed_and_the_session_works_o
 
     result = json.loads(said)
     assert "try again" in result["failure"]
-    assert result["failedAt"] - killed_at < 2
+    assert result["failedAt"] - killed_at < 10, "the turn itself would have taken minutes"
     assert result["recalled"].startswith("remember the moon | ")
     assert result["created"] == "You said: hello"

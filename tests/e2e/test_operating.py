@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Callable
 
 import pytest
 
@@ -56,6 +57,13 @@ class Operator:
         """Return what is shown, as JSON."""
         return json.loads(await self.run("show", what, "--json", *words))
 
+    async def settled(self, what: str, condition: Callable[[list[dict]], bool], *words: str) -> list[dict]:
+        """Return what is shown once it fulfils a condition: the programs of earlier tests have gone without a word."""
+        async with asyncio.timeout(COMMAND_SECONDS):
+            while not condition(found := await self.show(what, *words)):
+                pass
+        return found
+
 
 @pytest.fixture
 def operator(demo) -> Operator:
@@ -69,9 +77,11 @@ async def test_an_evicted_session_goes_on_with_its_history(cast, connect, operat
     await say(session, "one")
     await say(other, "other")
     who = ("--tenant", cast.owner.tenant)
-    states = {view["session_id"]: view["state"] for view in await operator.show("sessions", *who)}
-    assert states == {session.session_id: "idle", other.session_id: "idle"}
-    [link] = await operator.show("links", *who)
+    both = {session.session_id: "idle", other.session_id: "idle"}
+    await operator.settled(
+        "sessions", lambda views: {view["session_id"]: view["state"] for view in views} == both, *who
+    )
+    [link] = await operator.settled("links", lambda views: len(views) == 1, *who)
     assert (link["user"], link["sessions"], link["upstreams"]) == (cast.owner.user, 2, 1)
 
     assert "is evicted" in await operator.run("evict", session.session_id)
@@ -128,7 +138,7 @@ async def test_a_drain_by_command_lets_a_turn_finish_and_the_gateway_ends_well()
 
         assert await turn == "tool said: a fact about the moon"
         assert (await operator.finish(draining)).endswith("the gateway has stopped\n")
-        assert await asyncio.to_thread(demo.process.wait, 10) == 0
+        assert await asyncio.to_thread(demo.process.wait, 30) == 0
         assert demo.leftovers() == []
         assert "no gateway runs over" in await operator.run("show", "pool", code=1)
         await programs.aclose()
@@ -137,7 +147,7 @@ async def test_a_drain_by_command_lets_a_turn_finish_and_the_gateway_ends_well()
 async def test_a_drain_that_nobody_watches_ends_the_gateway_as_well():
     with demo_process.running() as demo:
         await Operator(demo).run("drain")
-        assert await asyncio.to_thread(demo.process.wait, 10) == 0
+        assert await asyncio.to_thread(demo.process.wait, 30) == 0
         assert not any(demo.directory.rglob("admin.sock"))
 
 

@@ -186,7 +186,7 @@ async def test_an_open_session_whose_model_is_not_allowed_any_more_is_refused_un
 async def test_a_turn_whose_model_is_not_allowed_any_more_is_aborted(house):
     program = await house.program()
     session = await program.open_session(model="old")
-    await program.get("session.send", {"sessionId": session, "prompt": "[stream 200 20] x"})
+    await program.get("session.send", {"sessionId": session, "prompt": "[stream 2000 200] x"})
     await program.wait_for_event(session, "assistant.message_delta")
 
     await house.put(models=("demo",))

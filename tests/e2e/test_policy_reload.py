@@ -24,7 +24,7 @@ from .attacks.client import Program
 
 pytestmark = pytest.mark.runtime
 
-SECONDS = 20.0
+SECONDS = 45.0
 CLI = [sys.executable, "-c", "from aerodrome.cli.main import main; main()"]
 
 

@@ -84,7 +84,7 @@ async def test_a_foreign_session_answers_as_one_that_does_not_exist_and_its_owne
     await say(session, "a secret")
     heard = Recorder()
     session.on(heard)
-    working = asyncio.create_task(say(session, "[stream 1000 300]"))
+    working = asyncio.create_task(say(session, "[stream 1000 300]", 300))
     await heard.first("assistant.message_delta")
     thief = await connect(intruder)
     own = await thief.create()

@@ -63,7 +63,7 @@ async def sandboxed(tmp_path: Path, entry: str = "native", **settings: Any) -> A
 async def shell(program: Program, session: Any, command: str) -> str:
     """Have the agent run a command, as a model asks for it."""
     wanted = json.dumps({"command": command, "description": "as asked"})
-    answer = await session.send_and_wait(f"[tool bash {wanted}]", timeout=30)
+    answer = await session.send_and_wait(f"[tool bash {wanted}]", timeout=60)
     return str(answer.data.content)
 
 
@@ -193,7 +193,7 @@ async def test_a_session_in_a_sandbox_keeps_its_files_and_comes_back_after_its_r
         first = handle.runtime_id
         [view] = [view for view in place.application.fleet.describe() if view.runtime_id == first]
         os.kill(view.pid, 9)
-        await asyncio.wait_for(asyncio.shield(handle.lost), 10)
+        await asyncio.wait_for(asyncio.shield(handle.lost), 30)
         assert "kept" in await shell(program, session, "cat mine ~/mine")
         owners = {(realm(place, "ann") / name).stat().st_uid for name in ("work/mine", "home/mine", "copilot", "tmp")}
         assert len(owners) == 1
@@ -203,7 +203,7 @@ async def test_a_session_in_a_sandbox_keeps_its_files_and_comes_back_after_its_r
 
 
 async def ping_for_ever(link: control.ControlLink) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:  # without control groups it is stopped some ms later
             await link.call("ping", timeout_seconds=0.3)
 
@@ -219,7 +219,7 @@ async def test_a_frozen_sandbox_answers_nothing_until_it_is_thawed(tmp_path):
             with pytest.raises(Exception, match="no answer"):
                 await ping_for_ever(link)
             handle.thaw()
-            await link.call("ping", timeout_seconds=10)
+            await link.call("ping", timeout_seconds=30)
         finally:
             await link.aclose()
         assert "thawed" in await shell(program, session, "echo thawed")

@@ -122,7 +122,7 @@ async def test_a_killed_runtime_closes_its_clients_at_once_and_the_next_one_serv
         killed_at = time.monotonic()
         runtime.process.send_signal(signal.SIGKILL)
         assert await link.hear_end() == []
-        assert time.monotonic() - killed_at < 0.5
+        assert time.monotonic() - killed_at < 5
     async with (
         direct_and_through.running_runtime(UPSTREAM_TOKEN, upstream_port),
         program(gateway.endpoint, model) as running,
@@ -143,7 +143,7 @@ async def test_a_spawned_runtime_serves_and_leaves_nothing_behind(model: Model) 
             )
             started = time.monotonic()
             assert await asyncio.to_thread(spawning.stop) == 0
-            assert time.monotonic() - started < 2.0
+            assert time.monotonic() - started < 8.0
         assert _processes_of(state) == []
         assert CLIENT_TOKEN not in spawning.log.read_text()
 

@@ -17,7 +17,7 @@ Model = dict[str, str]
 Scenario = Callable[[Endpoint, Model], Awaitable[Any]]
 
 #: A bound, not a pace: turns take some 30 ms through the gateway, 140 ms directly.
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 45.0
 
 #: The last that the runtime tells of the model in a turn.
 LAST_OF_A_TURN = "model.messages_snapshot"

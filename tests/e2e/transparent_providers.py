@@ -120,6 +120,7 @@ async def session_files_live_with_the_program(endpoint: Endpoint, model: Model) 
         await session.disconnect()
         resumed = await running.resume("kept", create_session_fs_handler=lambda _: store)
         said.append(await say(resumed, "[recall]"))
+        await resumed.disconnect()  # what it has to write is written by then
         kinds = [json.loads(line)["type"] for line in files["/state/events.jsonl"].splitlines()]
         return said, sorted(set(store.calls)), sorted(files), kinds
 
@@ -263,9 +264,8 @@ async def an_mcp_server_wants_a_sign_in(endpoint: Endpoint, model: Model) -> Any
         await notes.first("session.mcp_server_tools_loaded")
         said = await say(session, "[tool guarded-look {}]")
         host = url.removesuffix("/mcp")
-        text = json.dumps([said, asked, sorted(set(map(str, seen))), sorted(set(notes.kinds()))]).replace(
-            host, "http://mcp"
-        )
+        kinds = sorted(set(await notes.kinds_of_turns(1)))
+        text = json.dumps([said, asked, sorted(set(map(str, seen))), kinds]).replace(host, "http://mcp")
         return json.loads(text)
 
 
@@ -278,7 +278,7 @@ async def an_mcp_sign_in_is_declined(endpoint: Endpoint, model: Model) -> Any:
         )
         await notes.first("mcp.oauth_completed")
         said = await say(session, "[tool guarded-look {}]")
-        return said, set(seen) == {None}, sorted(set(notes.kinds()))
+        return said, set(seen) == {None}, sorted(set(await notes.kinds_of_turns(1)))
 
 
 SCENARIOS = (

@@ -10,7 +10,7 @@ from copilot.generated.rpc import PermissionDecisionApproveOnce
 
 from aerodrome.testing.direct_and_through import Endpoint
 
-from .transparent_program import WAIT_SECONDS, Model, Notes, program, say
+from .transparent_program import WAIT_SECONDS, Model, Notes, Program, program, say
 from .transparent_turns import fact_tool
 
 
@@ -124,10 +124,20 @@ async def a_session_is_resumed_after_its_client_vanished(endpoint: Endpoint, mod
         await notes.first("assistant.message_start", 2)
     notes = Notes()
     async with program(endpoint, model) as running:
+        await unloaded(running, "kept")
         resumed = await running.resume("kept", on_event=notes)
         said.append(await say(resumed, "[recall]"))
+        await notes.kinds_of_turns(1)
         kept = [event.type.value for event in await resumed.get_events()]
         return said, sorted(kept), notes.passing()
+
+
+async def unloaded(running: Program, session_id: str) -> None:
+    """Wait until the runtime has noticed that the client of a session is gone, and has let go of it."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        # Every question costs the runtime a round trip: this does not spin.
+        while "error" not in await running.ask("session.getMessages", {"sessionId": session_id}):
+            pass
 
 
 async def a_client_stops_politely(endpoint: Endpoint, model: Model) -> Any:
@@ -148,6 +158,7 @@ async def a_session_is_suspended_and_woken(endpoint: Endpoint, model: Model) -> 
     async with program(endpoint, model) as running:
         session = await running.create(session_id="asleep", on_event=notes)
         said = [await say(session, "[say remember OWL]")]
+        await notes.kinds_of_turns(1)
         suspended = await running.ask("session.suspend", {"sessionId": "asleep"})
         resumed = await running.resume("asleep")
         said.append(await say(resumed, "[recall]"))

@@ -32,6 +32,7 @@ async def streamed_turns(endpoint: Endpoint, model: Model) -> Any:
         session = await running.create(on_event=notes)
         said = [await say(session, "[say one two three four]"), await say(session, "[count]")]
         await notes.first("session.idle", 2)
+        await notes.kinds_of_turns(2)
         deltas = [e.data.delta_content for e in notes.events if e.type.value == "assistant.message_delta"]
         kept = [event.to_dict() for event in await session.get_events()]
         return said, deltas, notes.durable(), notes.passing(), kept
@@ -43,6 +44,7 @@ async def a_turn_without_streaming_and_an_unhurried_one(endpoint: Endpoint, mode
         session = await running.create(on_event=notes, streaming=False)
         said = [await say(session, "[stream 5 0.2]"), await say(session, "[size 300000]")]
         await notes.first("session.idle", 2)
+        await notes.kinds_of_turns(2)
         return said, notes.durable(), notes.passing()
 
 
@@ -55,6 +57,7 @@ async def own_tools_called_in_parallel(endpoint: Endpoint, model: Model) -> Any:
         await session.set_tools([fact_tool("legend", calls)])
         later = await say(session, "[tools]")
         await notes.first("session.idle", 2)
+        await notes.kinds_of_turns(2)
         kept = sorted(event["type"] for event in notes.durable())
         return said, later, sorted(map(str, calls)), kept, notes.passing()
 

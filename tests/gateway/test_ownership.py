@@ -35,6 +35,8 @@ class SlowRegistry(MemorySessionRegistry):
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.reads = 0
+        self.may_write = asyncio.Event()
+        self.may_write.set()
         self.failures_left = 0
         self.touched: list[str] = []
 
@@ -56,6 +58,7 @@ class SlowRegistry(MemorySessionRegistry):
             raise errors.StoreUnavailable("down")
         self.touched.append(session_id)
         await super().touch(session_id, used_at)
+        await self.may_write.wait()
 
 
 @pytest.fixture
@@ -149,6 +152,48 @@ async def test_times_of_use_are_written_by_the_flush_and_order_the_list_before_i
     await ownership.flush()
     assert registry.touched == ["b"]
     assert (await registry.find("b")).used_at == clock.time
+
+
+async def test_the_list_is_in_order_while_times_of_use_are_being_written(ownership, registry, clock):
+    for session_id in ("a", "b"):
+        await ownership.claim(session_id, ANN, "shared")
+    for session_id in ("a", "b"):
+        clock.time += 1
+        ownership.touch(session_id)
+    flushing = await begin_flush(ownership, registry)  # when "b" was used is not written yet
+
+    assert await ownership.list_ids(ANN) == ["b", "a"]
+
+    registry.may_write.set()
+    await flushing
+    assert await ownership.list_ids(ANN) == ["b", "a"]
+
+
+async def begin_flush(ownership, registry):
+    """Begin a flush that is held in its first write until `may_write` is set."""
+    registry.may_write.clear()
+    flushing = asyncio.create_task(ownership.flush())
+    async with asyncio.timeout(10):
+        while not registry.touched:  # noqa: ASYNC110  a step of the loop each
+            await asyncio.sleep(0)
+    return flushing
+
+
+async def test_a_flush_has_written_what_another_one_had_begun_to_write(ownership, registry, clock):
+    await ownership.claim("a", ANN, "shared")
+    clock.time += 1
+    ownership.touch("a")
+    first = await begin_flush(ownership, registry)
+    second = asyncio.create_task(ownership.flush())
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert not second.done(), "who asks the registry next, a reaper say, would take the session for unused"
+
+    registry.may_write.set()
+    await first
+    await second
+    assert registry.touched == ["a"]
 
 
 async def test_times_of_use_that_could_not_be_written_are_tried_again(ownership, registry, clock):

@@ -54,6 +54,9 @@ class Ownership:
         self._cache: OrderedDict[str, tuple[Owner, float]] = OrderedDict()
         self._forgotten: OrderedDict[str, tuple[Owner, float]] = OrderedDict()
         self._used: dict[str, float] = {}
+        #: What a flush has taken from there and not written yet; one flush at a time, so that each ends with all of it written.
+        self._writing: dict[str, float] = {}
+        self._flushing = asyncio.Lock()
         self._reads: dict[str, _Read] = {}
         #: By id, how many withdraw it, and what tells those who wait that the last of them is done.
         self._withdrawn: dict[str, _Withdrawal] = {}
@@ -187,7 +190,7 @@ class Ownership:
 
     async def list_ids(self, owner: Owner) -> list[str]:
         """Return the owner's session ids, the most recently used first."""
-        pending = {sid: at for sid, at in self._used.items() if self.is_known_to_be(sid, owner)}
+        pending = {sid: at for sid, at in {**self._writing, **self._used}.items() if self.is_known_to_be(sid, owner)}
         records = await self._registry.list_owned(owner)
         ordered = sorted(records, key=lambda r: max(r.used_at, pending.get(r.session_id, 0.0)), reverse=True)
         return [record.session_id for record in ordered]
@@ -223,14 +226,17 @@ class Ownership:
         Raises:
             errors.StoreUnavailable: the store does not answer.
         """
-        used, self._used = self._used, {}
-        try:
-            while used:
-                session_id, at = next(iter(used.items()))
-                await self._registry.touch(session_id, at)
-                del used[session_id]
-        finally:
-            self._used = {**used, **self._used}
+        async with self._flushing:
+            used, self._used = self._used, {}
+            self._writing = used
+            try:
+                while used:
+                    session_id, at = next(iter(used.items()))
+                    await self._registry.touch(session_id, at)
+                    del used[session_id]
+            finally:
+                self._used = {**used, **self._used}
+                self._writing = {}
 
     async def flush_every(self, seconds: float, failed: Callable[[errors.StoreUnavailable], None]) -> None:
         """Flush on schedule until cancelled, and once more then; `failed` hears of every flush that did not succeed."""

@@ -71,7 +71,7 @@ class DemoProcess:
         self.described: dict[str, Any] = {}
         self._seen: set[Child] = set()
 
-    def wait_ready(self, seconds: float = 30.0) -> None:
+    def wait_ready(self, seconds: float = 60.0) -> None:
         """Wait for its first line: the JSON object, or the first for people.
 
         Raises:
@@ -109,7 +109,7 @@ class DemoProcess:
     def runtimes(self, realm: str = "") -> dict[str, Child]:
         """Return the runtimes that serve somebody now, by id; `realm` is a part of their directory's name, such as a user's."""
         entry = self.described["runtime"]["path"]
-        found = {}
+        found: dict[int, tuple[str, Child]] = {}
         for child in self._descendants():
             # What a runtime started may carry the same environment, but it is another program.
             variables = dict(value.partition("=")[::2] for value in _environment(child.pid))
@@ -117,8 +117,9 @@ class DemoProcess:
             # A runtime's own path is a link to its realm's directory; one that is warm has none yet.
             home = os.path.realpath(variables.get("COPILOT_HOME", ""))
             if is_runtime and "/realms/" in home and realm in home:
-                found[variables[RUNTIME_MARK]] = child
-        return found
+                found[child.pid] = (variables[RUNTIME_MARK], child)
+        # Only until it has become that program: what a runtime has just forked looks like the runtime itself.
+        return {name: child for name, child in found.values() if child.parent not in found}
 
     def processes(self) -> list[Child]:
         """Return the demo's own process and everything that descends from it."""
@@ -130,26 +131,29 @@ class DemoProcess:
         sockets = {number for child in self.processes() for number in _sockets(child.pid)}
         return {address for number, address in _listeners() if number in sockets}
 
-    def read_until(self, words: str, seconds: float = 30.0) -> str:
+    def read_until(self, words: str, seconds: float = 60.0) -> str:
         """Return what it prints next, up to and with the line that holds these words.
 
         Raises:
-            TimeoutError: they did not come in time.
+            TimeoutError: they did not come in time. EOFError: it printed something else, and its end.
         """
         assert self.process.stdout is not None
-        text, deadline = "", time.monotonic() + seconds
-        while words not in text or not text.endswith("\n"):
+        said, deadline = b"", time.monotonic() + seconds
+        while words.encode() not in said or not said.endswith(b"\n"):
             ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError(f"the demo did not print {words!r} within {seconds:g} s")
-            text += os.read(self.process.stdout.fileno(), 65536).decode()
-        return text
+            more = os.read(self.process.stdout.fileno(), 65536)
+            if not more:
+                raise EOFError(f"the demo ended without a word of {words!r}; it printed {said!r}")
+            said += more
+        return said.decode()
 
     def find(self, words: str) -> list[Child]:
         """Return the living processes of the whole machine whose command line holds these words."""
         return [child for child in _table() if words in child.command and child.pid != os.getpid()]
 
-    def stop(self, sign: int = signal.SIGTERM, seconds: float = 20.0) -> int:
+    def stop(self, sign: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         """Send a signal and wait; return the exit code (negative: the signal that ended it)."""
         self._seen.update(self._descendants())
         if self.process.poll() is None:
@@ -165,7 +169,7 @@ class DemoProcess:
 
     def kill_leftovers(self) -> list[Child]:
         """Kill what is left, after some time to go by itself; return it."""
-        wait_for(lambda: not self.leftovers(), 10.0)
+        wait_for(lambda: not self.leftovers(), 30.0)
         left = self.leftovers()
         for child in left:
             with suppress(ProcessLookupError):

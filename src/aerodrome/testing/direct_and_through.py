@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -121,10 +122,17 @@ def running_gateway(
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on; what is started there must be able to reuse the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, for a server that is started later, or more than once.
+
+    It is none of those that the kernel gives to connections and to whoever asks for any: in between, one of them might get it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    ports = range(10_240, lowest) or range(10_240, 65_536)
+    while True:
+        # Not by `random`, which has the same seed in all processes of a test run.
+        port = secrets.choice(ports)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Wire:

@@ -14,8 +14,8 @@ from aerodrome.testing.demo_process import DemoProcess, Principal
 from aerodrome.transport import link as links
 
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
-ANSWER_SECONDS = 15.0
-TURN_SECONDS = 15.0
+ANSWER_SECONDS = 45.0
+TURN_SECONDS = 45.0
 TOOL = {
     "name": "fact",
     "description": "tells a fact",

@@ -20,7 +20,7 @@ from aerodrome.core.policy import Isolation, Policy, Trust
 from aerodrome.testing.demo_process import DemoProcess, Principal
 
 ISSUER = "https://issuer.example"
-_RECORDED_SECONDS = 5.0
+_RECORDED_SECONDS = 30.0
 Record = dict[str, Any]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.runtime
 
 _HOST_TOOLS = {"bash", "view", "create", "edit", "grep", "glob", "sql", "read_bash", "web_fetch", "skill"}
 _HOST_SECRET = "cinnamon-on-the-host"
-_MARK_SECONDS = 5.0
+_MARK_SECONDS = 30.0
 
 
 @dataclass

@@ -20,7 +20,7 @@ const session = await client.createSession({
 });
 const idle = () => new Promise((resolve) => {
   const off = session.on("session.idle", () => resolve(off()));
-  setTimeout(resolve, 5_000).unref();
+  setTimeout(resolve, 20_000).unref();
 });
 for await (const line of readline.createInterface({ input: process.stdin })) {
   const [verb, ...words] = line.split(" ");

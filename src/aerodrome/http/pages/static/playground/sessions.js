@@ -20,6 +20,8 @@ export class SessionList {
     this.problem = problem;
     this.currentId = currentId;
     this.size = PAGE;
+    this.asked = 0;
+    this.answered = 0;
     more.addEventListener("click", () => {
       this.size = Math.min(200, this.size + PAGE);
       this.refresh();
@@ -35,8 +37,13 @@ export class SessionList {
 
   async refresh() {
     if (document.hidden) return;
+    this.asked += 1;
+    const number = this.asked;
     try {
       const found = await call("GET", `/v1/sessions?limit=${this.size}`);
+      // Answers may come in another order than they were asked for.
+      if (number < this.answered) return;
+      this.answered = number;
       this.draw(found.sessions);
       this.more.hidden = !found.next || this.size >= 200;
       this.problem.hidden = true;

@@ -227,7 +227,7 @@ export class Transcript {
     this.sending.add(sent);
     try {
       const turn = await sent;
-      this.adopt(view, turn.turn_id);
+      this.adopt(view, turn);
     } catch (problem) {
       this.uncover(view);
       view.show("failed", "Not sent");
@@ -239,7 +239,7 @@ export class Transcript {
   }
 
   /** The gateway has named a turn that this tab shows: its events may have come first, and made a view of their own. */
-  adopt(view, turnId) {
+  adopt(view, { turn_id: turnId, status }) {
     const other = this.turns.get(turnId);
     if (other && other !== view) {
       if (!other.hasPrompt) other.ask(view.prompt);
@@ -250,12 +250,13 @@ export class Transcript {
     view.turnId = turnId;
     this.turns.set(turnId, view);
     this.uncover(view);
-    view.show("running", "");
+    // Whether it waits, and for how many, only the stream can tell, which may come after this.
+    if (status !== "queued") view.show("running", "");
   }
 
   /** Show once what this tab sent and the session says now, while the gateway's answer, which names the turn, is on its way. */
   cover(heard) {
-    const sent = this.views.find((one) => one !== heard && one.status === "sending" && one.hasPrompt && one.prompt === heard.prompt);
+    const sent = this.views.find((one) => one !== heard && one.status === "sending" && !one.turnId && one.hasPrompt && one.prompt === heard.prompt);
     sent?.element.remove();
   }
 
