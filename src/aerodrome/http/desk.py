@@ -159,14 +159,15 @@ class Desk:
     async def list_users(self, tenant: str) -> list[UserRow]:
         """Return the users of a tenant of whom anything is known."""
         await self.find_tenant(tenant)
+        # Keys are read once, and last: who has a key since the people were read is none of them yet.
+        people = await self._office.people.list_users(tenant)
+        every_key = await self._office.keys.list_all(tenant)
         now = self._site.clock.now()
         totals = self._site.services.recorder.totals(tenant)
-        keys = [key for key in await self._office.keys.list_all(tenant) if Scope.SIGN not in key.scopes]
         held = [views.owner_of(one) for one in self._site.services.residents.of_tenant(tenant)]
-        named = {*await self._office.people.list_users(tenant), *(owner.user for owner in (*totals, *held))}
-        signing = {key.owner.user for key in await self._office.keys.list_all(tenant)} - {
-            key.owner.user for key in keys
-        }
+        named = {*people, *(owner.user for owner in (*totals, *held))}
+        keys = [key for key in every_key if Scope.SIGN not in key.scopes]
+        signing = {key.owner.user for key in every_key} - {key.owner.user for key in keys}
         rows = []
         for user in sorted(named - (signing - {owner.user for owner in (*totals, *held)})):
             owner = Owner(tenant, user)

@@ -88,10 +88,10 @@ async def history(
 
 async def _senders(caller: Caller, session_id: str) -> dict[str, str]:
     """Return who sent the messages of a shared session, by the runtime's ids of them."""
-    shared = caller.site.services.sharing
-    if shared is None or await shared.sharing(session_id) is None:
+    shared, turns = caller.site.services.sharing, caller.site.services.turns
+    if shared is None or turns is None or await shared.sharing(session_id) is None:
         return {}
-    return {sent.message_id: sent.user for sent in await shared.stores.sharings.list_sent(session_id)}
+    return await turns.senders(session_id)
 
 
 def _view(event: Event, senders: dict[str, str]) -> HistoryEvent:
