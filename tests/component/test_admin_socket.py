@@ -35,7 +35,7 @@ from aerodrome.testing.rig import Rig
 from aerodrome.testing.scripted_host import ScriptedHost
 
 FACTS = Facts("tenants", "127.0.0.1:1", "state", 50, 120, 60.0, 300.0, 30.0)
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Site:
@@ -334,16 +334,20 @@ async def test_all_runtimes_are_recycled_while_turns_go_on_and_none_is_lost(site
     clients = [await opened_sessions(site, tenant, f"{tenant}-1") for tenant in ("alone", "team", "shared")]
     before = {row["runtime"]["runtime_id"] for row in await site.call("show.runtimes")}
     told = []
+    await begin_turn(clients[0], "alone-1")  # so that the others have turns before all is done
     async with admin.open_client(site.directory, lambda method, params: told.append((method, params))) as operator:
         recycling = asyncio.ensure_future(operator.call("recycle", patient=True, wait=True))
-        turns = 0
         async with asyncio.timeout(SECONDS):
+            for number in range(3):
+                await turn(clients[1], "team-1")
+                await turn(clients[2], "shared-1")
+                assert not recycling.done(), number
+            await clients[0].call("session.abort", {"sessionId": "alone-1"})
+            await clients[0].wait_for_event("alone-1", "session.idle", 2)
             while not recycling.done():
                 for client, tenant in zip(clients, ("alone", "team", "shared"), strict=True):
                     await turn(client, f"{tenant}-1")
-                turns += 1
         done = await recycling
-    assert turns > 1
     assert set(done["runtimes"]) == before
     assert done["left"] == []
     assert {params["runtime_id"] for method, params in told if params["is_gone"]} == before

@@ -607,7 +607,7 @@ def test_a_signal_stops_it_within_open_streams(number: signal.Signals) -> None:
         with httpx.stream("POST", url, json=body, headers=headers, timeout=SECONDS) as response:
             assert response.status_code == 200
             process.send_signal(number)
-            assert process.wait(2.0) == 0
+            assert process.wait(SECONDS) == 0
             with pytest.raises(httpx.RemoteProtocolError):
                 response.read()
 

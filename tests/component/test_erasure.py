@@ -136,7 +136,7 @@ async def test_what_a_user_was_in_others_sessions_goes_with_them_and_holds_nobod
         assert [one.user for one in await members.list_sent(ID)] == ["bob"]
         assert [one.user for one in await members.list_sent("elsewhere")] == ["ann", "bob"]
         assert await members.list_of(ID) == []
-        await bob.call("session.send", {"sessionId": ID, "prompt": "free"}, 3)
+        await bob.call("session.send", {"sessionId": ID, "prompt": "free"}, 30)
 
 
 async def test_turns_that_a_link_left_are_ended_with_their_user(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import re
 import subprocess
@@ -31,6 +32,7 @@ class Site:
     def __init__(self) -> None:
         self.hub = FakeGitHub()
         self._loop = asyncio.new_event_loop()
+        self._spawned: list[concurrent.futures.Future] = []
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.run(self.hub.start())
@@ -41,9 +43,11 @@ class Site:
 
     def spawn(self, work) -> None:
         """Have it run there, and go on."""
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._spawned.append(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def close(self) -> None:
+        for spawned in self._spawned:
+            spawned.result(20)
         self.run(self.hub.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

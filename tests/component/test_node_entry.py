@@ -70,7 +70,7 @@ def wanted(node: release.RuntimeRelease, state: Path, is_sandboxed: bool) -> Spa
 async def last_words(host: RuntimeHost, to_spawn: SpawnSpec, *argv: str) -> str:
     process = await host.spawn(replace(to_spawn, argv=argv))
     with pytest.raises(errors.SpawnFailed) as raised:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await process.address()
     return raised.value.message
 

@@ -40,11 +40,11 @@ async def open_pool(tmp_path):
         await pool.aclose()
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=5)
+        _, left = await asyncio.wait(left, timeout=20)
     assert left == set()
 
 
-async def eventually(condition, seconds: float = 5.0) -> None:
+async def eventually(condition, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  a stop has no event for tests
             await asyncio.sleep(0.002)
@@ -180,23 +180,23 @@ async def test_nothing_is_kept_of_a_realm_without_runtimes(open_pool):
 
 
 async def test_a_link_in_time_keeps_an_idle_runtime(open_pool):
-    pool, host = open_pool(idle_seconds=0.1)
+    pool, host = open_pool(idle_seconds=0.05)
     handle = await pool.acquire(ANN)
     for _ in range(4):
         pool.release(handle)
-        await asyncio.sleep(0.05)
+        # In the same step of the loop: however slow the machine is, that is in time.
         assert await pool.acquire(ANN) is handle
     await asyncio.sleep(0.15)
+    assert not handle.lost.done()
     assert len(host.alive) == 1
 
 
 async def test_a_dead_runtime_is_noticed_at_once_and_the_next_caller_has_another(open_pool):
     pool, host = open_pool()
     handle = await pool.acquire(ANN)
-    started = time.monotonic()
     host.processes[0].kill()
-    assert "signal 9" in await handle.lost
-    assert time.monotonic() - started < 0.5
+    async with asyncio.timeout(5):  # health, which would find it as well, asks seldom, and says something else
+        assert "signal 9" in await handle.lost
     assert (await pool.acquire(ANN)).runtime_id != handle.runtime_id
 
 
@@ -246,7 +246,8 @@ async def test_retiring_twice_stops_once(open_pool):
     ],
 )
 async def test_spawns_that_fail_are_tried_so_often_and_end_with_the_reason(open_pool, faults, reason):
-    pool, host = open_pool(lambda _: faults, ready_seconds=0.05)
+    # Who does not say anything is not waited for; who does must be heard, however slow the machine is.
+    pool, host = open_pool(lambda _: faults, ready_seconds=0.05 if reason.startswith("not ready") else 20.0)
     with structlog.testing.capture_logs() as logs, pytest.raises(errors.SpawnFailed, match=reason) as raised:
         await pool.acquire(ANN)
     assert "3 attempts" in raised.value.message
@@ -296,11 +297,11 @@ async def test_closing_stops_what_runs_and_what_is_starting_and_refuses_the_rest
     handle = await pool.acquire(ANN)
     starting = asyncio.create_task(pool.acquire(BEN))
     await eventually(lambda: len(host.processes) == 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await pool.aclose()
     assert host.alive == []
     assert "stopping" in await handle.lost
-    await asyncio.wait((starting,), timeout=5)
+    await asyncio.wait((starting,), timeout=20)
     assert starting.done()
     with pytest.raises(errors.Draining):
         await pool.acquire(ANN)

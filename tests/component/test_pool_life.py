@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ from aerodrome.testing.scripted_runtime import Faults
 ANN, BEN = Realm("user:acme/ann", Isolation.USER), Realm("user:acme/ben", Isolation.USER)
 OPEN = Realm("user:free/zoe", Isolation.USER, is_open=True, has_host_tools=True)
 SHARED = Realm("shared", Isolation.SHARED)
-BRISK = HealthSettings(interval_seconds=0.01, deadline_seconds=0.1)
+#: Two pings in a row that a busy machine delays for so long would be a hang.
+BRISK = HealthSettings(interval_seconds=0.01, deadline_seconds=0.3)
 
 
 def user(tenant: str, number: int) -> Realm:
@@ -57,7 +59,7 @@ async def open_pool(tmp_path):
         assert host.alive == []
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=5)
+        _, left = await asyncio.wait(left, timeout=20)
     assert left == set()
     assert not (tmp_path / "runtimes").exists() or os.listdir(tmp_path / "runtimes") == []
 
@@ -71,7 +73,7 @@ class ShiftedClock(SystemClock):
         return super().monotonic() + self.shift
 
 
-async def eventually(condition, seconds: float = 5.0) -> None:
+async def eventually(condition, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  a pool has no events for tests
             await asyncio.sleep(0.002)
@@ -110,7 +112,7 @@ async def test_a_cordoned_runtime_ends_with_its_last_link_not_after_the_idle_tim
     pool.release(handle)
     assert not handle.lost.done()
     pool.release(handle)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await handle.lost == "too old"
     await eventually(lambda: not host.alive)
 
@@ -120,7 +122,7 @@ async def test_a_cordoned_runtime_without_links_ends_at_once(open_pool):
     handle = await pool.acquire(ANN)
     pool.release(handle)
     pool.cordon(handle, "too old")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await handle.lost == "too old"
     assert pool.realms == 0
 
@@ -153,7 +155,7 @@ async def test_a_handle_freezes_and_thaws_its_own_process(open_pool):
     [control] = host.runtimes[0].peers
     handle.freeze()
     before = pings(host.processes[0])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         seconds = asyncio.create_task(pool._lookup(handle).runtime.ping(5))
         await eventually(lambda: control.heard[-1].method == "ping" and len(control.heard) > before)
         assert pings(host.processes[0]) == before
@@ -258,7 +260,7 @@ async def test_a_runtime_that_answers_no_pings_is_killed_and_its_users_are_told_
     alive_when_told = []
     handle.lost.add_done_callback(lambda _: alive_when_told.append(len(host.alive)))
     host.processes[0].freeze()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await handle.lost == "the runtime did not answer 2 pings"
         await eventually(lambda: not host.alive)
     assert alive_when_told == [1]
@@ -278,7 +280,7 @@ async def test_a_missed_ping_now_and_then_is_no_hang_and_neither_is_a_refusal(op
             raise RpcError(-32603, "not today")
         return {}
 
-    pool, host = open_pool(health=HealthSettings(0.01, deadline_seconds=0.03))
+    pool, host = open_pool(health=HealthSettings(0.01, deadline_seconds=0.25))
     handle = await pool.acquire(ANN)
     host.runtimes[0].on["ping"] = answer
     await eventually(lambda: count >= 12)
@@ -286,7 +288,7 @@ async def test_a_missed_ping_now_and_then_is_no_hang_and_neither_is_a_refusal(op
 
 
 async def test_a_frozen_runtime_is_not_asked_and_a_ping_that_a_freeze_delayed_is_no_miss(open_pool):
-    pool, host = open_pool(health=HealthSettings(0.01, 0.05, failures=1))
+    pool, host = open_pool(health=HealthSettings(0.01, 0.5, failures=1))
     handle, _ = await pool.acquire(ANN), await pool.acquire(BEN)
     ann, ben = host.processes
 
@@ -297,7 +299,7 @@ async def test_a_frozen_runtime_is_not_asked_and_a_ping_that_a_freeze_delayed_is
     ann.runtime.on["ping"] = freeze_while_asked
     await eventually(lambda: handle.is_frozen)
     asked, others = pings(ann), pings(ben)
-    await eventually(lambda: pings(ben) > others + 10)  # longer than the deadline
+    await eventually(lambda: pings(ben) > others + 60)  # longer than the deadline
     assert pings(ann) == asked
     assert not handle.lost.done()
     del ann.runtime.on["ping"]
@@ -320,7 +322,7 @@ async def test_a_runtime_that_uses_too_much_is_cordoned_with_the_reason_on_recor
     with structlog.testing.capture_logs() as logs:
         handle = await pool.acquire(ANN)
         host.processes[0].used = used
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             reason = await handle.cordoned
     assert words in reason
     assert [entry["reason"] for entry in logs if entry["event"] == "runtime.cordoned"] == [reason]
@@ -334,7 +336,7 @@ async def test_a_runtime_that_is_old_or_had_many_sessions_is_cordoned(open_pool,
     pool, _ = open_pool(health=BRISK, drift=DriftLimits(**change))
     handle = await pool.acquire(ANN)
     handle.opened = 6
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert next(iter(change)).split("_")[0] in await handle.cordoned
 
 
@@ -355,7 +357,7 @@ async def test_a_runtime_whose_pings_grow_slow_is_cordoned_and_one_that_was_alwa
     await eventually(lambda: all(pings(process) > BASELINE_PINGS + 1 for process in host.processes))
     assert not slower.cordoned.done()
     delays[host.runtimes[0]] = 0.15  # more than five times what the other takes, too
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert "pings take" in await slower.cordoned
     assert not slow.cordoned.done()
 
@@ -486,18 +488,25 @@ async def test_a_warm_runtime_that_was_bound_is_watched_on(open_pool):
     await eventually(lambda: pool.describe_pool().warm == 1)
     handle = await pool.acquire(ANN)
     host.processes[0].freeze()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert "did not answer" in await handle.lost
 
 
 async def test_refills_that_fail_are_tried_later_and_no_client_hears_of_them(open_pool):
     once = Backoff(first_seconds=0.01, attempts=1)
-    pool, host = open_pool(lambda number: Faults(exits_at_once=number == 0), warm_runtimes=1, backoff=once)
+    spawned_at: list[float] = []
+    pool, host = open_pool(
+        lambda number: Faults(exits_at_once=number == 0),
+        lambda _: spawned_at.append(time.monotonic()),
+        warm_runtimes=1,
+        backoff=once,
+    )
     with structlog.testing.capture_logs() as logs:
         await eventually(lambda: any(entry["event"] == "runtime.refill_failed" for entry in logs))
         assert (await pool.acquire(ANN)).links == 1
-        assert len(host.processes) == 2, "the next try is a while off"
         await eventually(lambda: pool.describe_pool().warm == 1)
+    assert len(host.processes) == 3
+    assert spawned_at[2] - spawned_at[0] >= 0.5, "the next try is a while off"
 
 
 async def test_a_realm_whose_directories_cannot_be_made_is_an_answer_and_its_warm_runtime_is_stopped(
@@ -580,7 +589,7 @@ async def test_closing_ends_those_who_wait_for_their_turn(open_pool):
     host.may_spawn.clear()
     acquiring = [asyncio.create_task(pool.acquire(user("acme", number))) for number in range(5)]
     await eventually(lambda: pool.describe_pool().queued > 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await pool.aclose()
         await asyncio.wait(acquiring)
     assert host.alive == []
@@ -663,7 +672,7 @@ async def test_one_who_gives_up_waiting_is_out_of_the_queue_at_once_and_is_given
     assert queue.running == 0
     await asyncio.wait((waiting,))
     assert waiting.cancelled()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await spawn()
 
 
@@ -686,7 +695,7 @@ async def test_a_place_in_the_queue_is_given_back_whenever_its_holder_gives_up()
             second.cancel()
             await asyncio.wait((first, second))
             assert (queue.running, queue.queued) == (0, 0)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await spawn("last", in_advance)
     assert done["last"] == 16
 

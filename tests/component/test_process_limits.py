@@ -61,7 +61,7 @@ def spec(tmp_path: Path, script: str, limits: ResourceLimits = LIMITS) -> SpawnS
 async def spawn(host: ProcessHost, tmp_path: Path, script: str, limits: ResourceLimits = LIMITS):
     """Spawn a shell that says the ready line; return it and the port that it gave."""
     runtime = await host.spawn(spec(tmp_path, script, limits))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return runtime, (await runtime.address())[1]
 
 
@@ -91,7 +91,7 @@ async def test_a_runtime_out_of_memory_dies_as_of_any_kill_and_says_why(host, tm
     killed = await host.spawn(spec(tmp_path, f"{LISTENING} exec sleep {mark}"))
     await killed.address()
     os.kill(killed.pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         code = await runtime.exited
         assert await killed.exited == -signal.SIGKILL
     assert killed.exit_note is None
@@ -204,7 +204,7 @@ async def test_groups_that_a_runtime_made_below_its_own_end_with_it(host, tmp_pa
         (directory / "inner" / "most" / "cgroup.procs").write_text(str(child))
     assert runtime.usage().processes == 2
     os.kill(runtime.pid, signal.SIGKILL)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await runtime.exited
     assert not is_alive(child)
     assert [directory for directory in runtime.group.directories if directory.exists()] == []
@@ -257,13 +257,18 @@ def counts(tmp_path: Path) -> list[int]:
 
 
 async def still(tmp_path: Path) -> list[int]:
-    """Wait until nothing is written any more: for the time in which tens of lines would have been."""
-    async with asyncio.timeout(10):
-        while True:
-            before = counts(tmp_path)
-            await asyncio.sleep(0.2)
-            if counts(tmp_path) == before:
-                return before
+    """Wait until nothing is written any more: for the time in which tens of lines would have been.
+
+    Looked at several times in it: where the whole machine stood still for a while, the others had no more of it than we had.
+    """
+    found, same = counts(tmp_path), 0
+    async with asyncio.timeout(30):
+        while same < 5:
+            before = found
+            await asyncio.sleep(0.05)
+            found = counts(tmp_path)
+            same = same + 1 if found == before else 0
+    return found
 
 
 async def counting(host: ProcessHost, tmp_path: Path, mark: str, prefix: str = ""):
@@ -289,15 +294,14 @@ async def test_a_frozen_tree_does_not_run_others_do_and_it_runs_again_when_thawe
     assert not runtime.exited.done()
 
 
-@pytest.mark.parametrize(("grace", "code"), [(5.0, 5), (0.0, -signal.SIGKILL)])
+@pytest.mark.parametrize(("grace", "code"), [(60.0, 5), (0.0, -signal.SIGKILL)])
 async def test_a_frozen_runtime_is_stopped_and_killed_like_any_other(host, tmp_path, mark, grace, code):
     runtime = await counting(host, tmp_path, mark, "trap 'exit 5' TERM; ")
     runtime.freeze()
     await still(tmp_path)
-    started = time.monotonic()
-    await runtime.stop(grace)
+    async with asyncio.timeout(30):  # half of the grace
+        await runtime.stop(grace)
     assert runtime.exited.result() == code
-    assert time.monotonic() - started < 2.0
     assert find(mark) == []
     runtime.freeze()
     runtime.thaw()
@@ -316,7 +320,7 @@ async def test_a_frozen_runtime_does_not_outlive_those_above_it(host, tmp_path, 
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for victim in victims.split(" and "):
                 os.kill(pids[victim], number)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await runtime.exited
     if victims != "keeper and guardian" or runtime.group.directories:
         await eventually(lambda: find(mark) == [])
@@ -350,7 +354,7 @@ async def test_the_real_runtime_is_ready_under_the_default_limits_and_answers_at
     variables = {"PATH": os.defpath, "COPILOT_CONNECTION_TOKEN": mark} | dict.fromkeys(names, str(tmp_path))
     argv = (str(entry), "--headless", "--port", "0", "--no-auto-update", "--log-level", "none", "--no-auto-login")
     runtime = await host.spawn(SpawnSpec("rt-test", argv, variables, tmp_path, limits))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         link, _ = await control.open_control(*await runtime.address(), mark, None)
     waits = []
     for _ in range(5):
@@ -365,13 +369,13 @@ async def test_the_real_runtime_is_ready_under_the_default_limits_and_answers_at
     assert runtime.usage().memory_bytes > 4 * MEBIBYTE
     await link.aclose()
     runtime.freeze()
-    await runtime.stop(5.0)
+    await runtime.stop(60.0)
     assert runtime.exited.result() == 0
 
 
 async def first_unanswered(link: control.ControlLink) -> asyncio.Future:
     """Ping until one is not answered: a tree that is frozen by STOP runs on for as long as the guardian takes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             answer = asyncio.ensure_future(link.call("ping"))
             await asyncio.wait((answer,), timeout=0.2)

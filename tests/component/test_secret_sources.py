@@ -92,7 +92,7 @@ async def test_what_is_no_usable_file_is_refused_at_once(tmp_path):
         (binary, "UTF-8"),
         (tmp_path / "x", "No such"),
     ):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert word in await refusal(source, Reference("k8s", str(path)))
 
 
@@ -132,8 +132,11 @@ async def test_a_command_that_fails_says_nothing_or_talks_without_end_is_refused
 async def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path):
     mark = tmp_path / "pid"
     reference = Reference("exec", f"/bin/sh -c 'sleep 60 & echo $! > {mark}; wait'")
-    assert "longer than" in await refusal(CommandSource(timeout_seconds=0.5), reference)
-    async with asyncio.timeout(5):
+    for seconds in (0.5, 5.0, 30.0):
+        assert "longer than" in await refusal(CommandSource(timeout_seconds=seconds), reference)
+        if mark.exists() and mark.read_text():
+            break  # else a busy machine had it start nothing in that time
+    async with asyncio.timeout(20):
         while is_running(int(mark.read_text())):  # noqa: ASYNC110  another process's end has no event here
             await asyncio.sleep(0.01)
 

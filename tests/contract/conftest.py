@@ -32,7 +32,8 @@ from .registry_suite import FixedClock, Stores
 
 @contextlib.asynccontextmanager
 async def open_sqlite(path) -> AsyncIterator[Stores]:
-    database = await engine.open_database(f"sqlite:///{path}")
+    # Patient: many calls at once wait for each other, and how long is the machine's doing.
+    database = await engine.open_database(f"sqlite:///{path}", busy_seconds=60.0)
     try:
         await migrate.migrate(database)
         yield Stores(

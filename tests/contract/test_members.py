@@ -26,7 +26,7 @@ async def twins(request, tmp_path):
         store = MemoryMemberStore()
         yield store, store
         return
-    databases = [await engine.open_database(f"sqlite:///{tmp_path / 'm.db'}") for _ in range(2)]
+    databases = [await engine.open_database(f"sqlite:///{tmp_path / 'm.db'}", busy_seconds=60.0) for _ in range(2)]
     await migrate.migrate(databases[0])
     yield tuple(SqlMemberStore(database) for database in databases)
     for database in databases:

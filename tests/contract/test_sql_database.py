@@ -231,7 +231,7 @@ class TestOpening:
 
 class TestContention:
     async def test_a_write_that_waits_too_long_is_unavailable_while_reads_go_on(self, path):
-        async with migrated(path, busy_seconds=0.05) as database:
+        async with migrated(path, busy_seconds=0.5) as database:
             sessions = SqlSessionRegistry(database)
             await sessions.claim(session("s"))
             with raw(path) as other:
@@ -244,7 +244,9 @@ class TestContention:
             assert (await sessions.claim(session("t", BOB))).created
 
     async def test_writes_queued_behind_a_long_wait_do_not_wait_their_turn_over_again(self, path):
-        async with migrated(path, busy_seconds=0.2) as database:
+        async with migrated(path):
+            pass
+        async with opened(path, busy_seconds=0.2) as database:
             sessions = SqlSessionRegistry(database)
             with raw(path) as other:
                 other.execute("BEGIN IMMEDIATE")
@@ -272,7 +274,7 @@ class TestContention:
                 assert await process.stdout.readline() == b"ready\n"
             for process in processes:
                 process.stdin.write(b"go\n")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(100):
                 output = [await process.communicate() for process in processes]
         finally:
             for process in processes:
@@ -300,7 +302,7 @@ from aerodrome.core.identity import Key, Owner
 from aerodrome.core.session import SessionRecord
 
 async def main(path, name):
-    database = await engine.open_database(f"sqlite:///{path}")
+    database = await engine.open_database(f"sqlite:///{path}", 60.0)
     await migrate.migrate(database)
     store, registry = keys.SqlKeyStore(database), sessions.SqlSessionRegistry(database)
     for number in range(40):

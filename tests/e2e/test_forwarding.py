@@ -38,12 +38,12 @@ WAIT_SECONDS = 60.0
 class TlsPlace:
     """A gateway behind TLS that can be started again, and what programs need to come to it."""
 
-    def __init__(self, state, model, authority):
+    def __init__(self, state, model, authority, port):
         self.state = state
         self.model = model
         self.authority = authority
         self.server = authority.issue("127.0.0.1")
-        self.port = direct_and_through.free_port()  # for every start
+        self.port = port  # for every start
         self.token_file = state / "token"
         self._running = AsyncExitStack()
 
@@ -84,11 +84,12 @@ class TlsPlace:
 
 @pytest.fixture
 async def place(tmp_path):
-    async with demo.open_model() as model:
-        found = TlsPlace(tmp_path, model, Authority(tmp_path))
-        await found.start()
-        yield found
-        await found.stop()
+    with direct_and_through.reserved_port() as port:
+        async with demo.open_model() as model:
+            found = TlsPlace(tmp_path, model, Authority(tmp_path), port)
+            await found.start()
+            yield found
+            await found.stop()
 
 
 @pytest.fixture

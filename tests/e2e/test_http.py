@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ OVER = ("completed", "failed", "aborted")
 class Place:
     """A gateway process that serves HTTP, its configuration and its state."""
 
-    def __init__(self, directory: Path, model: dict[str, Any], hook_port: int) -> None:
+    def __init__(self, directory: Path, model: dict[str, Any], port: int, hook_port: int) -> None:
         self.config = directory / "aerodrome.toml"
         self.state = directory / "state"
         self.log = directory / "log"
@@ -50,7 +50,7 @@ class Place:
         master = directory / "master.key"
         master.touch(mode=0o600)
         master.write_text("a master key for tests, 32 or more")
-        self.port = direct_and_through.free_port()
+        self.port = port
         self.hook = f"http://127.0.0.1:{hook_port}/tools"
         environment = {"COPILOT_OFFLINE": "true", **demo._node_offline(model)}
         said = "\n".join(f'{name} = "{value}"' for name, value in environment.items())
@@ -256,12 +256,18 @@ async def kill(place: Place) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    with direct_and_through.reserved_port() as reserved:
+        yield reserved
+
+
 @pytest.mark.timeout(600)  # it is half a minute long on a quiet machine
-async def test_nothing_is_lost_on_the_way_from_a_runtime_to_an_http_caller(tmp_path: Path) -> None:
+async def test_nothing_is_lost_on_the_way_from_a_runtime_to_an_http_caller(tmp_path: Path, port: int) -> None:
     service = Service()
     hooks = AsgiServer(service, 16)
     async with demo.open_model() as model:
-        place = Place(tmp_path, model, await hooks.start())
+        place = Place(tmp_path, model, port, await hooks.start())
         await place.start()
         headers = {"Authorization": f"Bearer {await place.token('ann')}"}
         url = f"http://127.0.0.1:{place.port}"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -128,8 +128,15 @@ async def serving(config: Path, url: str) -> AsyncIterator[subprocess.Popen[byte
         await asyncio.to_thread(process.wait, 60)
 
 
-async def test_what_a_killed_gateway_was_asked_is_not_asked_again_and_leaves_nothing(tmp_path):
-    port, state = direct_and_through.free_port(), tmp_path / "state"
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port for the gateway of more than one life."""
+    with direct_and_through.reserved_port() as reserved:
+        yield reserved
+
+
+async def test_what_a_killed_gateway_was_asked_is_not_asked_again_and_leaves_nothing(tmp_path, port):
+    state = tmp_path / "state"
     url = f"http://127.0.0.1:{port}"
     async with demo.open_model() as model:
         key_file = tmp_path / "model.key"

@@ -39,9 +39,10 @@ SCENARIOS = (
 
 
 @pytest.fixture(scope="module")
-def upstream_port() -> int:
+def upstream_port() -> Iterator[int]:
     """Where the gateway expects its runtime."""
-    return direct_and_through.free_port()
+    with direct_and_through.reserved_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,13 @@ class Target:
                 found.append(os.readlink(descriptor))
         return sum(".db" not in target for target in found)
 
+    def ran_and_waited(self) -> tuple[int, int]:
+        """Return for how long its event loop has had a processor and has waited for one, in nanoseconds; 1, 0 if not told."""
+        with suppress(OSError, ValueError):
+            ran, waited, _ = map(int, Path(f"/proc/{self.pid}/schedstat").read_text().split())
+            return ran, waited
+        return 1, 0
+
     def reset_peak(self) -> int:
         """Forget the highest memory so far; return the present in bytes."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
@@ -65,7 +72,7 @@ class Target:
         raise AssertionError(f"the gateway has no {name}: it has ended")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Poll until something about another process holds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -87,7 +94,7 @@ def _process(*argv: str, announces: str, **variables: str) -> Iterator[tuple[sub
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(30)
         finally:
             process.kill()
             process.communicate()

@@ -2,7 +2,8 @@
 
 Each attack states how far the gateway's memory may rise above what it was. Latencies are a bystander's, who pings and reads a
 session in a process of its own meanwhile; their bound is generous, because two cores are shared with the attackers, and more so
-where the machine has a bystander wait who asks for nothing: then it is not the attack that is measured.
+where the machine has a bystander wait who asks for nothing, or the gateway wait for a processor: then it is not the attack
+that is measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from .conftest import HANDSHAKE_SECONDS, Target, wait_for
 MB = 1024 * 1024
 P99_MS = 250.0
 LONGEST_MS = 1500.0
+#: A gateway of these tests closes who says nothing after a tenth of this.
+PATIENCE_SECONDS = 15.0
 #: So many processes take their turns in one call: the bystander, the gateway and the runtime, there and back.
 TURNS = 5
 
@@ -39,14 +42,17 @@ def nobody_notices(target: Target, rise_bytes: int, rest_seconds: float = 0.3) -
     """
     before = target.descriptors()
     present = target.reset_peak()
+    ran_before, waited_before = target.ran_and_waited()
     with bystander.watching(target.host, target.port, target.token, target.create) as other:
         yield
         time.sleep(rest_seconds)
         met = other.leave()
     assert met.error == ""
     assert met.calls > 20
-    assert met.p99 < P99_MS + TURNS * met.late_p99, met
-    assert met.longest < LONGEST_MS + TURNS * met.late_longest, met
+    ran, waited = target.ran_and_waited()
+    crowding = 1 + (waited - waited_before) / max(1, ran - ran_before)
+    assert met.p99 < P99_MS * crowding + TURNS * met.late_p99, (met, crowding)
+    assert met.longest < LONGEST_MS * crowding + TURNS * met.late_longest, (met, crowding)
     risen = target.peak() - present
     assert risen < rise_bytes, f"memory rose by {risen / MB:.1f} MB"
     wait_for(lambda: target.descriptors() <= before)
@@ -94,7 +100,7 @@ def test_garbage_before_the_handshake_is_closed_and_costs_nothing(target):
         for data in GARBAGE * 10:
             with closing(connect(target)) as opened:
                 send_what_is_taken(opened, data)
-                drain_until_closed(opened, HANDSHAKE_SECONDS + 3)
+                drain_until_closed(opened, PATIENCE_SECONDS)
 
 
 def send_what_is_taken(opened: socket.socket, data: bytes) -> None:
@@ -111,7 +117,7 @@ def test_a_frame_over_the_limit_is_not_buffered_though_its_sender_is_known(targe
                 chunk = b"x" * MB
                 for _ in range(100):
                     send_what_is_taken(opened, chunk)
-                drain_until_closed(opened, 10)
+                drain_until_closed(opened, PATIENCE_SECONDS)
 
 
 def test_a_frame_within_the_limit_that_never_ends_costs_its_size_and_no_more(target):
@@ -132,12 +138,12 @@ def test_a_handshake_that_dawdles_is_closed_in_time(target):
         try:
             while time.monotonic() - started < HANDSHAKE_SECONDS / 2:
                 for opened in loris:
-                    opened.sendall(slowly[:1])
+                    send_what_is_taken(opened, slowly[:1])
                 slowly = slowly[1:]
                 time.sleep(0.05)
             for opened in loris:
-                drain_until_closed(opened, HANDSHAKE_SECONDS + 5)
-            assert time.monotonic() - started < HANDSHAKE_SECONDS + 5
+                drain_until_closed(opened, PATIENCE_SECONDS)
+            assert time.monotonic() - started < PATIENCE_SECONDS
         finally:
             for opened in loris:
                 opened.close()
@@ -156,7 +162,7 @@ def test_a_thousand_idle_connections_disturb_nobody(target, known):
             time.sleep(0.5)
             if not known:
                 for opened in idle:
-                    drain_until_closed(opened, HANDSHAKE_SECONDS + 5)
+                    drain_until_closed(opened, PATIENCE_SECONDS)
         finally:
             for opened in idle:
                 opened.close()
@@ -167,7 +173,7 @@ def test_ten_thousand_pings_in_one_breath_are_answered_and_wait_for_nobody(targe
     with nobody_notices(target, rise_bytes=24 * MB), closing(greeted(target)) as opened:
         opened.sendall(frames)
         decoder, answered = framing.FrameDecoder(MB), 0
-        opened.settimeout(30)
+        opened.settimeout(60)
         while answered < 10_000:
             answered += len(decoder.feed(opened.recv(MB)))
         assert answered == 10_000
@@ -233,6 +239,6 @@ def test_guessing_tokens_is_slow_work_that_disturbs_nobody(target):
         for _ in range(50):
             with closing(connect(target)) as opened:
                 send_what_is_taken(opened, framing.encode(body) * 1000)
-                heard = drain_until_closed(opened, 5)
+                heard = drain_until_closed(opened, PATIENCE_SECONDS)
                 assert b'"ok"' not in heard
                 assert heard.count(b"AUTHENTICATION_FAILED") <= 1000

@@ -29,6 +29,8 @@ from aerodrome.testing.rig import Rig
 CHAOS_SECONDS = 5.0
 #: Longer than any answer may take: a spawn of a Python process on a busy machine, tried again.
 ANSWER_SECONDS = 15.0
+#: Health, which asks seldom, would take twice as long to notice.
+HEARD_SECONDS = 5.0
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ async def rig(tmp_path) -> AsyncIterator[Rig]:
         yield opened
     assert runtimes_of(tmp_path) == []
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    await opened.settled(lambda: len(os.listdir("/proc/self/fd")) == before)
 
 
 def runtimes_of(place: Path) -> list[int]:
@@ -100,10 +102,10 @@ class Worker:
         return [event["data"]["content"] for event in events if event["type"] == "assistant.message"]
 
 
-async def cause_chaos(rig: Rig, place: Path, seconds: float) -> int:
-    """Kill and stop what the gateway stands on; return how often."""
+async def cause_chaos(rig: Rig, place: Path, seconds: float, is_enough: Callable[[int], bool]) -> int:
+    """Kill and stop what the gateway stands on, for so long and until it is enough; return how often."""
     strokes, deadline = 0, time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or (not is_enough(strokes) and time.monotonic() < deadline + ANSWER_SECONDS):
         await asyncio.sleep(random.uniform(0.1, 0.5))
         living = runtimes_of(place)
         guardian = rig.host.guardian_pid
@@ -141,7 +143,9 @@ async def test_whatever_dies_every_request_is_answered_once_in_order_and_all_wor
     ]
     done = asyncio.Event()
     working = [asyncio.create_task(worker.work_until(done)) for worker in workers]
-    strokes = await cause_chaos(rig, tmp_path, CHAOS_SECONDS)
+    strokes = await cause_chaos(
+        rig, tmp_path, CHAOS_SECONDS, lambda so_far: so_far >= 5 and any(worker.failures for worker in workers)
+    )
     done.set()
     async with asyncio.timeout(4 * ANSWER_SECONDS):
         await asyncio.gather(*working)
@@ -172,7 +176,7 @@ async def test_a_stopped_runtime_holds_up_its_own_clients_only_and_answers_when_
     for _ in range(20):
         assert (await other.call("session.getMessages", {"sessionId": "t"}))["events"]
         assert await held.call("ping")
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < ANSWER_SECONDS
     assert not any(answer.done() for answer in waiting)
     os.kill(runtime, signal.SIGCONT)
     for answer in waiting:
@@ -190,7 +194,7 @@ async def test_thirty_clients_of_a_killed_runtime_hear_of_it_at_once_and_share_o
     os.kill(runtime, signal.SIGKILL)
     for number, client in enumerate(clients):
         await client.wait_for_event(f"s-{number}", "session.error")
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < HEARD_SECONDS
     calls = [client.call("session.getMessages", {"sessionId": f"s-{n}"}) for n, client in enumerate(clients)]
     assert all(found["events"] for found in await asyncio.gather(*calls))
     assert len(runtimes_of(tmp_path)) == 1
@@ -208,7 +212,7 @@ async def test_a_killed_guardian_costs_the_demo_its_runtimes_and_nothing_more():
             guardian = parent_of(parent_of(child.pid))
             assert any(found.pid == guardian and "guardian" in found.command for found in demo.processes())
             os.kill(guardian, signal.SIGKILL)
-            assert demo_process.wait_for(lambda: not child.is_alive, 5.0)
+            assert demo_process.wait_for(lambda: not child.is_alive, 20.0)
             async with asyncio.timeout(30):
                 while True:
                     with suppress(RpcError):

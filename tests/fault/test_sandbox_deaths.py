@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -33,7 +32,8 @@ TENANTS = {
     "guarded": (Policy(Isolation.USER, host_tools=True), ("ben",)),
     "team": (Policy(Isolation.TENANT, host_tools=True), ("cat",)),
 }
-GONE_SECONDS = 5.0
+#: It takes far less than one; the machine may take the rest.
+GONE_SECONDS = 15.0
 STAY = """
 setsid sleep MARK &
 (env -i setsid sh -c 'sleep MARK & sleep MARK & exit' &)
@@ -49,7 +49,7 @@ async def begin_to_stay(served: Served, tenant: str, user: str, mark: str) -> Pe
     await client.call("session.create", create)
     command = json.dumps({"command": STAY.replace("MARK", mark), "description": "as asked"})
     await client.call("session.send", {"sessionId": tenant, "prompt": f"[tool bash {command}]"})
-    asked = await client.wait_until(lambda: permissions_asked(client), 20)
+    asked = await client.wait_until(lambda: permissions_asked(client), 60)
     answer = {"sessionId": tenant, "requestId": asked[0]["requestId"], "result": {"kind": "approve-once"}}
     await client.call("session.permissions.handlePendingPermissionRequest", answer)
     return client
@@ -88,22 +88,21 @@ async def test_a_gateway_that_is_killed_takes_everything_in_its_sandboxes_with_i
     ) as served:
         owners = [(tenant, user) for tenant, (_, users) in TENANTS.items() for user in users]
         clients = await asyncio.gather(*(begin_to_stay(served, *owner, mark) for owner in owners))
-        await eventually(lambda: len(find(sleeping)) == 5 * len(owners), 20)
+        await eventually(lambda: len(find(sleeping)) == 5 * len(owners), 60)
         namespaces = {os.readlink(f"/proc/{pid}/ns/pid") for pid in find(sleeping)}
         assert len(namespaces - {os.readlink("/proc/self/ns/pid")}) == len(owners)
         assert len(inside(namespaces)) > 6 * len(owners)
 
         victims = [served.process.pid]
         if killed != "the gateway":
-            above = {pid for found in inside(namespaces) for pid in ancestors(found, served.process.pid)}
+            # Of those that stay: others in there come and go.
+            above = {pid for found in find(sleeping) for pid in ancestors(found, served.process.pid)}
             victims += [pid for pid in above if b"guardian" in read(pid, "cmdline")]
             assert len(victims) == 2 + len(owners), "one guardian, and a keeper for each runtime"
         for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none sees another go
             for pid in victims:
                 os.kill(pid, number)
-        began = time.monotonic()
         await eventually(lambda: inside(namespaces) == [] and find(mark) == [], GONE_SECONDS)
-        assert time.monotonic() - began < GONE_SECONDS
         await eventually(lambda: gateways.carriers(served.state) == [], GONE_SECONDS)
         served.exit_code = -signal.SIGKILL
         for client in clients:

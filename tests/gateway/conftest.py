@@ -32,7 +32,7 @@ async def open_rig(tmp_path) -> AsyncIterator[OpenRig]:
             supplier: Supplier | None = None,
             **limits: Any,
         ) -> Rig:
-            settings = GatewaySettings(**{"listen_port": 0, "handshake_seconds": 5.0, "stall_seconds": 5.0, **limits})
+            settings = GatewaySettings(**{"listen_port": 0, "handshake_seconds": 30.0, "stall_seconds": 30.0, **limits})
             fleet_settings = rigs.fleet_settings(tmp_path, **(fleet or {}))
             return await stack.enter_async_context(
                 rigs.open_rig(ScriptedHost(faults, prepare), fleet_settings, settings, supplier)
@@ -41,7 +41,7 @@ async def open_rig(tmp_path) -> AsyncIterator[OpenRig]:
         yield opened
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=5)
+        _, left = await asyncio.wait(left, timeout=30)
     assert left == set()
 
 

@@ -37,7 +37,7 @@ async def test_what_begins_work_is_refused_and_what_runs_is_heard_to_its_end(rig
     await client.call("session.abort", {"sessionId": "busy"})
     await client.wait_for_event("busy", "session.idle")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await draining == 0
     assert told == [1]
 
@@ -50,7 +50,7 @@ async def test_a_turn_that_does_not_end_in_time_is_counted(rig):
 async def test_nothing_at_work_is_nothing_to_wait_for(rig):
     client = await rig.client("alone")
     await open_sessions(client, "idle")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert await rig.services.drainer.drain(60, lambda _: None) == 0
 
 
@@ -60,7 +60,7 @@ async def test_a_turn_whose_client_left_is_waited_for(rig):
     await rig.settled(lambda: len(rig.services.finishing) == 1)
     draining = asyncio.ensure_future(rig.services.drainer.drain(10, lambda _: None))
     rig.scripted.runtimes[0].sessions["busy"].turn.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await draining == 0
 
 

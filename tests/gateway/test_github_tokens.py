@@ -161,14 +161,14 @@ async def test_a_renewal_whose_caller_gives_up_is_waited_for_by_the_next_one(pla
 
     place.tokens._issuer.refresh = refresh_slowly
     leaving = asyncio.create_task(place.tokens.current(ANN))
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 30)
     leaving.cancel()
     await asyncio.wait((leaving,))
     staying = asyncio.create_task(place.tokens.current(ANN))
     await asyncio.sleep(0)
     may_answer.set()
 
-    assert (await asyncio.wait_for(staying, 5)).reveal() == "ghu_2"
+    assert (await asyncio.wait_for(staying, 30)).reveal() == "ghu_2"
     assert place.hub.renewals == 1
     del leaving, staying
     assert len(place.tokens._renewing) == 0

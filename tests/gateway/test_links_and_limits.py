@@ -43,7 +43,7 @@ async def test_one_user_cannot_take_all_links(open_rig):
     await third.wait_closed()
     assert await (await rig.client("shared", "ben")).call("ping")
     await first.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             again = await rig.stranger()
             try:
@@ -77,7 +77,7 @@ async def test_a_handshake_that_is_not_finished_in_time_is_closed(open_rig, data
     rig = await open_rig(handshake_seconds=0.2)
     stranger = await rig.stranger()
     stranger.send_bytes(data)
-    await stranger.wait_closed(seconds=3)
+    await stranger.wait_closed()
 
 
 async def test_one_byte_at_a_time_does_not_buy_more_time(open_rig):
@@ -90,7 +90,7 @@ async def test_one_byte_at_a_time_does_not_buy_more_time(open_rig):
             await asyncio.sleep(0.01)
 
     dripping = asyncio.create_task(drip())
-    await stranger.wait_closed(seconds=3)
+    await stranger.wait_closed()
     dripping.cancel()
     await asyncio.wait((dripping,))
 
@@ -108,7 +108,7 @@ async def test_one_byte_at_a_time_does_not_buy_more_time(open_rig):
 async def test_garbage_before_the_handshake_gets_one_error_and_a_closed_link(rig, data, code):
     stranger = await rig.stranger()
     stranger.send_bytes(data)
-    await stranger.wait_closed(seconds=3)
+    await stranger.wait_closed()
     # The peer may see a reset before the answer, where more was sent than was read.
     for answer in stranger.stray:
         assert code in bytes(answer.error)
@@ -198,7 +198,7 @@ async def test_closing_the_gateway_ends_links_in_every_state(open_rig):
     rig.scripted.may_spawn.clear()
     spawning.ask("session.create", {"sessionId": "t"})
     await rig.settled(lambda: len(rig.scripted.processes) == 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await rig.listener.aclose()
         await rig.pool.aclose()
     for client in (stranger, idle, busy, spawning):
@@ -213,5 +213,5 @@ async def test_a_closed_client_link_closes_its_upstream_links_at_once(rig):
     runtime = rig.scripted.runtimes[0]
     [holder] = runtime.sessions["s"].attached
     await client.aclose()
-    await holder.wait_closed(seconds=2)
+    await holder.wait_closed()
     await rig.settled(lambda: runtime.sessions == {})

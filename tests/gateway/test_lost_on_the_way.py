@@ -43,13 +43,13 @@ async def test_an_opening_whose_runtime_dies_before_it_is_sent_is_answered(open_
     await client.call("session.detach", {"sessionId": "s"})
     supplier.hold()
     opening = client.ask(method, {"sessionId": "s" if method == "session.resume" else "new"})
-    await asyncio.wait_for(supplier.reached.wait(), 5)
+    await asyncio.wait_for(supplier.reached.wait(), 30)
     rig.scripted.processes[0].kill()
     await rig.settled(lambda: rig.upstreams() == 0 and rig.links() == 0)
     supplier.may_go.set()
 
     with pytest.raises(RpcError) as lost:
-        await asyncio.wait_for(opening, 5)
+        await asyncio.wait_for(opening, 30)
     assert lost.value.data["retryable"] is True
     await client.call(method, {"sessionId": "s" if method == "session.resume" else "new"})
     await turn(client, "s" if method == "session.resume" else "new")
@@ -71,7 +71,7 @@ async def test_a_link_that_goes_while_another_has_its_session_brought_back_leave
     await rig.settled(lambda: len(rig.gateway.clients) == 1)
     rig.scripted.may_spawn.set()
 
-    await asyncio.wait_for(asking, 5)
+    await asyncio.wait_for(asking, 30)
     assert (rig.links(), rig.upstreams()) == (1, 1)
     assert len(rig.scripted.runtimes[1].peers) == 2  # the control link's, and the one that is there
 

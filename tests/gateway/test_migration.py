@@ -42,6 +42,7 @@ async def test_a_migrated_session_goes_on_in_another_runtime_under_every_link_th
     client = await open_session(rig, tenant, "a", "b")
     other = await rig.client(tenant)
     await other.call("session.resume", {"sessionId": "a"})
+    await client.wait_for_event("a", "session.resume")
     heard = [len(peer.events("a")) for peer in (client, other)]
 
     moved = await move(rig, "a")

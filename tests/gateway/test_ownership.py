@@ -222,7 +222,7 @@ async def test_flushing_on_schedule_outlives_failures_and_flushes_once_more_at_t
     ownership.touch("s")
     registry.failures_left = 1
     flushing = asyncio.create_task(ownership.flush_every(0.001, note))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await failed.wait()
         while not registry.touched:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -345,5 +345,5 @@ async def test_two_who_delete_one_session_at_once_keep_it_withdrawn_until_both_a
         with pytest.raises(errors.AlreadyExists):
             await ownership.claim("s", ANN, "shared")
 
-    assert await asyncio.wait_for(asking, 5) == ANN
+    assert await asyncio.wait_for(asking, 30) == ANN
     assert (await ownership.claim("s", ANN, "shared")).record.owner == ANN

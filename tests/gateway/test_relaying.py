@@ -170,7 +170,7 @@ async def test_a_runtime_may_ask_the_client_before_it_answers_create_or_resume(r
     runtime.on[opening] = ask_first
     held = client.ask(opening, {"sessionId": "s"})
     behind = client.ask("session.getMessages", {"sessionId": "s"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await held)["said"] == "why!"
         assert (await behind)["events"]
 

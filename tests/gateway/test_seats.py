@@ -145,7 +145,7 @@ async def test_what_only_the_owners_program_knows_it_is_asked_also_where_a_membe
     owner.answers[method] = answer
     asked = connection_of(rig, 1).ask(method, {"sessionId": "s1"})
 
-    assert await asyncio.wait_for(asked, 5) == {"token": "the owner's"}
+    assert await asyncio.wait_for(asked, 30) == {"token": "the owner's"}
     assert method not in [one.method for one in members["ben"].heard]
 
 
@@ -158,9 +158,9 @@ async def test_where_the_owner_leaves_what_its_program_was_asked_is_answered(rig
     await owner.aclose()
 
     with pytest.raises(RpcError):
-        await asyncio.wait_for(asked, 5)
+        await asyncio.wait_for(asked, 30)
     with pytest.raises(RpcError):
-        await asyncio.wait_for(connection_of(rig, 1).ask("providerToken.getToken", {"sessionId": "s1"}), 5)
+        await asyncio.wait_for(connection_of(rig, 1).ask("providerToken.getToken", {"sessionId": "s1"}), 30)
     assert "providerToken.getToken" not in [one.method for one in members["ben"].heard]
 
 
@@ -223,7 +223,7 @@ async def test_while_roles_are_looked_up_again_nothing_is_lost_and_nothing_refus
     slow = SlowMembers(rig)
 
     await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "billing": "owner"})
-    await asyncio.wait_for(slow.asked.wait(), 5)
+    await asyncio.wait_for(slow.asked.wait(), 30)
     await owner.call("session.abort", {"sessionId": "s1"})
     await owner.wait_for_event("s1", "session.idle")
     sent = ben.ask("session.send", {"sessionId": "s1", "prompt": "from ben"})
@@ -231,8 +231,9 @@ async def test_while_roles_are_looked_up_again_nothing_is_lost_and_nothing_refus
     assert (ben.events("s1").count("session.idle"), sent.done()) == (0, False)
     slow.answer()
 
-    await asyncio.wait_for(sent, 5)
-    await ben.wait_for_event("s1", "session.idle", 2)
+    await asyncio.wait_for(sent, 30)
+    for peer in (ben, owner):
+        await peer.wait_for_event("s1", "session.idle", 2)
     assert [kind for kind in ben.events("s1") if kind != "session.shutdown" and "aerodrome" not in kind] == [
         kind for kind in owner.events("s1") if kind != "session.shutdown" and "aerodrome" not in kind
     ]
@@ -245,7 +246,7 @@ async def test_a_store_that_does_not_answer_for_a_while_silences_no_member(rig, 
     slow.failures = 2
 
     await owner.call("aerodrome.sharing.set", {"sessionId": "s1", "billing": "owner"})
-    await asyncio.wait_for(slow.asked.wait(), 5)
+    await asyncio.wait_for(slow.asked.wait(), 30)
     slow.answer()
     await owner.call("session.send", {"sessionId": "s1", "prompt": "hear me"})
 
@@ -267,7 +268,7 @@ async def test_who_is_removed_while_roles_are_looked_up_is_let_in_by_no_old_answ
 
     rig.sharing.stores.members.find = find_slowly
     rig.sharing.forget("s1")
-    await asyncio.wait_for(has_read.wait(), 5)
+    await asyncio.wait_for(has_read.wait(), 30)
     await owner.call("aerodrome.members.remove", {"sessionId": "s1", "user": "ben"})
     may_answer.set()
 
@@ -286,7 +287,7 @@ async def test_who_accepts_again_undoes_nothing_that_the_owner_does_meanwhile(ri
 
     async def find_slowly(session_id, person):
         found = await find(session_id, person)
-        if (await rig.sharing.stores.members.list_of("s1"))[0].roles != found.roles or person.user != "ben":
+        if person.user != "ben":
             return found
         has_read.set()
         await may_answer.wait()
@@ -295,11 +296,11 @@ async def test_who_accepts_again_undoes_nothing_that_the_owner_does_meanwhile(ri
     await members["ben"].call("session.getMessages", {"sessionId": "s1"})
     rig.sharing.stores.members.find = find_slowly
     accepting = members["ben"].ask("aerodrome.members.accept", {"sessionId": "s1"})
-    await asyncio.wait((accepting, asyncio.ensure_future(has_read.wait())), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait_for(has_read.wait(), 30)
     rig.sharing.stores.members.find = find
     await owner.call(f"aerodrome.members.{method}", {"sessionId": "s1", "user": "ben", **params})
     may_answer.set()
-    await asyncio.wait((accepting,), timeout=5)
+    await asyncio.wait((accepting,), timeout=30)
 
     look = await owner.call("aerodrome.sharing.look", {"sessionId": "s1"})
     assert [one["roles"] for one in look["members"]] == ([["observer"]] if method == "change" else [])
@@ -320,10 +321,10 @@ async def test_a_member_for_whom_no_connection_can_be_opened_is_told_so(rig, rol
     await owner.call("aerodrome.members.change", {"sessionId": "s1", "user": "ben", "roles": ["driver"]})
     if role == "observer":
         with pytest.raises(RpcError) as refused:
-            await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "x"}, 5)
+            await members["ben"].call("session.send", {"sessionId": "s1", "prompt": "x"})
         assert refused.value.data["code"] == "over_capacity"
     with pytest.raises(RpcError) as refused:
-        await other.call("session.resume", {"sessionId": "s2"}, 5)
+        await other.call("session.resume", {"sessionId": "s2"})
     assert refused.value.data["code"] == "over_capacity"
 
 

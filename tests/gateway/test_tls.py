@@ -26,7 +26,7 @@ from aerodrome.transport import tls
 from aerodrome.transport.asgi import AsgiServer
 from aerodrome.transport.tls import ServerCertificate, TlsFiles
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ async def test_plain_bytes_on_a_tls_port_end_the_connection_without_a_word_or_a_
 async def test_who_does_not_finish_a_handshake_in_time_is_cut_off_and_counts_as_a_link_until_then(
     authority, server, said
 ):
-    async with listening(echo, server, handshake_seconds=0.3, max_links=1) as listener:
+    async with listening(echo, server, handshake_seconds=1.0, max_links=1) as listener:
         reader, writer = await asyncio.open_connection(*listener.address)
         writer.write(said)
         await until(lambda: listener.links)

@@ -27,14 +27,14 @@ async def open_http(tmp_path) -> AsyncIterator[OpenHttp]:
         async def opened(
             settings: HttpSettings | None = None, sign_in: SignInDoor | None = None, **limits: object
         ) -> HttpRig:
-            gateway = GatewaySettings(**{"listen_port": 0, "handshake_seconds": 5.0, "stall_seconds": 5.0, **limits})
+            gateway = GatewaySettings(**{"listen_port": 0, "handshake_seconds": 30.0, "stall_seconds": 30.0, **limits})
             rig = await stack.enter_async_context(rigs.open_rig(ScriptedHost(), rigs.fleet_settings(tmp_path), gateway))
             return await stack.enter_async_context(http_rig.open_http(rig, settings, sign_in))
 
         yield opened
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=5)
+        _, left = await asyncio.wait(left, timeout=30)
     assert left == set()
 
 

@@ -52,6 +52,13 @@ async def call(client, method: str, path: str, **places: str) -> httpx.Response:
     return await client.request(method, path, json=body)
 
 
+async def runtime_of(http, ann) -> str:
+    """Return the runtime that has the session, once none is on its way out that an earlier call has sent there."""
+    await http.rig.settled(lambda: not any(handle.cordoned.done() for handle in http.rig.pool.handles()))
+    await ann.post("/v1/sessions/s1/messages", json={"prompt": "be in a runtime"})
+    return http.rig.services.router.find("shared", "s1")
+
+
 async def test_a_route_serves_those_it_is_for_and_nobody_else(http):
     ann = await http.caller("shared", "ann")
     await turn(ann)
@@ -65,9 +72,8 @@ async def test_a_route_serves_those_it_is_for_and_nobody_else(http):
     }
     wrong = []
     for method, path in ROUTES:
-        await ann.post("/v1/sessions/s1/messages", json={"prompt": "be in a runtime"})
+        runtime_id = await runtime_of(http, ann)
         key_id = identity.split_token(await http.token_with("shared", "ann", Scope.CONNECT))[0]
-        runtime_id = http.rig.services.router.find("shared", "s1")
         places = {"session_id": "s1", "key_id": key_id, "name": "shared", "runtime_id": runtime_id}
         answers = {name: await call(client, method, path, **places) for name, client in callers.items()}
         wrong += [(method, path, one) for one in faults(method, path, answers)]
@@ -310,6 +316,23 @@ async def test_users_are_shown_with_what_they_have_and_took(http):
 
     found = {one["user"]: (one["live_keys"], one["held_sessions"], one["usage"]["turns"]) for one in users}
     assert found == {"ann": (1, 1, 1), "ben": (1, 0, 0), "boss": (1, 0, 0)}
+
+
+@pytest.mark.parametrize(("scope", "is_shown"), [(Scope.CONNECT, True), (Scope.SIGN, False)], ids=["user", "backend"])
+async def test_who_has_a_first_key_while_users_are_listed_is_shown_as_at_any_other_time(
+    http, monkeypatch, scope, is_shown
+):
+    admin, people = await http.admin("shared"), http.edge.site.office.people
+    list_users = people.list_users
+
+    async def meanwhile(tenant: str) -> list[str]:
+        await http.token_with("shared", "new", scope)
+        return await list_users(tenant)
+
+    monkeypatch.setattr(people, "list_users", meanwhile)
+    users = (await admin.get("/v1/admin/tenants/shared/users")).json()["users"]
+
+    assert ("new" in [one["user"] for one in users]) is is_shown
 
 
 async def test_a_tenant_is_shown_with_its_policy_in_the_configurations_words(http):

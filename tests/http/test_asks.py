@@ -26,6 +26,11 @@ async def nothing_left(http) -> None:
     assert not any(runtime.disk for runtime in http.rig.scripted.runtimes)
 
 
+async def over(http) -> None:
+    """Wait until every question is over: also for the edge, which has tried to delete its session by then."""
+    await http.rig.settled(lambda: not http.edge.site.asks._open)
+
+
 @pytest.mark.parametrize("tenant", ["alone", "shared"])
 async def test_a_question_is_answered_and_nothing_is_left(http, tenant):
     caller = await http.caller(tenant)
@@ -146,6 +151,7 @@ async def test_a_question_whose_runtime_dies_says_so_and_leaves_nothing(http):
     answer = await caller.post("/v1/ask", json={"prompt": "[die]"})
 
     assert answer.json()["status"] == "failed"
+    await over(http)
     await http.edge.site.asks.delete_leftovers()
     await nothing_left(http)
 
@@ -162,7 +168,9 @@ async def test_a_question_that_cannot_be_asked_leaves_nothing(http):
 
 @pytest.mark.parametrize("tenant", ["alone", "shared"])
 async def test_what_a_killed_gateway_left_of_a_question_is_deleted_at_the_next_start(http, tenant):
-    # As it is in the moment of the kill: marked in the store, on a runtime's disk, and in the registry.
+    # As it is in the moment of the kill: marked in the store, on a runtime's disk, and in the registry. The edge that is there
+    # now must not find it.
+    await http.edge.aclose()
     owner = Owner(tenant, "user")
     for store in (http.stores.conversations,):
         await store.save("ask-1", owner, "{}", is_ephemeral=True)
@@ -175,7 +183,6 @@ async def test_what_a_killed_gateway_left_of_a_question_is_deleted_at_the_next_s
         await client.wait_until(lambda session_id=session_id: "session.idle" in client.events(session_id))
     await client.aclose()
     await http.rig.settled(lambda: not any(runtime.sessions for runtime in http.rig.scripted.runtimes))
-    await http.edge.aclose()
 
     async with http_rig.open_http(http.rig, stores=http.stores) as following:
         caller = await following.caller(tenant)

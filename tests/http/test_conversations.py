@@ -280,3 +280,25 @@ async def test_a_session_that_is_used_again_meanwhile_is_not_let_go(http):
     await user.let_go(["idle", "used"], now - 50)
 
     assert [user.conversations[name].is_open for name in ("idle", "used")] == [False, True]
+
+
+async def test_of_two_changes_at_once_neither_undoes_the_other(http):
+    caller, other = await http.caller("shared"), await http.caller("shared")
+    session = await make(caller, title="old")
+    (runtime,), (user,) = http.rig.scripted.runtimes, http.edge.users.users
+    may_switch = asyncio.Event()
+
+    async def switch_slowly(*_) -> dict:
+        await may_switch.wait()
+        return {}
+
+    runtime.on["session.model.switchTo"] = switch_slowly
+    first = asyncio.create_task(caller.patch(session, json={"model": "m2"}))
+    await runtime.wait_for_call("session.model.switchTo")
+    second = asyncio.create_task(other.patch(session, json={"title": "new", "permissions": "reject"}))
+    await http.rig.settled(lambda: second.done() or user.conversations["s1"].changing._waiters)
+    may_switch.set()
+
+    assert [(await one).status_code for one in (first, second)] == [200, 200]
+    options = (await caller.get(session)).json()["options"]
+    assert (options["model"], options["title"], options["permissions"]) == ("m2", "new", "reject")

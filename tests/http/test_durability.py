@@ -288,6 +288,7 @@ async def test_a_session_that_nobody_uses_is_let_go_of_and_comes_back_while_its_
     quiet, lively = await make(caller, "quiet"), await make(caller, "lively")
     await say(caller, quiet, "one")
     (user,) = http.edge.users.users
+    await http.rig.settled(lambda: not user.conversations["quiet"].is_in_use)
     user.conversations["quiet"].used_at -= 7200
     http.edge.users.sweep()
     await http.rig.settled(lambda: not user.conversations["quiet"].is_open)

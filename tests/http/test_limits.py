@@ -156,11 +156,11 @@ async def test_every_answer_says_what_is_left_and_too_many_requests_are_refused(
 
 
 async def test_streams_carry_the_rate_too(open_http):
-    http = await open_http(HttpSettings(requests_per_minute=100))
+    http = await open_http(HttpSettings(requests_per_minute=2))
     caller = await http.caller("shared")
     session = await make(caller)
     async with caller.stream("GET", f"{session}/events") as answer:
-        assert answer.headers["ratelimit"].startswith('"requests";r=98')
+        assert answer.headers["ratelimit"].startswith('"requests";r=0')
 
 
 async def test_one_user_cannot_take_all_that_the_edge_serves_at_once(open_http):
@@ -260,7 +260,7 @@ async def test_lists_are_read_page_by_page(http):
     for number in range(5):
         await make(caller, f"s{number}")
     found, after = [], {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             page = (await caller.get("/v1/sessions", params={"limit": 2, **after})).json()
             found += [one["session_id"] for one in page["sessions"]]

@@ -12,6 +12,7 @@ import structlog.testing
 from aerodrome import errors
 from aerodrome.core.identity import Owner
 from aerodrome.http import events, open_turns
+from aerodrome.http.program import Program
 from aerodrome.http.turns import Turn, TurnState
 from aerodrome.testing import http_rig
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
@@ -119,14 +120,59 @@ async def test_a_turn_that_goes_on_without_its_gateway_is_taken_up_and_those_aft
         behind = await say(caller, session, "behind", wait_seconds=0)
         path = f"{session}/requests/{waiting[0]['request_id']}"
         await caller.post(path, json={"kind": "permission", "decision": "approve"})
-        ended = (await caller.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": 5})).json()
-        last = (await caller.get(f"{session}/turns/{behind['turn_id']}", params={"wait_seconds": 5})).json()
+        ended = (await caller.get(f"{session}/turns/{turn['turn_id']}", params={"wait_seconds": WAIT_SECONDS})).json()
+        last = (await caller.get(f"{session}/turns/{behind['turn_id']}", params={"wait_seconds": WAIT_SECONDS})).json()
         await none_noted(after, Owner("patient-shared", "user"))
 
     assert (running["status"], running["prompt"]) == ("waiting", "[permit]")
     assert behind["status"] == "queued"
     assert (ended["status"], ended["content"]) == ("completed", "approve-once")
     assert (last["status"], last["content"]) == ("completed", "behind")
+
+
+def say_behind(http, monkeypatch, answered: str, **event) -> None:
+    """Have a session say something behind an answer, in one piece with it: before whoever called goes on."""
+    call = Program.call
+
+    async def called(self, method, params, *more, **named):
+        result = await call(self, method, params, *more, **named)
+        if method == answered:
+            (user,) = http.edge.users.users
+            user.conversations["s1"].hear(json.dumps(event).encode())
+        return result
+
+    monkeypatch.setattr(Program, "call", called)
+
+
+async def test_a_turn_that_is_taken_up_and_ends_at_that_moment_is_over(http, monkeypatch):
+    caller = await http.caller("patient-shared")
+    session = await make(caller)
+    await say(caller, session, "written down")
+    turn = await say(caller, session, "[permit]")
+    await http.edge.aclose()
+
+    async with http_rig.open_http(http.rig, stores=http.stores) as after:
+        idle = {"type": "session.idle", "data": {"aborted": False}, "parentId": "e1", "ephemeral": True}
+        say_behind(after, monkeypatch, "session.metadata.activity", **idle)
+        caller = await after.caller("patient-shared")
+        found = (await caller.get(f"{session}/turns/{turn['turn_id']}")).json()
+        await none_noted(after, Owner("patient-shared", "user"))
+
+    assert found["status"] == "completed"
+
+
+async def test_what_is_asked_while_a_session_is_brought_back_is_not_taken_for_answered(http, monkeypatch):
+    caller = await http.caller("shared")
+    session = await make(caller)
+    await say(caller, session, "written down")
+    await http.edge.users.close_user(USER)
+    asked = {"requestId": "p1", "permissionRequest": {"kind": "custom-tool", "toolName": "lookup"}}
+    event = {"type": "permission.requested", "data": asked, "id": "e9"}
+    say_behind(http, monkeypatch, "session.permissions.pendingRequests", **event)
+
+    assert (await caller.get(f"{session}/usage")).status_code == 200
+
+    assert [one["request_id"] for one in (await caller.get(f"{session}/requests")).json()["requests"]] == ["p1"]
 
 
 async def test_a_turn_that_was_aborted_as_its_gateway_stopped_is_told_to_have_been(http):

@@ -69,18 +69,21 @@ def test_a_trial_ends_in_time_and_leaves_no_process_and_no_file(
     if behaviour == "well":
         assert trial.start(found).version == "7.7.7"
     else:
-        with pytest.raises(errors.SpawnFailed):
-            trial.start(found, timeout_seconds=1.0)
-    assert time.monotonic() - began < 10
-    pids = fake.executed()[0].split()
+        for seconds in (1.0, 10.0, 30.0):
+            with pytest.raises(errors.SpawnFailed):
+                trial.start(found, timeout_seconds=seconds)
+            if fake.executed():
+                break  # else a busy machine had it start nothing in that time
+    assert time.monotonic() - began < 60, "as long as what it starts sleeps"
+    pids = [int(pid) for line in fake.executed() for pid in line.split()]
     assert len(pids) == 2
-    assert gone(*map(int, pids))
+    assert gone(*pids)
     assert list(scratch.iterdir()) == []
 
 
 def gone(*pids: int) -> bool:
     """Say whether processes end within a few seconds; one that is dead but not collected by its new parent has ended."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not any(_alive(pid) for pid in pids)

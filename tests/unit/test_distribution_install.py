@@ -202,14 +202,17 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_setting(fake: FakeRele
 
 
 def test_a_child_whose_time_is_over_is_killed_with_its_descendants(tmp_path: Path) -> None:
-    outcome = child.run(["/bin/sh", "-c", "sleep 60 & echo $!; wait"], {}, tmp_path, timeout_seconds=0.3)
-    assert outcome.code is None
+    for seconds in (0.3, 3.0, 30.0):
+        outcome = child.run(["/bin/sh", "-c", "sleep 60 & echo $!; wait"], {}, tmp_path, timeout_seconds=seconds)
+        assert outcome.code is None
+        if outcome.output:
+            break  # else a busy machine had it start nothing in that time
     assert gone(int(outcome.output))
 
 
 def gone(*pids: int) -> bool:
     """Say whether processes end within a few seconds; one that is dead but not collected by its new parent has ended."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not any(_alive(pid) for pid in pids)

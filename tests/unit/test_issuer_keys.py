@@ -164,7 +164,7 @@ async def test_one_read_serves_all_who_wait_and_goes_on_when_they_have_left(serv
     server.show(FIRST)
     server.may_answer.clear()
     impatient = [asyncio.create_task(keys.find("first", "RS256")) for _ in range(5)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not server.asked:  # noqa: ASYNC110  a server on a thread has no events for us
             await asyncio.sleep(0.005)
     for task in impatient:

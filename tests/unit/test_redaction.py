@@ -108,9 +108,9 @@ def test_json_that_holds_a_secret_is_still_json(name):
 @pytest.mark.parametrize("piece", ["token", "a" * 50, "://", "eyJ", "-----BEGIN ", "bearer ", "'\"", "x_-"])
 def test_a_hostile_text_takes_no_longer_than_another(piece):
     text = piece * (200_000 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()  # not the clock's: a busy machine has this process wait
     redaction.mask(text)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_members_named_like_secrets_are_blanked_out_whatever_they_hold():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -62,6 +63,8 @@ class Relay:
         self._waiting_count = 0
         #: Of messages that wait for their turn in a shared session, each in a task of its own.
         self._turn_bytes = 0
+        #: By session id, for messages that are about to have their place among those who wait for their turn, in order.
+        self._entering: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         #: By session id: what waits until the session is in a runtime again, in order.
         self._lanes: dict[str, deque[Request]] = {}
         self._working: asyncio.Task[None] | None = None
@@ -301,6 +304,17 @@ class Relay:
         return True
 
     async def _run_turn(self, request: Request, session_id: str) -> None:
+        """Run a turn of a shared session; its messages take their places in the order in which they came."""
+        entering = self._entering.setdefault(session_id, asyncio.Lock())
+        await entering.acquire()
+        entered = _once(entering.release)
+        try:
+            await self._run_entered(request, session_id, entered)
+        finally:
+            entered()
+
+    async def _run_entered(self, request: Request, session_id: str, entered: Callable[[], None]) -> None:
+        """Run a turn; one that need not wait for its turn lets the next message go when it is sent itself."""
         turns, size_bytes = self._client.services.turns, request.size_bytes
         assert turns is not None
         try:
@@ -309,7 +323,7 @@ class Relay:
             token = _optional(params.pop("aerodromeLease", None), int, "aerodromeLease")
             is_sent = False
             while not is_sent:
-                run = await turns.begin(self._client, session_id, turn_id, token)
+                run = await turns.begin(self._client, session_id, turn_id, token, entered)
                 said = {**params, "mode": "immediate"} if run.is_steering else params
                 request.params, request.run = msgspec.Raw(messages.encode(said)), run
                 is_sent = await self._send_turn(request, session_id, run)
@@ -501,6 +515,12 @@ class Relay:
             for request_id, pending in upstream.owed.items():
                 if wanted is not None and pending.client_id == wanted and type(pending.client_id) is type(wanted):
                     upstream.link.send(messages.notification(_CANCEL, messages.encode({"id": request_id})))
+
+
+def _once(act: Callable[[], None]) -> Callable[[], None]:
+    """Return what does something the first time it is called."""
+    left = [act]
+    return lambda: left.pop()() if left else None
 
 
 def _named_session(request: Request) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,13 +125,23 @@ class TurnQueue:
         #: Sessions in which a turn has run under a lease.
         self._ordered: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Who sent the messages that are being kept now.
+        self._keeping: set[SentBy] = set()
 
     # -- for the relay ------------------------------------------------------------------------------------------------------
 
-    async def begin(self, client: Client, session_id: str, turn_id: str | None, token: int | None) -> Run:
+    async def begin(
+        self,
+        client: Client,
+        session_id: str,
+        turn_id: str | None,
+        token: int | None,
+        queued: Callable[[], None] = lambda: None,
+    ) -> Run:
         """Wait until a message may begin its turn, or steer the one that runs; return its run.
 
-        `token` is that of a lease which the sender has acquired itself.
+        `token` is that of a lease which the sender has acquired itself. `queued` is called when it has its place among those
+        who wait: the next message of the same link may have its own then.
 
         Raises:
             errors.SessionBusy: policy is to refuse while a turn runs. errors.OverCapacity: too many wait.
@@ -157,7 +167,7 @@ class TurnQueue:
                 # Else there is none to steer: a holder of the lease between two turns, or on its way.
                 return Run(session_id, client.realm.key, client, running.turn_id, running.lease, is_steering=True)
         place = _Place(client.services, client.realm.key, session_id)
-        lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT)
+        lease = await self._wait(place, turn_id, client.actor.user, sharing.busy is BusyPolicy.INTERRUPT, queued=queued)
         try:
             await self._check_sender(client, session_id, turn_id)
         except BaseException:
@@ -190,7 +200,7 @@ class TurnQueue:
         run.message_id, run.is_answered = message_id, True
         run.client.services.audit.sent(run.client, run.session_id, run.turn_id)
         sent = SentBy(run.session_id, message_id, run.turn_id, run.actor.user, self._shared.clock.now())
-        self._spawn(self._keep_sender(sent), f"sender of a turn of session {run.session_id}")
+        self._keep_sender(sent)
         if run.is_steering:
             self._settle_steered(run)
             return
@@ -226,6 +236,14 @@ class TurnQueue:
         if run is None or run.billing is not Billing.SENDER:
             return owner
         return run.steering[0].run.actor if run.is_idle and run.steering else run.actor
+
+    async def senders(self, session_id: str, message_ids: Collection[str]) -> dict[str, str]:
+        """Return who sent messages of a session, by the runtime's ids of them: also those that are just being kept."""
+        being_kept = [
+            sent for sent in self._keeping if sent.session_id == session_id and sent.message_id in message_ids
+        ]
+        kept = await self._shared.stores.sharings.list_sent(session_id, message_ids)
+        return {sent.message_id: sent.user for sent in (*being_kept, *kept)}
 
     def hear(self, client: Client, session_id: str, kind: str, body: bytes) -> None:
         """Note what a link hears of a session: the idle that follows the message of a run, on the link that sent it, is its end.
@@ -280,7 +298,14 @@ class TurnQueue:
     # -- waiting ------------------------------------------------------------------------------------------------------------
 
     async def _wait(
-        self, place: _Place, turn_id: str, member: str, interrupts: bool, ttl: float | None = None
+        self,
+        place: _Place,
+        turn_id: str,
+        member: str,
+        interrupts: bool,
+        ttl: float | None = None,
+        *,
+        queued: Callable[[], None] = lambda: None,
     ) -> Lease:
         coordinator, seconds = self._shared.stores.coordinator, self._settings.lease_seconds
         session_id = place.session_id
@@ -288,6 +313,7 @@ class TurnQueue:
         if any(ticket.turn_id == turn_id for ticket in order.queue):
             raise errors.AlreadyExists(f"turn {turn_id} waits already; choose another id")
         position = await coordinator.enqueue(session_id, turn_id, member, seconds, interrupts)
+        queued()
         said = {"turnId": turn_id, "sender": member, "position": position}
         self._tell(place.services, place.realm, session_id, "aerodrome.turn_queued", said)
         lease: Lease | None = None
@@ -367,12 +393,18 @@ class TurnQueue:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _keep_sender(self, sent: SentBy) -> None:
+    def _keep_sender(self, sent: SentBy) -> None:
         """Keep who sent a message, for whoever reads the history; the audit log and usage have it without."""
+        self._keeping.add(sent)
+        self._spawn(self._add_sender(sent), f"sender of a message of session {sent.session_id}")
+
+    async def _add_sender(self, sent: SentBy) -> None:
         try:
             await self._shared.stores.sharings.add_sent(sent)
         except errors.StoreUnavailable as error:
             _log.warning("turn.sender_unkept", session=sent.session_id, reason=error.message)
+        finally:
+            self._keeping.discard(sent)
 
     async def _keep(self, run: Run) -> None:
         """Renew the lease for as long as the turn runs, wherever it ends."""

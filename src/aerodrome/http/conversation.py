@@ -8,6 +8,7 @@ again anywhere. Its requests are http.requests, its readers http.reading.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
@@ -73,6 +74,8 @@ class Conversation:
         self.session_id = session_id
         self.options = chosen
         self.used_at = 0.0
+        #: Held while its options are changed: what one caller changes, another who changes something else must not undo.
+        self.changing = asyncio.Lock()
         #: Whether it was made over HTTP: then it can be made again where nothing of it was on disk yet.
         self._is_ours = is_ours
         self._surroundings = surroundings
@@ -188,7 +191,13 @@ class Conversation:
         if not left:
             return
         said = await program.call("session.getMessages", {"sessionId": self.session_id})
-        history, is_at_work = events.kept(history_module.bodies(said)), await self._is_at_work(program)
+        heard = functools.partial(self._hear_left, left, events.kept(history_module.bodies(said)))
+        await program.call("session.metadata.activity", {"sessionId": self.session_id}, heard=heard)
+        await self.note_turns()
+
+    def _hear_left(self, left: list[Turn], history: list[Event], activity: dict[str, Any]) -> None:
+        """Note what became of turns, before what is said behind the answer: that may be the end of one that goes on."""
+        is_at_work = _says_work(activity)
         self._noted = [(turn.turn_id, turn.started_at) for turn in left]
         for turn in left:
             self._turns[turn.turn_id] = turn
@@ -201,7 +210,6 @@ class Conversation:
                 turn.fail(errors.RuntimeLost("the gateway ended in the turn; the history says what came of it"))
             turn.end(self._clock.now(), self.log.end + 1)
             self._tell_end(turn)
-        await self.note_turns()
 
     async def recall(self) -> None:
         """Have the turns here that were open when their gateway ended: opens the session, if there are any."""
@@ -361,23 +369,35 @@ class Conversation:
             else:
                 self._begin(turn)
             await self.note_turns()
-            sent = await program.call("session.send", params, seconds)
+            await program.call("session.send", params, seconds, functools.partial(self._hear_taken, turn, program))
         except errors.AerodromeError as error:
             turn.fail(error)
             # Whether a runtime that died had begun it is not known; it is one that failed.
             is_done = isinstance(error, (errors.RuntimeLost, errors.TurnWithdrawn))
             turn.refusal = None if is_done else error
             self._end_current(turn)
+
+    def _hear_taken(self, turn: Turn, program: Program, sent: dict[str, Any]) -> None:
+        """Note that the session has taken a turn: before what it said behind that, which may be of other people's turns."""
+        if self._current is not turn:
             return
         self._begin(turn)
         is_over = turn.take_answer(str(sent.get("messageId", "")))
         self._readers.wake()
-        if is_over is None:
-            # The idle of another link's turn, most likely; but one that is missed would leave this turn open for ever.
-            with suppress(errors.AerodromeError):
-                is_over = not await self._is_at_work(program)
         if is_over:
             self._end_current(turn)
+        elif is_over is None:
+            self.spawn(self._end_if_missed(turn, program))
+
+    async def _end_if_missed(self, turn: Turn, program: Program) -> None:
+        """End a turn whose session is not at work any more.
+
+        What it fell idle after while the turn was on its way was another link's turn, most likely; but an idle that is missed
+        would leave this turn open for ever.
+        """
+        with suppress(errors.AerodromeError):
+            if not await self._is_at_work(program):
+                self._end_current(turn)
 
     def _begin(self, turn: Turn) -> None:
         """Note that a turn runs from now on; what the session said before is not of it. Idempotent."""
@@ -511,8 +531,7 @@ class Conversation:
                 self._end_current(turn)
 
     async def _is_at_work(self, program: Program) -> bool:
-        activity = await program.call("session.metadata.activity", {"sessionId": self.session_id})
-        return activity.get("hasActiveWork") is not False
+        return _says_work(await program.call("session.metadata.activity", {"sessionId": self.session_id}))
 
     def hear_request(self, method: str, params: dict[str, Any], rpc_id: RequestId) -> bool:
         """Note a request of the runtime; say whether callers can answer it."""
@@ -581,6 +600,10 @@ class Conversation:
     def read_turn(self, turn: Turn) -> AsyncGenerator[list[Event], None]:
         """Yield the events of a turn, from its sending to its end."""
         return self._readers.read_turn(self._all_history, turn)
+
+
+def _says_work(activity: dict[str, Any]) -> bool:
+    return activity.get("hasActiveWork") is not False
 
 
 def params_of(raw: Any) -> dict[str, Any]:

@@ -160,16 +160,17 @@ class Desk:
     async def list_users(self, tenant: str) -> list[UserRow]:
         """Return the users of a tenant of whom anything is known."""
         await self.find_tenant(tenant)
+        # Keys are read once, and last: who has a key since the people were read is none of them yet.
+        people = await self._office.people.list_users(tenant)
+        every_key = await self._office.keys.list_all(tenant)
         now = self._site.clock.now()
         totals = self._site.services.recorder.totals(tenant)
-        every = await self._office.keys.list_all(tenant)
-        keys = [key for key in every if Scope.SIGN not in key.scopes]
+        keys = [key for key in every_key if Scope.SIGN not in key.scopes]
         live = Counter(key.owner for key in keys if key.is_live(now))
         held = Counter(views.owner_of(one) for one in self._site.services.residents.of_tenant(tenant))
         active = {owner.user for owner in (*totals, *held)}
-        signing = {key.owner.user for key in every} - {key.owner.user for key in keys}
-        named = {*await self._office.people.list_users(tenant), *active} - (signing - active)
-        owners = [Owner(tenant, user) for user in sorted(named)]
+        signing = {key.owner.user for key in every_key} - {key.owner.user for key in keys}
+        owners = [Owner(tenant, user) for user in sorted({*people, *active} - (signing - active))]
         return [UserRow(tenant, one.user, live[one], held[one], totals.get(one, Totals())) for one in owners]
 
     # -- keys -------------------------------------------------------------------------------------------------------------

@@ -85,11 +85,12 @@ async def history(
 
 async def _senders(caller: Caller, session_id: str, page: list[Event]) -> dict[str, str]:
     """Return who sent the messages of a page, in a shared session, by the runtime's ids of them."""
-    shared = caller.site.services.sharing
-    if shared is None or await shared.sharing(session_id) is None:
+    shared, turns = caller.site.services.sharing, caller.site.services.turns
+    if shared is None or turns is None or await shared.sharing(session_id) is None:
         return {}
-    named = {str(event.data.get("messageId")) for event in page if event.kind == "user.message"}
-    return {sent.message_id: sent.user for sent in await shared.stores.sharings.list_sent(session_id, named)}
+    return await turns.senders(
+        session_id, {str(one.data.get("messageId")) for one in page if one.kind == "user.message"}
+    )
 
 
 def _view(event: Event, senders: dict[str, str]) -> HistoryEvent:

@@ -81,4 +81,4 @@ def hear_history(turn: Turn, history: Sequence[Event]) -> bool:
             if event.kind == "assistant.message":
                 wants_tools = bool(event.data.get("toolRequests"))
     has_answered = last == "assistant.turn_end" and not wants_tools
-    return has_answered or turn.error is not None or turn.state is TurnState.ABORTED
+    return has_answered or turn.error is not None or turn.is_aborted

@@ -42,14 +42,22 @@ class Program:
         self._take = take
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Envelope]] = {}
+        #: What hears a result at once, before anything that was said behind it.
+        self._heard: dict[int, Callable[[dict[str, Any]], None]] = {}
 
     @property
     def is_busy(self) -> bool:
         """Say whether an answer is waited for."""
         return bool(self._waiting)
 
-    async def call(self, method: str, params: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
-        """Make a call; return its result.
+    async def call(
+        self,
+        method: str,
+        params: dict[str, Any],
+        seconds: float = CALL_SECONDS,
+        heard: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Make a call; return its result, which `heard` is given before anything that is said behind it is taken.
 
         Raises:
             errors.AerodromeError: what the gateway says; errors.RuntimeRefused: what the runtime says.
@@ -59,6 +67,8 @@ class Program:
             raise errors.RuntimeLost("the link to the gateway has ended; try again")
         number = next(self._numbers)
         waiter = self._waiting[number] = asyncio.get_running_loop().create_future()
+        if heard is not None:
+            self._heard[number] = heard
         self._link.send(messages.request(number, method, messages.encode(params)))
         self._link.flush()
         try:
@@ -68,10 +78,10 @@ class Program:
             raise errors.RuntimeLost(f"{method} was not answered within {seconds:g} s") from None
         finally:
             self._waiting.pop(number, None)
+            self._heard.pop(number, None)
         if envelope.error is not UNSET:
             raise error_of(msgspec.json.decode(envelope.error))
-        result = msgspec.json.decode(envelope.result) if envelope.result is not UNSET else {}
-        return result if isinstance(result, dict) else {"result": result}
+        return _result_of(envelope)
 
     def answer(self, request_id: RequestId, result: Any) -> None:
         """Answer a request of the runtime's."""
@@ -106,6 +116,7 @@ class Program:
             waiter = self._waiting.get(envelope.id) if isinstance(envelope.id, int) else None
             if waiter is not None and not waiter.done():
                 waiter.set_result(envelope)
+                self._tell(envelope)
             return
         request_id = envelope.id if isinstance(envelope.id, (int, str)) else None
         params = envelope.params
@@ -113,6 +124,21 @@ class Program:
             self._take(envelope.method, params, request_id)
         except Exception:
             _log.exception("http.message_failed", method=envelope.method)
+
+    def _tell(self, envelope: Envelope) -> None:
+        """Give a result to whoever has to have it at once."""
+        heard = self._heard.pop(envelope.id, None) if isinstance(envelope.id, int) else None
+        if heard is None or envelope.error is not UNSET:
+            return
+        try:
+            heard(_result_of(envelope))
+        except Exception:
+            _log.exception("http.message_failed", method="answer")
+
+
+def _result_of(envelope: Envelope) -> dict[str, Any]:
+    result = msgspec.json.decode(envelope.result) if envelope.result is not UNSET else {}
+    return result if isinstance(result, dict) else {"result": result}
 
 
 def error_of(said: Any) -> errors.AerodromeError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -76,21 +77,25 @@ class Requests:
         self._close(f"rpc-{rpc_id}")
 
     async def take_up(self, program: Program) -> None:
-        """Note what waits in a session that was brought back, and forget what does not."""
-        conversation = self._conversation
+        """Note what waits in a session that was brought back, and forget what does not.
+
+        Each list is noted before what is said behind it: what has opened or closed since is not undone by it.
+        """
+        params = {"sessionId": self._conversation.session_id}
         for method, kind in pending.LISTS:
-            try:
-                result = await program.call(method, {"sessionId": conversation.session_id})
-            except (errors.RuntimeRefused, errors.PolicyRejected, errors.MethodUnknown):
-                continue  # a runtime that cannot say; what comes as an event is heard all the same
-            now = {one.request_id: one for one in pending.listed(kind, result, conversation.now())}
-            for one in self._all():
-                if one.kind is kind and one.rpc_id is None and one.request_id not in now:
-                    self._close(one.request_id)
-            known = {one.request_id for one in self._all()}
-            for one in now.values():
-                if one.request_id not in known:
-                    self._add(one)
+            # A runtime that cannot say: what comes as an event is heard all the same.
+            with suppress(errors.RuntimeRefused, errors.PolicyRejected, errors.MethodUnknown):
+                await program.call(method, params, heard=functools.partial(self._hear_list, kind))
+
+    def _hear_list(self, kind: PendingKind, result: dict[str, Any]) -> None:
+        now = {one.request_id: one for one in pending.listed(kind, result, self._conversation.now())}
+        for one in self._all():
+            if one.kind is kind and one.rpc_id is None and one.request_id not in now:
+                self._close(one.request_id)
+        known = {one.request_id for one in self._all()}
+        for one in now.values():
+            if one.request_id not in known:
+                self._add(one)
 
     def drop(self, is_turn_over: bool, is_link_over: bool = False) -> None:
         """Forget what nobody waits for any more: with the runtime its requests to this link, with a turn all but sub-agents'."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Response
 
 from aerodrome import errors
+from aerodrome.core.membership import Right
 from aerodrome.core.session import SessionRecord
 from aerodrome.http import problems, shapes
 from aerodrome.http.callers import Authenticated, Caller
@@ -64,12 +65,13 @@ async def change(session_id: SessionId, wanted: SessionChange, caller: Authentic
     held = await caller.conversation(session_id, "http.session.change")
     said = wanted.model_dump(exclude_unset=True, exclude_none=True)
     mode = said.pop("mode", None)
-    chosen = SessionOptions.model_validate({**held.options.model_dump(), **said})
-    if "model" in said:
-        await held.call("session.model.switchTo", {"modelId": said["model"]})
-    if mode is not None:
-        await held.call("session.mode.set", {"mode": mode})
-    await (await caller.user()).change(session_id, chosen)
+    async with held.changing:
+        chosen = SessionOptions.model_validate({**held.options.model_dump(), **said})
+        if "model" in said:
+            await held.call("session.model.switchTo", {"modelId": said["model"]})
+        if mode is not None:
+            await held.call("session.mode.set", {"mode": mode})
+        await (await caller.user()).change(session_id, chosen)
     return await describe(caller, session_id, chosen)
 
 
@@ -123,9 +125,12 @@ async def _list_records(caller: Caller) -> list[SessionRecord]:
     services = caller.site.services
     records = list(await services.ownership.registry.list_owned(caller.owner))
     shared = services.sharing
-    for member in await shared.stores.members.list_for(caller.owner) if shared is not None else ():
+    if shared is None:
+        return sorted(records, key=lambda record: record.used_at, reverse=True)
+    for member in await shared.stores.members.list_for(caller.owner):
         record = None if member.is_invited else await services.ownership.find_record(member.session_id)
-        if record is not None:
+        # Its id may be another session's by now: members go with their session, and are asked for after the record is read.
+        if record is not None and Right.READ in await shared.rights(record.session_id, caller.owner, record.owner):
             records.append(record)
     return sorted(records, key=lambda record: record.used_at, reverse=True)
 

@@ -30,6 +30,18 @@ class TurnState(Enum):
 OVER = frozenset({TurnState.COMPLETED, TurnState.FAILED, TurnState.ABORTED, TurnState.WITHDRAWN})
 
 
+@dataclass(slots=True)
+class _Stretch:
+    """What a session said between two times at which it was idle, and the prompts that it took meanwhile."""
+
+    content: str | None = None
+    model: str | None = None
+    error: dict[str, Any] | None = None
+    usage: Usage = field(default_factory=Usage)
+    is_aborted: bool = False
+    taken: set[str] = field(default_factory=set)
+
+
 @dataclass(slots=True, eq=False)
 class Turn:
     """One prompt until the session is idle again. Times are seconds since the Unix epoch."""
@@ -59,9 +71,12 @@ class Turn:
     is_waiting: bool = False
     #: Why it was not taken; then nothing was done.
     refusal: errors.AerodromeError | None = None
-    #: The prompts that the session took while this turn was on its way, and whether it fell idle before the answer came.
+    #: Whether it was told that it is aborted; it is over when the session is idle.
+    is_aborted: bool = False
+    #: The prompts that the session took while this turn was on its way, and what it said until it fell idle before the answer
+    #: came: in a session that others use too, that may be their turns, before this one and behind it.
     _taken: set[str] = field(default_factory=set)
-    _early_idle: frozenset[str] | None = None
+    _early: list[_Stretch] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
@@ -76,18 +91,29 @@ class Turn:
     def take_answer(self, message_id: str) -> bool | None:
         """Note what the runtime calls the prompt; say whether the session has fallen idle after it already; None: not known."""
         self.message_id = message_id
-        if self._early_idle is None:
+        early, self._early = self._early, []
+        if not early or message_id in self._taken:
             return False
-        return True if message_id in self._early_idle else None
+        own = next((stretch for stretch in early if message_id in stretch.taken), None)
+        if own is None:
+            return None
+        self._go_on_from(own)
+        return True
 
     def ends_with_idle(self) -> bool:
         """Say whether the session's falling idle ends it: not what ends another link's turn while this one is on its way."""
         if self.started_at is None:
             return False
-        if self.message_id is None and self.error is None:
-            self._early_idle = frozenset(self._taken)
+        if self.message_id is None:
+            said = _Stretch(self.content, self.model, self.error, self.usage, self.is_aborted, self._taken)
+            self._early.append(said)
+            self._go_on_from(_Stretch())
             return False
         return True
+
+    def _go_on_from(self, stretch: _Stretch) -> None:
+        self.content, self.model, self.error = stretch.content, stretch.model, stretch.error
+        self.usage, self.is_aborted, self._taken = stretch.usage, stretch.is_aborted, stretch.taken
 
     def hear(self, event: Event) -> None:
         """Note what an event of its session says of it while it runs."""
@@ -104,7 +130,7 @@ class Turn:
             case "user.message" if self.message_id is None:
                 self._taken.add(str(event.data.get("messageId")))
             case "abort":
-                self.state = TurnState.ABORTED
+                self.is_aborted = True
             case "session.error":
                 self._fail(event.data)
             case _:
@@ -132,7 +158,7 @@ class Turn:
         """Note that the session is idle again."""
         if self.state is TurnState.WITHDRAWN:
             pass
-        elif is_aborted or self.state is TurnState.ABORTED:
+        elif is_aborted or self.is_aborted:
             self.state = TurnState.ABORTED
         elif self.error is not None:
             self.state = TurnState.FAILED

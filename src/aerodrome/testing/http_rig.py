@@ -26,7 +26,7 @@ from aerodrome.http.edge import HttpEdge
 from aerodrome.http.site import HttpSettings, HttpStores, Office, ReadAudit, SignInDoor
 from aerodrome.testing.rig import Rig
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 FACTS = Facts("tenants", "127.0.0.1:1", "/state", 50, 100, 0.0, 300.0, 30.0)
 #: Nothing is encrypted here; to read the machine's authorities would take each client 30 ms.
 _NOTHING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -46,7 +46,7 @@ def find_groups(gateway: int) -> list[Path]:
     return [path for place in places for path in place.glob(f"aerodrome-{gateway}-*")]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     """Poll until a condition about other processes holds; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -55,7 +55,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
     return found
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+async def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     """Poll until a condition about other processes holds; return its value. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not (found := condition()):  # noqa: ASYNC110  other processes have no events for us

@@ -121,7 +121,7 @@ class Rig:
         self.audit_log = MemoryAuditLog()
         auditor = audit.Auditor(self.audit_log)
         self.sharing = _open_sharing(find_tenant, self.clock)
-        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings(lease_seconds=3.0))
+        self.turns = TurnQueue(self.sharing, turn_settings or TurnSettings())
         parts = (self.pool, self.ownership, self.router, settings, supplier or Supplier(), self.sharing, self.turns)
         self.usage = MemoryUsageStore()
         services = Services(*parts, audit=auditor, usage=UsageLedger(self.usage, self.clock))
@@ -202,7 +202,7 @@ class Rig:
         descriptors = len(os.listdir("/proc/self/fd"))
         return Baseline(len(asyncio.all_tasks()), descriptors, len(self.router), self.links())
 
-    async def settled(self, condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    async def settled(self, condition: Callable[[], Any], seconds: float = peer.WAIT_SECONDS) -> Any:
         """Wait until a condition about the gateway's own state holds; return its value. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while not (found := condition()):  # noqa: ASYNC110  the product has no events for tests to wait on
@@ -237,7 +237,7 @@ def fleet_settings(state_directory: Path, **changes: Any) -> FleetSettings:
         version="scripted",
         state_directory=state_directory,
         host_tools=HostTools.UNSANDBOXED,
-        ready_seconds=5.0,
+        ready_seconds=30.0,
         stop_grace_seconds=0.2,
         backoff=Backoff(first_seconds=0.01, limit_seconds=0.02, attempts=3),
     )
@@ -253,7 +253,7 @@ async def open_rig(
 ) -> AsyncIterator[Rig]:
     """Run a gateway over a host for the length of a block."""
     rig = Rig(
-        host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=5.0, stall_seconds=5.0), supplier
+        host, fleet, settings or GatewaySettings(listen_port=0, handshake_seconds=30.0, stall_seconds=30.0), supplier
     )
     try:
         rig.address = await rig.listener.start()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from aerodrome.protocol import framing, messages
-from aerodrome.testing.peer import Heard, Peer, RpcError
+from aerodrome.testing.peer import WAIT_SECONDS, Heard, Peer, RpcError
 
 _STEP = re.compile(r"\[(hold|size|flood|ask|permit|call|delta|use|fail|die)((?: [^\] ]+)*)\]")
 
@@ -152,7 +152,7 @@ class ScriptedRuntime:
         for peer in self.peers:
             await peer.aclose()
 
-    async def wait_for_call(self, method: str, count: int = 1, seconds: float = 10.0) -> Call:
+    async def wait_for_call(self, method: str, count: int = 1, seconds: float = WAIT_SECONDS) -> Call:
         """Wait until a method has been called so often; return that call. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while len(found := [call for call in self.calls if call.method == method]) < count:
@@ -406,7 +406,8 @@ class ScriptedRuntime:
     def _abort(self, _peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
         turn = self._session(params).turn
         if turn is not None:
-            turn.cancel()
+            # Not at once: a task that is cancelled before its first step says nothing, and a turn that was sent has an end.
+            asyncio.get_running_loop().call_soon(turn.cancel)
         return {"success": True}
 
     def _release(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,17 @@ def remove(directory: Path) -> bool:
     return not directory.exists()
 
 
+def processes_in(directory: Path) -> set[int]:
+    """Return who is in a group and in those below it."""
+    try:
+        has_groups = os.stat(directory).st_nlink > 2  # here, as in the old days, every directory below is a link
+    except OSError:
+        return set()
+    paths = [path for path, _, _ in os.walk(directory)] if has_groups else [str(directory)]
+    # One that this process's namespace has no number for reads as 0, which to kill() is our own process group.
+    return {int(pid) for path in paths for pid in _read(f"{path}/cgroup.procs").split()} - {0}
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeGroup:
     """The directories of one runtime, one in each hierarchy, and which limits are held by them."""
@@ -89,7 +100,7 @@ class RuntimeGroup:
 
     def processes(self) -> set[int]:
         """Return who is in it, in groups below it too; none without a group."""
-        return _processes_in(self.directories[0]) if self.directories else set()
+        return processes_in(self.directories[0]) if self.directories else set()
 
     def memory_bytes(self) -> int | None:
         """Return what it uses without the file cache that can be given back at once; None where that is not counted."""
@@ -113,7 +124,7 @@ class RuntimeGroup:
         for directory in self.directories:
             thaw(directory)
             if not _try_write(directory / "cgroup.kill", "1"):
-                for pid in _processes_in(directory):
+                for pid in processes_in(directory):
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
 
@@ -248,16 +259,6 @@ def _is_stale(name: str) -> bool:
 def _start_of(pid: int) -> str:
     """Return when a process started, in ticks since the machine did; "0" if it is gone: with it a pid is unique."""
     return (_read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or ["0"] * 20)[19]
-
-
-def _processes_in(directory: Path) -> set[int]:
-    try:
-        has_groups = os.stat(directory).st_nlink > 2  # here, as in the old days, every directory below is a link
-    except OSError:
-        return set()
-    paths = [path for path, _, _ in os.walk(directory)] if has_groups else [str(directory)]
-    # One that this process's namespace has no number for reads as 0, which to kill() is our own process group.
-    return {int(pid) for path in paths for pid in _read(f"{path}/cgroup.procs").split()} - {0}
 
 
 def _field(path: str, name: str) -> int:

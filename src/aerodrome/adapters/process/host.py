@@ -35,6 +35,8 @@ _LAST_LINES = 20
 _LINE_BYTES = 500
 _KILL_SECONDS = 10.0
 _OPEN_SECONDS = 10.0
+#: They are in the pipe when the exit is known; to read them takes as long as the machine is busy.
+_LAST_WORDS_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
@@ -78,7 +80,7 @@ class ProcessRuntime:
         await asyncio.wait((self._port, self._exited), return_when=asyncio.FIRST_COMPLETED)
         if self._port.done():
             return "127.0.0.1", self._port.result()
-        await asyncio.wait((self.reading,), timeout=1)
+        await asyncio.wait((self.reading,), timeout=_LAST_WORDS_SECONDS)
         words = b" | ".join(self._last_lines).decode(errors="replace").strip() or "it said nothing"
         raise errors.SpawnFailed(f"the runtime exited with code {self._exited.result()} before it was ready: {words}")
 

@@ -19,6 +19,9 @@ from aerodrome.adapters.process import cgroups
 
 _MARK = b"AERODROME_RUNTIME_ID"
 _SECONDS = 10.0
+_DYING_SECONDS = 2.0
+#: The flag in /proc/PID/stat of a process that ends (include/linux/sched.h).
+_PF_EXITING = 0x4
 
 
 def collect(state_directory: Path) -> list[int]:
@@ -37,9 +40,24 @@ def collect(state_directory: Path) -> list[int]:
     while (found := _kill_marked(roots)) and time.monotonic() < deadline:
         killed |= found
         time.sleep(0.002)
+    deadline = time.monotonic() + _DYING_SECONDS
     for directory in stale:
-        cgroups.remove(directory)
+        # Who has just died has no environment any more, and is in its group for a moment yet.
+        while not cgroups.remove(directory) and _all_die(directory) and time.monotonic() < deadline:
+            time.sleep(0.002)
     return sorted(killed)
+
+
+def _all_die(directory: Path) -> bool:
+    """Say whether whoever is in a group is about to be gone."""
+    return all(map(_dies, cgroups.processes_in(directory)))
+
+
+def _dies(pid: int) -> bool:
+    try:
+        return bool(int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6]) & _PF_EXITING)
+    except (OSError, IndexError):
+        return True
 
 
 def _kill_marked(roots: set[bytes]) -> set[int]:
