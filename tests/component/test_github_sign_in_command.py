@@ -9,7 +9,9 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
+import httpx
 import pytest
 import structlog
 from typer.testing import CliRunner
@@ -172,6 +174,19 @@ async def strangers_then_user(redirect: str, url: str) -> None:
         for query in ("", "?code=evil", "?code=evil&state=guess", "?error=access_denied&state=x"):
             assert (await stranger.get(f"{redirect}{query}")).status_code == 400
     await fake_github.browse(url, follows=True)
+
+
+def test_a_browser_that_is_a_program_of_the_terminal_is_answered_while_it_runs(command, site, monkeypatch):
+    monkeypatch.setattr("webbrowser.open", lambda url: site.run(browse_to_the_end(url)))
+    assert "account octocat" in command.sign_in("--web")
+    assert command.token_of(ANN) == "Octocat"
+
+
+async def browse_to_the_end(url: str) -> None:
+    async with fake_github.new_browser() as browser:
+        answer = await browser.get(url)
+        with suppress(httpx.NetworkError, httpx.RemoteProtocolError):  # the command may end before its page is read
+            await browser.get(answer.headers["location"], timeout=60)
 
 
 def test_a_browser_sign_in_that_is_denied_stores_nothing(command, site, monkeypatch):

@@ -163,6 +163,8 @@ async def test_the_list_is_in_order_while_times_of_use_are_being_written(ownersh
     flushing = await begin_flush(ownership, registry)  # when "b" was used is not written yet
 
     assert await ownership.list_ids(ANN) == ["b", "a"]
+    assert (await ownership.find_record("b")).used_at == clock.time
+    assert (await ownership.list_records(ANN))[0] == await ownership.find_record("b")
 
     registry.may_write.set()
     await flushing

@@ -39,6 +39,17 @@ async def test_a_turn_is_streamed_from_its_start_to_its_end(http):
     assert kinds.count("assistant.message_delta") == 3
 
 
+async def test_the_session_that_was_used_last_is_listed_first_at_once(http):
+    caller = await http.caller("shared")
+    sessions = [await make(caller, session_id=name) for name in ("s1", "s2", "s3")]
+    await caller.post(f"{sessions[1]}/messages", json={"prompt": "x"})
+
+    listed = (await caller.get("/v1/sessions")).json()["sessions"]
+
+    assert listed[0]["session_id"] == "s2"
+    assert listed[0] == (await caller.get(sessions[1])).json()
+
+
 async def test_a_session_of_another_user_answers_as_a_missing_one_does(http):
     session = await make(await http.caller("shared"))
     stranger = await http.caller("shared", "mallory")

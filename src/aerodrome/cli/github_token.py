@@ -5,6 +5,7 @@ No logic: envelope, store and gateway.token_sign_in have it.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import sys
@@ -111,7 +112,9 @@ async def _by_browser(signer: TokenSignIn, owner: Owner, loopback: Loopback, ope
     begun = await signer.begin(owner, await loopback.start())
     typer.echo(f"open this in a browser of this machine:\n{begun.url}")
     if opens:
-        webbrowser.open(begun.url)
+        # One that is a program of this terminal is waited for, and must not keep the answer from being taken.
+        opening = asyncio.create_task(asyncio.to_thread(webbrowser.open, begun.url), name="browser")
+        opening.add_done_callback(lambda task: task.exception())
     return await signer.finish(owner, await loopback.wait(begun.kept), begun.kept)
 
 

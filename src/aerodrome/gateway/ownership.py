@@ -132,8 +132,16 @@ class Ownership:
     async def find_record(self, session_id: str) -> SessionRecord | None:
         """Return the record from the store, with a use that is noted but not written yet."""
         record = await self._registry.find(session_id)
-        noted = self._used.get(session_id, 0.0)
-        return replace(record, used_at=noted) if record is not None and noted > record.used_at else record
+        return None if record is None else self._with_use(record)
+
+    async def list_records(self, owner: Owner) -> list[SessionRecord]:
+        """Return the owner's sessions as `find_record` does, the most recently used first."""
+        records = [self._with_use(record) for record in await self._registry.list_owned(owner)]
+        return sorted(records, key=lambda record: record.used_at, reverse=True)
+
+    def _with_use(self, record: SessionRecord) -> SessionRecord:
+        noted = max(known.get(record.session_id, 0.0) for known in (self._used, self._writing))
+        return replace(record, used_at=noted) if noted > record.used_at else record
 
     @contextmanager
     def withdrawn(self, session_id: str) -> Iterator[None]:
@@ -197,10 +205,7 @@ class Ownership:
 
     async def list_ids(self, owner: Owner) -> list[str]:
         """Return the owner's session ids, the most recently used first."""
-        pending = {sid: at for sid, at in {**self._writing, **self._used}.items() if self.is_known_to_be(sid, owner)}
-        records = await self._registry.list_owned(owner)
-        ordered = sorted(records, key=lambda r: max(r.used_at, pending.get(r.session_id, 0.0)), reverse=True)
-        return [record.session_id for record in ordered]
+        return [record.session_id for record in await self.list_records(owner)]
 
     async def forget(self, session_id: str, owner: Owner) -> None:
         """Free the id of a deleted session; does nothing where someone else owns it."""

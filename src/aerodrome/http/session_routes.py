@@ -123,10 +123,10 @@ async def describe(caller: Caller, session_id: str, chosen: SessionOptions) -> S
 async def _list_records(caller: Caller) -> list[SessionRecord]:
     """Return the caller's sessions and those shared with them, the most recently used first."""
     services = caller.site.services
-    records = list(await services.ownership.registry.list_owned(caller.owner))
+    records = await services.ownership.list_records(caller.owner)
     shared = services.sharing
     if shared is None:
-        return sorted(records, key=lambda record: record.used_at, reverse=True)
+        return records
     for member in await shared.stores.members.list_for(caller.owner):
         record = None if member.is_invited else await services.ownership.find_record(member.session_id)
         # Its id may be another session's by now: members go with their session, and are asked for after the record is read.

@@ -59,7 +59,7 @@ async def of_visitor(visitor: Visitor, wanted: Wanted | None = None, limit: int 
 async def _of_user(visitor: Visitor, wanted: Wanted, limit: int) -> SessionRows:
     site = visitor.caller.site
     with site.asks.hiding() as hidden:
-        owned = await site.services.ownership.registry.list_owned(visitor.caller.owner)
+        owned = await site.services.ownership.list_records(visitor.caller.owner)
         records = [record for record in owned if record.session_id not in hidden]
     rows = [_of_record(visitor, record) for record in records]
     found = [row for row in rows if _fits(row, wanted)]
