@@ -109,7 +109,9 @@ async def test_a_session_says_what_it_took(http):
     assert [(one["model"], one["input_tokens"]) for one in used["models"]] == [("scripted", 10)]
 
 
-async def test_usage_is_by_day_and_model_over_all_links_of_the_caller(http):
+async def test_usage_is_by_day_and_model_over_all_links_of_the_caller(http, monkeypatch):
+    now = http.rig.clock.now()
+    monkeypatch.setattr(http.rig.clock, "now", lambda: now)  # one day, whenever this runs
     caller, other = await http.caller("shared"), await http.caller("shared", "bob")
     session = await make(caller)
     await caller.post(f"{session}/messages", json={"prompt": "[use m1 10 2] [use m1 1 1] [use m2 5 5]"})
@@ -122,7 +124,7 @@ async def test_usage_is_by_day_and_model_over_all_links_of_the_caller(http):
     first = (await caller.get("/v1/usage", params={"limit": 1})).json()
     rest = (await caller.get("/v1/usage", params={"limit": 1, "after": first["next"]})).json()
 
-    today = day_of(time.time())
+    today = day_of(now)
     assert [(one["day"], one["model"], one["usage"]["input_tokens"]) for one in used["days"]] == [
         (today, "m1", 111),
         (today, "m2", 5),

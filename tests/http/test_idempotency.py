@@ -12,17 +12,13 @@ from aerodrome.http.site import HttpSettings
 from aerodrome.testing import http_rig
 from aerodrome.testing.http_rig import WAIT_SECONDS, read_events
 
+from .scenes import make
+
 STREAM = {"Accept": "text/event-stream"}
 
 
 def key(name: str = "k1", **more: str) -> dict[str, str]:
     return {"Idempotency-Key": name, **more}
-
-
-async def make(caller, session_id: str = "s1", **options) -> str:
-    made = await caller.post("/v1/sessions", json={"session_id": session_id, **options})
-    assert made.status_code == 201, made.text
-    return f"/v1/sessions/{session_id}"
 
 
 def prompts(http) -> list[str]:
