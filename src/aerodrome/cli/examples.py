@@ -50,7 +50,7 @@ auth | curl -sSN {http}/v1/sessions/hello/messages -H @- -H 'Accept: text/event-
 def describe(demo: Demo) -> str:
     """Return the text that `aerodrome demo` prints when it is ready."""
     first, other = demo.principals[0], demo.principals[2]
-    rows = [f"  {p['tenant']:<10}{p['user']:<8}{p['isolation']:<9}{p['token']}" for p in demo.principals]
+    rows = [f"  {p['tenant']:<10}{p['user']:<8}{p['isolation']:<11}{p['token']}" for p in demo.principals]
     return "\n".join(
         [
             f"Aerodrome is listening on {demo.sdk} (Copilot runtime {demo.runtime['version']}, demo model at "
@@ -60,7 +60,7 @@ def describe(demo: Demo) -> str:
             "",
             "  tenant    user    isolation  connection token",
             *rows,
-            f"  {'the operator':<27}{demo.operator}",
+            f"  {'the operator':<29}{demo.operator}",
             "",
             f"HTTP, as {first['user']} of {first['tenant']}:",
             textwrap.indent(http_program(demo, first["token"]), "    "),
