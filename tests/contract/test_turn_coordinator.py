@@ -107,6 +107,20 @@ async def test_who_waits_hears_of_the_end_of_the_one_before(twins):
     await asyncio.wait_for(waiting, 5)
 
 
+async def test_a_turn_that_is_touched_waits_on_and_one_that_was_taken_back_stays_so(twins, clock):
+    one, other = twins
+    await one.enqueue("s1", "a", "ann", TTL)
+    for _ in range(4):
+        clock.ahead += TTL / 2
+        assert await other.touch("s1", "a", TTL)
+    await other.withdraw("s1", "a")
+
+    assert not await one.touch("s1", "a", TTL)
+
+    assert (await one.look("s1")).queue == ()
+    assert not await one.touch("nobodys", "a", TTL)
+
+
 async def test_a_turn_and_all_of_a_member_are_taken_back(twins):
     one, other = twins
     for turn, member in (("a", "ann"), ("b", "ben"), ("c", "ann")):

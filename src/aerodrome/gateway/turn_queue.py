@@ -322,22 +322,21 @@ class TurnQueue:
                 await self._interrupt(place)
             while lease is None:
                 if self._is_busy_otherwise(place):
-                    await self._check_waits(session_id, turn_id)
-                    await coordinator.enqueue(session_id, turn_id, member, seconds, interrupts)
+                    await self._wait_on(session_id, turn_id)
                     await coordinator.wait_changed(session_id, _SETTLE_SECONDS)
                     continue
                 lease = await coordinator.acquire(session_id, turn_id, ttl or seconds)
                 if lease is None:
-                    await self._check_waits(session_id, turn_id)
+                    await self._wait_on(session_id, turn_id)
                     await coordinator.wait_changed(session_id, min(_LOOK_SECONDS, seconds / 3))
             return lease
         finally:
             if lease is None:
                 await coordinator.withdraw(session_id, turn_id)
 
-    async def _check_waits(self, session_id: str, turn_id: str) -> None:
-        order = await self._shared.stores.coordinator.look(session_id)
-        if all(ticket.turn_id != turn_id for ticket in order.queue):
+    async def _wait_on(self, session_id: str, turn_id: str) -> None:
+        """Keep a turn's place for as long as its sender is here. Raises errors.TurnWithdrawn: it has none any more."""
+        if not await self._shared.stores.coordinator.touch(session_id, turn_id, self._settings.lease_seconds):
             raise errors.TurnWithdrawn(f"turn {turn_id} was withdrawn before it was sent")
 
     def _is_busy_otherwise(self, place: _Place) -> bool:

@@ -33,6 +33,10 @@ class TurnCoordinator(Protocol):
         """
         ...
 
+    async def touch(self, session_id: str, turn_id: str, ttl: float) -> bool:
+        """Have a turn that waits wait longer; say whether it does: one that was taken back stays so."""
+        ...
+
     async def acquire(self, session_id: str, turn_id: str, ttl: float) -> Lease | None:
         """Grant the lease to a turn that is the next, None otherwise; a turn that waits is touched by asking."""
         ...

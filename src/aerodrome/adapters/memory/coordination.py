@@ -29,6 +29,10 @@ class MemoryTurnCoordinator:
             self._tell(session_id)
         return place
 
+    async def touch(self, session_id: str, turn_id: str, ttl: float) -> bool:
+        """Have a turn that waits wait longer."""
+        return self._order(session_id).touch(turn_id, self._now(), ttl)
+
     async def acquire(self, session_id: str, turn_id: str, ttl: float) -> Lease | None:
         """Grant the lease to a turn that is the next."""
         order, now = self._order(session_id), self._now()
