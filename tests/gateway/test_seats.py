@@ -70,6 +70,7 @@ async def test_a_member_that_comes_and_goes_leaves_no_seat_behind(rig, tenant):
 
     await rig.settled(lambda: len(rig.gateway.clients) == 2 and rig.links() <= before.links)
     await rig.settled(lambda: rig.baseline().descriptors <= before.descriptors)
+    await owner.wait_until(lambda: len(said(owner)) >= 3)
     assert [data["content"] for data in said(owner)] == ["ben 0", "ben 1", "ben 2"]
 
 
@@ -110,7 +111,7 @@ async def test_members_that_leave_at_any_moment_of_joining_leave_nothing_behind(
         await churn.aclose()
 
     await rig.settled(lambda: len(rig.gateway.clients) == 3 and rig.links() == before.links)
-    assert len(rig.sharing._watchers) == watchers
+    await rig.settled(lambda: len(rig.sharing._watchers) == watchers)
     gc.collect()
     await rig.settled(lambda: rig.baseline().descriptors <= before.descriptors)
 
