@@ -170,6 +170,7 @@ class Worker:
         try:
             result = await line.peer.call(method, params, seconds=ANSWER_SECONDS)
         except TimeoutError:
+            self._gateway.process.send_signal(signal.SIGUSR2)  # it says where it waits
             self._chaos.wrongs.append(f"{self.name}: {method} was not answered within {ANSWER_SECONDS:g} s")
             raise ConnectionError("no answer") from None
         except ConnectionError:
