@@ -70,9 +70,7 @@ async def test_a_lease_that_is_not_renewed_passes_on_and_its_token_is_stale(twin
     await one.enqueue("s1", "a", "ann", TTL)
     await other.enqueue("s1", "b", "ben", TTL)
     paused = await one.acquire("s1", "a", 0.05)
-    async with asyncio.timeout(20):
-        while (following := await other.acquire("s1", "b", TTL)) is None:
-            await other.wait_changed("s1", 0.02)
+    following = await acquire_later(other, "b", 20)
 
     assert following.token > paused.token
     for late in (one.renew("s1", paused.token, TTL), _check(one, paused.token)):
@@ -81,6 +79,14 @@ async def test_a_lease_that_is_not_renewed_passes_on_and_its_token_is_stale(twin
     assert not await one.release("s1", paused.token)
     assert (await other.look("s1")).lease.token == following.token
     assert other.check("s1", following.token).member == "ben"
+
+
+async def acquire_later(coordinator, turn_id, seconds):
+    """Have the lease as soon as the one before it has expired."""
+    async with asyncio.timeout(seconds):
+        while (lease := await coordinator.acquire("s1", turn_id, TTL)) is None:
+            await coordinator.wait_changed("s1", 0.02)
+    return lease
 
 
 async def _check(coordinator, token):
@@ -158,9 +164,7 @@ async def test_a_lease_says_which_one_expired_before_it_and_only_the_next_one_do
     await one.enqueue("s1", "b", "ben", TTL)
     await one.enqueue("s1", "c", "cat", TTL)
     lost = await one.acquire("s1", "a", 0.05)
-    async with asyncio.timeout(5):
-        while (second := await other.acquire("s1", "b", TTL)) is None:
-            await other.wait_changed("s1", 0.05)
+    second = await acquire_later(other, "b", 5)
     await other.release("s1", second.token)
     third = await one.acquire("s1", "c", TTL)
 
